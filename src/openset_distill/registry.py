@@ -1,0 +1,81 @@
+"""Named things with typed settings: one registry line makes a class selectable from the configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+import pydantic
+import pydantic.dataclasses
+
+from .errors import SettingsError, nearest
+
+T = TypeVar("T")
+
+
+def settings_class(cls: type[T]) -> type[T]:
+    """Class decorator: typed fields become settings with defaults, checked when an instance is made.
+
+    A dataclass in which an unknown setting, a wrong type or a value out of range (`pydantic.Field(ge=0)`) is an error.
+    """
+    return pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config={"extra": "forbid", "strict": False})(cls)
+
+
+class Registry(Mapping[str, type[T]], Generic[T]):
+    """The classes of one kind, by the name that the configuration uses.
+
+    A specification is a bare name (`cutmix`) or a mapping with settings (`{name: cutmix, alpha: 0.5}`). A class with
+    `presets` (name -> settings) also takes `preset`; settings beside it override the preset's.
+    """
+
+    def __init__(self, kind: str, entries: Mapping[str, type[T]]):
+        self.kind = kind
+        self._entries = dict(entries)
+
+    def __getitem__(self, name: str) -> type[T]:
+        if name not in self._entries:
+            raise SettingsError(f"unknown {self.kind} {name!r}; {nearest(name, self._entries)}")
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def build(self, specification: str | Mapping[str, Any]) -> T:
+        """Makes the instance that `specification` describes.
+
+        Raises:
+            SettingsError: unknown name or setting, wrong type, value out of range.
+        """
+        if isinstance(specification, str):
+            specification = {"name": specification}
+        settings = dict(specification)
+        name = settings.pop("name", None)
+        if not isinstance(name, str):
+            raise SettingsError(f"a {self.kind} needs a name; {nearest('', self._entries)}")
+        cls = self[name]
+        presets = getattr(cls, "presets", {})
+        if "preset" in settings:
+            preset = settings.pop("preset")
+            if preset not in presets:
+                raise SettingsError(f"{self.kind} {name!r} has no preset {preset!r}; {nearest(str(preset), presets)}")
+            settings = presets[preset] | settings
+        fields = [field.name for field in dataclasses.fields(cls)]
+        for key in settings:
+            if key not in fields:
+                raise SettingsError(f"{self.kind} {name!r} has no setting {key!r}; {nearest(key, fields)}")
+        try:
+            return cls(**settings)
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "settings"
+            raise SettingsError(f"{self.kind} {name!r}: {where}: {first['msg']}") from error
+
+    def resolve(self, specification: str | Mapping[str, Any]) -> dict[str, Any]:
+        """The specification with every default filled in, as plain data: what a run records and hashes."""
+        instance = self.build(specification)
+        name = specification if isinstance(specification, str) else specification["name"]
+        return {"name": name, **dataclasses.asdict(instance)}
