@@ -1,0 +1,25 @@
+"""Training objectives by name.
+
+Adding a method: a settings class with `loss(student, teacher, batch)` in a file of its own, and one line in `METHODS`.
+`loss` returns the named terms, whose sum is minimised, and named statistics, which are only recorded; all are scalar
+tensors on the device of the batch.
+"""
+
+from __future__ import annotations
+
+from ..registry import Registry
+from .asymmetric_distillation import AsymmetricDistillation
+from .base import Batch, Method, Terms
+from .cross_entropy import CrossEntropy
+from .distillation import Distillation
+
+METHODS = Registry(
+    "method",
+    {
+        "cross_entropy": CrossEntropy,
+        "distillation": Distillation,
+        "asymmetric_distillation": AsymmetricDistillation,
+    },
+)
+
+__all__ = ["METHODS", "Batch", "Method", "Terms"]

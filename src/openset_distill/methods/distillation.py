@@ -1,0 +1,56 @@
+"""Plain (symmetric) knowledge distillation: the teacher sees what the student sees."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from ..registry import settings_class
+from .base import Batch, Terms
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..models.classifier import Classifier, Teacher
+
+
+@settings_class
+class Distillation:
+    """`alpha * label loss + weight * D(S(x), T(x))`, with the same x, raw or mixed, for both networks.
+
+    `loss_name` picks D: `dist` (Huang et al. 2022), `kl` (Hinton et al. 2015) or `decoupled` (Zhao et al. 2022).
+    On a mixed image the label loss takes both labels, and the decoupled loss splits off the label of the largest share.
+    """
+
+    loss_name: Literal["dist", "kl", "decoupled"] = "dist"
+    alpha: Annotated[float, Field(ge=0)] = 1.0
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    tau: Annotated[float, Field(gt=0)] = 1.0
+
+    needs_teacher: ClassVar[bool] = True
+
+    def loss(self, student: Classifier, teacher: Teacher | None, batch: Batch) -> tuple[Terms, Terms]:
+        from ..losses import mixed_cross_entropy
+
+        if batch.mixed is None:
+            images, targets = batch.images, batch.labels[:, None]
+            weights = batch.images.new_ones(targets.shape)
+        else:
+            images, targets, weights = batch.mixed.images, batch.labels[batch.mixed.sources], batch.mixed.weights
+        answer = teacher(images)
+        _, logits = student(images)
+        main_label = targets.gather(1, weights.argmax(dim=1, keepdim=True)).squeeze(1)
+        return {
+            "label": self.alpha * mixed_cross_entropy(logits, targets, weights),
+            "distill": self.weight * self._distance(logits, answer, main_label),
+        }, {}
+
+    def _distance(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+        from .. import losses
+
+        if self.loss_name == "dist":
+            return losses.dist(student, teacher, tau=self.tau)
+        if self.loss_name == "kl":
+            return losses.kl_distillation(student, teacher, tau=self.tau)
+        return losses.decoupled_distillation(student, teacher, target, tau=self.tau)

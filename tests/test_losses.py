@@ -1,0 +1,275 @@
+"""Losses against slow references written here from the formulas, in float64, and gradients against differences."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from openset_distill import losses
+from openset_distill.methods import METHODS
+
+CLASSES = 5
+
+
+def logits(batch: int, seed: int, scale: float = 3.0) -> torch.Tensor:
+    return scale * torch.randn(batch, CLASSES, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# ------------------------------------------------------------------------------- the literal references
+
+
+def softmax(row: list[float]) -> list[float]:
+    exponentials = [math.exp(value) for value in row]
+    return [value / sum(exponentials) for value in exponentials]
+
+
+def pearson(x: list[float], y: list[float]) -> float:
+    n = len(x)
+    mean_x, mean_y = sum(x) / n, sum(y) / n
+    covariance = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    return covariance / math.sqrt(sum((a - mean_x) ** 2 for a in x) * sum((b - mean_y) ** 2 for b in y))
+
+
+def literal_dist(student: torch.Tensor, teacher: torch.Tensor) -> float:
+    """(1 - mean row correlation) + (1 - mean column correlation); nothing for no row, rows alone for one."""
+    if len(student) == 0:
+        return 0.0
+    p, q = [softmax(row) for row in student.tolist()], [softmax(row) for row in teacher.tolist()]
+    rows = sum(pearson(a, b) for a, b in zip(p, q, strict=True)) / len(p)
+    if len(p) == 1:
+        return 1 - rows
+    columns = [pearson([row[k] for row in p], [row[k] for row in q]) for k in range(CLASSES)]
+    return (1 - rows) + (1 - sum(columns) / CLASSES)
+
+
+def literal_cross_entropy(student: torch.Tensor, labels: list[int]) -> float:
+    if len(labels) == 0:
+        return 0.0
+    return -sum(math.log(softmax(row)[label]) for row, label in zip(student.tolist(), labels, strict=True)) / len(labels)
+
+
+def literal_as_released(s_mixed, t_raw, t_mixed, labels, partner, lam) -> float:
+    """The mixed loss of the released code, line by line as the paper's protocol notes state it."""
+    n = len(labels)
+    t_a, t_b = t_raw, t_raw[partner]
+    hard = [i for i in range(n) if int(t_mixed[i].argmax()) not in (int(labels[i]), int(labels[partner[i]]))]
+    easy = [i for i in range(n) if i not in hard]
+    joint = lam * literal_dist(s_mixed, t_a) + (1 - lam) * literal_dist(s_mixed, t_b)
+    distil = literal_dist(s_mixed[easy], t_a[easy])
+    y_a, y_b = [int(labels[i]) for i in hard], [int(labels[partner[i]]) for i in hard]
+    relabel = lam * literal_cross_entropy(s_mixed[hard], y_a) + (1 - lam) * literal_cross_entropy(s_mixed[hard], y_b)
+    return joint + distil + relabel
+
+
+# ------------------------------------------------------------------------------------------------- DIST
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7, 64])
+def test_dist_is_the_formula(batch):
+    student, teacher = logits(batch, 1), logits(batch, 2)
+    assert losses.dist(student, teacher).item() == pytest.approx(literal_dist(student, teacher), abs=1e-12)
+
+
+def test_dist_of_a_network_with_itself_is_zero():
+    student = logits(8, 3)
+    assert losses.dist(student, student).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_dist_weights_rows_and_columns_as_documented():
+    student, teacher = logits(6, 4), logits(6, 5)
+    rows = losses.dist(student, teacher, gamma=0).item()
+    columns = losses.dist(student, teacher, beta=0).item()
+    combined = losses.dist(student, teacher, beta=2.0, gamma=0.5).item()
+    assert combined == pytest.approx(2 * rows + 0.5 * columns)
+    assert losses.dist(student, teacher, tau=2.0).item() == pytest.approx(4 * literal_dist(student / 2, teacher / 2))
+
+
+@pytest.mark.parametrize("chosen", [[], [3], [1, 4], [0, 2, 3, 5], [0, 1, 2, 3, 4, 5]])
+def test_a_mask_is_the_same_as_selecting(chosen):
+    student, teacher = logits(6, 6), logits(6, 7)
+    mask = torch.zeros(6, dtype=torch.bool)
+    mask[chosen] = True
+    expected = literal_dist(student[chosen], teacher[chosen])
+    assert losses.dist(student, teacher, mask=mask).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_one_weight_for_the_whole_batch_scales_dist():
+    student, teacher = logits(6, 8), logits(6, 9)
+    weight = torch.full((6,), 0.3, dtype=torch.float64)
+    expected = 0.3 * losses.dist(student, teacher).item()
+    assert losses.dist(student, teacher, weight=weight).item() == pytest.approx(expected)
+
+
+def test_no_gradient_reaches_the_teacher():
+    student, teacher = logits(4, 10).requires_grad_(), logits(4, 11).requires_grad_()
+    losses.dist(student, teacher).backward()
+    assert student.grad.abs().sum() > 0
+    assert teacher.grad is None
+
+
+@pytest.mark.parametrize("mask", [None, [True, False, True, True], [False, True, False, False], [False] * 4])
+def test_gradient_of_dist(mask):
+    teacher = logits(4, 12)
+    mask = None if mask is None else torch.tensor(mask)
+    weight = torch.tensor([0.2, 0.9, 0.5, 0.7], dtype=torch.float64)
+    student = logits(4, 13, scale=1.0).requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: losses.dist(s, teacher, weight=weight, mask=mask), student)
+
+
+def test_a_constant_teacher_gives_a_finite_gradient():
+    student = logits(4, 14).requires_grad_()
+    losses.dist(student, torch.zeros(4, CLASSES, dtype=torch.float64)).backward()
+    assert torch.isfinite(student.grad).all()
+
+
+# ------------------------------------------------------------------------------------ the other losses
+
+
+def test_kl_distillation_is_the_formula():
+    student, teacher, tau = logits(5, 15), logits(5, 16), 3.0
+    expected = 0.0
+    for s, t in zip(student.tolist(), teacher.tolist(), strict=True):
+        p, q = softmax([v / tau for v in s]), softmax([v / tau for v in t])
+        expected += sum(b * math.log(b / a) for a, b in zip(p, q, strict=True)) / 5
+    assert losses.kl_distillation(student, teacher, tau=tau).item() == pytest.approx(tau**2 * expected)
+
+
+def test_decoupled_distillation_is_the_formula():
+    student, teacher, tau = logits(5, 17), logits(5, 18), 2.0
+    target = torch.tensor([0, 3, 1, 1, 4])
+    tckd = nckd = 0.0
+    for s, t, y in zip(student.tolist(), teacher.tolist(), target.tolist(), strict=True):
+        p, q = softmax([v / tau for v in s]), softmax([v / tau for v in t])
+        tckd += q[y] * math.log(q[y] / p[y]) + (1 - q[y]) * math.log((1 - q[y]) / (1 - p[y]))
+        rest = [k for k in range(CLASSES) if k != y]
+        nckd += sum(q[k] / (1 - q[y]) * math.log((q[k] / (1 - q[y])) / (p[k] / (1 - p[y]))) for k in rest)
+    got = losses.decoupled_distillation(student, teacher, target, alpha=1.5, beta=8.0, tau=tau).item()
+    assert got == pytest.approx(tau**2 * (1.5 * tckd + 8 * nckd) / 5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.75])
+def test_mixed_cross_entropy_equals_soft_targets(smoothing):
+    student = logits(6, 19)
+    targets = torch.tensor([[0, 1], [2, 2], [3, 0], [4, 1], [1, 0], [2, 3]])
+    weights = torch.tensor([[0.7, 0.3]] * 5 + [[1.0, 0.0]], dtype=torch.float64)
+    soft = torch.zeros(6, CLASSES, dtype=torch.float64).scatter_add(1, targets, weights)
+    expected = F.cross_entropy(student, soft, label_smoothing=smoothing).item()
+    assert losses.mixed_cross_entropy(student, targets, weights, smoothing=smoothing).item() == pytest.approx(expected)
+    mask = torch.tensor([True, False, False, True, True, False])
+    expected = F.cross_entropy(student[mask], soft[mask], label_smoothing=smoothing).item()
+    got = losses.mixed_cross_entropy(student, targets, weights, smoothing=smoothing, mask=mask).item()
+    assert got == pytest.approx(expected)
+    nobody = torch.zeros(6, dtype=torch.bool)
+    assert losses.mixed_cross_entropy(student, targets, weights, mask=nobody).item() == 0
+
+
+def test_hard_samples_are_those_whose_top_class_is_no_source():
+    labels = torch.tensor([0, 1, 2, 2])
+    sources = torch.tensor([[0, 1], [1, 0], [2, 3], [3, 2]])
+    top = torch.tensor([0, 0, 1, 2])  # its own class, its partner's, neither, its own
+    assert losses.hard_samples(F.one_hot(top, CLASSES).double(), labels, sources).tolist() == [False, False, True, False]
+
+
+# --------------------------------------------------------------------------- asymmetric distillation
+
+
+def teacher_on_mixed(case: str, labels: torch.Tensor, partner: torch.Tensor) -> torch.Tensor:
+    """Teacher logits whose hard samples are none, one, all or some of the batch."""
+    answer = logits(len(labels), 23, scale=1.0)
+    hard = {"none": [], "one": [0], "all": range(len(labels)), "some": range(0, len(labels), 2)}[case]
+    for i in range(len(labels)):
+        own, other = int(labels[i]), int(labels[partner[i]])
+        top = next(k for k in range(CLASSES) if k not in (own, other)) if i in hard else own
+        answer[i, top] = 10
+    return answer
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.25, 0.5, 1.0])
+@pytest.mark.parametrize("case", ["none", "one", "all", "some"])
+@pytest.mark.parametrize("batch", [2, 9])
+def test_as_released_is_the_released_loss(batch, case, lam):
+    labels = torch.randint(CLASSES, (batch,), generator=torch.Generator().manual_seed(20))
+    partner = torch.randperm(batch, generator=torch.Generator().manual_seed(21))
+    s_mixed, t_raw = logits(batch, 22), logits(batch, 24)
+    t_mixed = teacher_on_mixed(case, labels, partner)
+    sources = torch.stack([torch.arange(batch), partner], dim=1)
+    weights = torch.tensor([[lam, 1 - lam]] * batch, dtype=torch.float64)
+    method = METHODS.build({"name": "asymmetric_distillation", "preset": "as_released"})
+    terms, statistics = method.mixed_loss(s_mixed, t_raw, t_mixed, labels, sources, weights)
+    expected = literal_as_released(s_mixed, t_raw, t_mixed, labels, partner, lam)
+    assert sum(terms.values()).item() == pytest.approx(expected, abs=1e-10)
+    hard = {"none": 0, "one": 1, "all": batch, "some": len(range(0, batch, 2))}[case]
+    assert statistics["hard_share"].item() == pytest.approx(hard / batch)
+
+
+def mixed_terms(**settings):
+    batch, lam = 6, 0.3
+    labels = torch.tensor([0, 1, 2, 3, 4, 0])
+    partner = torch.tensor([3, 0, 5, 1, 2, 4])
+    method = METHODS.build({"name": "asymmetric_distillation", **settings})
+    s_mixed, t_raw, t_mixed = logits(batch, 30), logits(batch, 31), teacher_on_mixed("some", labels, partner)
+    sources = torch.stack([torch.arange(batch), partner], dim=1)
+    weights = torch.tensor([[lam, 1 - lam]] * batch, dtype=torch.float64)
+    terms, _ = method.mixed_loss(s_mixed, t_raw, t_mixed, labels, sources, weights)
+    easy, hard = [1, 3, 5], [0, 2, 4]
+    return terms, s_mixed, t_raw, t_mixed, labels, partner, lam, easy, hard
+
+
+def test_without_joint_there_is_no_joint_term():
+    terms, *_ = mixed_terms(joint=False)
+    assert set(terms) == {"easy", "relabel"}
+
+
+def test_without_relabel_every_sample_is_distilled():
+    terms, s, t_raw, *_ = mixed_terms(relabel=False)
+    assert set(terms) == {"joint", "easy"}
+    assert terms["easy"].item() == pytest.approx(literal_dist(s, t_raw))
+
+
+def test_a_teacher_that_sees_the_mix_answers_on_the_mix():
+    terms, s, _, t_mixed, _, _, _, easy, _ = mixed_terms(teacher_input="mixed")
+    assert terms["joint"].item() == pytest.approx(literal_dist(s, t_mixed))
+    assert terms["easy"].item() == pytest.approx(literal_dist(s[easy], t_mixed[easy]))
+
+
+def test_easy_targets():
+    terms, s, t_raw, t_mixed, _, partner, lam, easy, _ = mixed_terms(easy_target="mixed")
+    assert terms["easy"].item() == pytest.approx(literal_dist(s[easy], t_mixed[easy]))
+    terms, *_ = mixed_terms(easy_target="raw_pair")
+    t_b = t_raw[partner]
+    expected = lam * literal_dist(s[easy], t_raw[easy]) + (1 - lam) * literal_dist(s[easy], t_b[easy])
+    assert terms["easy"].item() == pytest.approx(expected)
+
+
+def test_as_described_smooths_the_two_hot_target_of_hard_samples():
+    terms, s, _, _, labels, partner, lam, _, hard = mixed_terms(preset="as_described")
+    two_hot = lam * F.one_hot(labels, CLASSES) + (1 - lam) * F.one_hot(labels[partner], CLASSES)
+    target = 0.25 * two_hot.double() + 0.75 / CLASSES
+    expected = -(target[hard] * s[hard].log_softmax(dim=1)).sum(dim=1).mean().item()
+    assert terms["relabel"].item() == pytest.approx(expected)
+
+
+def test_label_term_on_easy_samples_is_an_option():
+    assert "mixed_label" not in mixed_terms()[0]
+    terms, s, _, _, labels, partner, lam, easy, _ = mixed_terms(mixed_label_weight=2.0)
+    own = literal_cross_entropy(s[easy], labels[easy].tolist())
+    other = literal_cross_entropy(s[easy], labels[partner][easy].tolist())
+    assert terms["mixed_label"].item() == pytest.approx(2 * (lam * own + (1 - lam) * other))
+
+
+@pytest.mark.parametrize("preset", ["as_released", "as_described"])
+@pytest.mark.parametrize("case", ["none", "one", "all"])
+def test_gradient_of_the_mixed_loss(preset, case):
+    labels, partner = torch.tensor([0, 1, 2]), torch.tensor([2, 0, 1])
+    t_raw, t_mixed = logits(3, 40), teacher_on_mixed(case, labels, partner)
+    sources = torch.stack([torch.arange(3), partner], dim=1)
+    weights = torch.tensor([[0.4, 0.6]] * 3, dtype=torch.float64)
+    method = METHODS.build({"name": "asymmetric_distillation", "preset": preset})
+
+    def loss(student):
+        return sum(method.mixed_loss(student, t_raw, t_mixed, labels, sources, weights)[0].values())
+
+    assert torch.autograd.gradcheck(loss, logits(3, 41, scale=1.0).requires_grad_())
