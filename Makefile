@@ -1,0 +1,62 @@
+# The two commands of the README, and what developers use. Needs Python 3.11 with pip and venv, nothing else.
+
+PYTHON ?= python3
+VENV ?= .venv
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+CONFIG = $(if $(EXPERIMENT),--configfile config/experiments/$(EXPERIMENT).yaml)
+
+.PHONY: help paper_figures test environment figure report lint format lock benchmark dvc_yaml clean
+
+help:
+	@echo "make paper_figures               every figure and table of the default experiment"
+	@echo "make paper_figures EXPERIMENT=X  the same for config/experiments/X.yaml"
+	@echo "make figure NAME=two_sides       one figure"
+	@echo "make test                        the tests"
+	@echo "make report                      report.html: figures, tables and how they were made"
+	@echo "make lint | format | lock | benchmark | dvc_yaml | clean"
+
+paper_figures: environment
+	snakemake --cores all paper_figures $(CONFIG)
+
+figure: environment
+	snakemake --cores all $(NAME) $(CONFIG)
+
+report: environment
+	snakemake --report report.html paper_figures $(CONFIG)
+
+test: environment
+	python -m pytest -n 2 tests
+
+environment: $(VENV)/installed
+	@echo "environment: $(VENV) (made from requirements.lock)"
+
+# The stamp is newer than the lock and the package's own metadata, or the environment is brought up to date.
+$(VENV)/installed: requirements.lock pyproject.toml
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+lint: environment
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile rules
+	snakemake --lint
+
+format: environment
+	ruff check --fix .
+	ruff format .
+	snakefmt Snakefile rules
+
+lock: environment
+	pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --extra dev --no-header \
+	  --no-emit-index-url --no-emit-find-links --output-file requirements.lock pyproject.toml
+
+benchmark: environment
+	python benchmarks/workflow.py
+
+dvc_yaml: environment
+	python workflow_scripts/dvc_stages.py --write
+
+clean:
+	rm -rf results .snakemake/log .snakemake/locks

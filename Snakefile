@@ -1,0 +1,56 @@
+# Targets. The steps behind them are in rules/, what they run in workflow_scripts/, their settings in config/.
+#
+#   snakemake --cores all paper_figures                                         the embedded digits
+#   snakemake --cores all paper_figures --configfile config/experiments/X.yaml  another experiment
+#   snakemake --cores all two_sides                                             one figure, by its name
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+include: "rules/common.smk"
+include: "rules/data.smk"
+include: "rules/train.smk"
+include: "rules/evaluate.smk"
+include: "rules/analysis.smk"
+include: "rules/figures.smk"
+
+
+# small steps: a cluster runs them where the workflow itself runs
+localrules:
+    paper_figures,
+    paper_tables,
+    paper_training,
+    download_dataset,
+    aggregate,
+
+
+# Every figure, and the tables beside them.
+rule paper_figures:
+    default_target: True
+    input:
+        FIGURE_FILES,
+        TABLE_FILES,
+
+
+rule paper_tables:
+    input:
+        TABLE_FILES,
+
+
+# Every network with its metrics, without the analysis: the part that needs GPUs.
+rule paper_training:
+    input:
+        expand(f"{RUN}/metrics.json", **GRID, run=EXPERIMENT.runs),
+
+
+onsuccess:
+    show(TIDY, FIGURES_FOLDER, TABLES_FOLDER)
+
+
+onerror:
+    print(
+        "The workflow stopped at an error. The lines above name the step that failed and its log file. "
+        "What was complete stays, and the same command goes on from there."
+    )

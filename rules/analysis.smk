@@ -1,0 +1,57 @@
+# What the networks make of mixed images, and where their features put the unknowns.
+
+
+rule analyze_features:
+    input:
+        code="workflow_scripts/analyze.py",
+        manifest=f"{KNOWN}/manifest.json",
+        others=[f"{folder}/manifest.json" for folder in OTHERS.values()],
+        split=f"{SPLIT}/split.npz",
+        description=f"{SPLIT}/split.json",
+        weights=[f"{SPLIT}/{run}/weights.safetensors" for run in EXPERIMENT.analyzed_runs],
+        configs=[f"{SPLIT}/{run}/config.json" for run in EXPERIMENT.analyzed_runs],
+    output:
+        mixing=f"{SPLIT}/mixing.csv",
+    params:
+        settings=as_json(EXPERIMENT.analysis_job()),
+        prepared=KNOWN,
+        others=options("--other", OTHERS.values()),
+        weights=lambda wildcards, input: options("--weights", input.weights),
+        configs=lambda wildcards, input: options("--config", input.configs),
+    log:
+        f"{LOGS}/split{{split}}_seed{{seed}}_analyze.log",
+    benchmark:
+        f"{BENCHMARKS}/split{{split}}_seed{{seed}}_analyze.tsv"
+    threads: wanted("analyze").threads
+    resources:
+        mem_mb=wanted("analyze").memory_mb,
+        runtime=wanted("analyze").runtime_min,
+        gpu=wanted("analyze").gpu,
+    shell:
+        "python {input.code} --settings {params.settings:q} --seed {wildcards.seed} --prepared {params.prepared:q} "
+        "{params.others:q} --split {input.split:q} --description {input.description:q} {params.weights:q} "
+        "{params.configs:q} --mixing {output.mixing:q} --threads {threads} > {log:q} 2>&1"
+
+
+# One split is drawn in the figure, so only that one is embedded.
+rule embed_features:
+    input:
+        code="workflow_scripts/embed.py",
+        description=f"{SPLIT}/split.json",
+        outputs=f"{RUN}/outputs.npz",
+    output:
+        embedding=f"{RUN}/embedding.csv",
+    params:
+        samples=SETTINGS.analysis.embedding_samples,
+    log:
+        f"{LOGS}/split{{split}}_seed{{seed}}_{{run}}_embed.log",
+    benchmark:
+        f"{BENCHMARKS}/split{{split}}_seed{{seed}}_{{run}}_embed.tsv"
+    threads: wanted("light").threads
+    resources:
+        mem_mb=wanted("light").memory_mb,
+        runtime=wanted("light").runtime_min,
+        gpu=wanted("light").gpu,
+    shell:
+        "python {input.code} --outputs {input.outputs:q} --description {input.description:q} "
+        "--samples {params.samples} --seed {wildcards.seed} --embedding {output.embedding:q} > {log:q} 2>&1"

@@ -1,0 +1,89 @@
+# Archives -> memory-mapped arrays -> the images of each split.
+
+PREPARED = f"{DATA}/prepared/{{dataset}}/{{size}}x{{channels}}"
+KNOWN = EXPERIMENT.prepared(SETTINGS.data.dataset)
+OTHERS = {name: EXPERIMENT.prepared(name) for name in SETTINGS.data.others}
+
+
+# With a mirror folder (data.mirror, or the variable OPENSET_MIRROR) nothing is fetched from the internet.
+rule download_dataset:
+    input:
+        code="workflow_scripts/download.py",
+    output:
+        record=f"{DATA}/raw/{{dataset}}/download.json",
+    params:
+        folder=f"{DATA}/raw/{{dataset}}",
+        mirror=options("--mirror", [SETTINGS.data.mirror] if SETTINGS.data.mirror else []),
+        checksum=options("--checksum", [f"{file}={value}" for file, value in SETTINGS.data.checksum.items()]),
+    log:
+        f"{DATA}/logs/download_{{dataset}}.log",
+    benchmark:
+        f"{DATA}/benchmarks/download_{{dataset}}.tsv"
+    threads: wanted("download").threads
+    resources:
+        mem_mb=wanted("download").memory_mb,
+        runtime=wanted("download").runtime_min,
+        gpu=wanted("download").gpu,
+    shell:
+        "python {input.code} --dataset {wildcards.dataset} --folder {params.folder:q} {params.mirror:q} "
+        "{params.checksum:q} --record {output.record:q} > {log:q} 2>&1"
+
+
+rule prepare_dataset:
+    input:
+        code="workflow_scripts/prepare.py",
+        record=f"{DATA}/raw/{{dataset}}/download.json",
+    output:
+        train_images=f"{PREPARED}/train_images.npy",
+        train_labels=f"{PREPARED}/train_labels.npy",
+        test_images=f"{PREPARED}/test_images.npy",
+        test_labels=f"{PREPARED}/test_labels.npy",
+        manifest=f"{PREPARED}/manifest.json",
+    params:
+        raw=f"{DATA}/raw/{{dataset}}",
+    log:
+        f"{DATA}/logs/prepare_{{dataset}}_{{size}}x{{channels}}.log",
+    benchmark:
+        f"{DATA}/benchmarks/prepare_{{dataset}}_{{size}}x{{channels}}.tsv"
+    threads: wanted("prepare").threads
+    resources:
+        mem_mb=wanted("prepare").memory_mb,
+        runtime=wanted("prepare").runtime_min,
+        gpu=wanted("prepare").gpu,
+    shell:
+        "python {input.code} --dataset {wildcards.dataset} --raw {params.raw:q} --size {wildcards.size} "
+        "--channels {wildcards.channels} --workers {threads} --train-images {output.train_images:q} "
+        "--train-labels {output.train_labels:q} --test-images {output.test_images:q} "
+        "--test-labels {output.test_labels:q} --manifest {output.manifest:q} > {log:q} 2>&1"
+
+
+rule make_split:
+    input:
+        code="workflow_scripts/split.py",
+        reference="config/reference/protocols.json",
+        manifest=f"{KNOWN}/manifest.json",
+        labels=[f"{KNOWN}/train_labels.npy", f"{KNOWN}/test_labels.npy"],
+        others=[f"{folder}/manifest.json" for folder in OTHERS.values()],
+    output:
+        arrays=f"{SPLIT}/split.npz",
+        description=f"{SPLIT}/split.json",
+    params:
+        prepared=KNOWN,
+        others=options("--other", [f"{name}={folder}" for name, folder in OTHERS.items()]),
+        protocol=as_json(EXPERIMENT.protocol),
+        published=options("--published", EXPERIMENT.published_splits()),
+        validation=SETTINGS.data.validation_fraction,
+    log:
+        f"{LOGS}/split{{split}}_seed{{seed}}_make_split.log",
+    benchmark:
+        f"{BENCHMARKS}/split{{split}}_seed{{seed}}_make_split.tsv"
+    threads: wanted("light").threads
+    resources:
+        mem_mb=wanted("light").memory_mb,
+        runtime=wanted("light").runtime_min,
+        gpu=wanted("light").gpu,
+    shell:
+        "python {input.code} --prepared {params.prepared:q} {params.others:q} --protocol {params.protocol:q} "
+        "{params.published:q} --split {wildcards.split} --seed {wildcards.seed} "
+        "--validation-fraction {params.validation} --arrays {output.arrays:q} "
+        "--description {output.description:q} > {log:q} 2>&1"

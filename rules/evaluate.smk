@@ -1,0 +1,68 @@
+# Outputs of a run -> its metrics; the metrics of all runs -> tidy tables.
+
+GRID = {"split": EXPERIMENT.splits, "seed": EXPERIMENT.seeds}
+
+
+# Needs no network, only what training left in outputs.npz: a new score or metric costs no training.
+rule evaluate:
+    input:
+        code="workflow_scripts/evaluate.py",
+        outputs=f"{RUN}/outputs.npz",
+    output:
+        metrics=f"{RUN}/metrics.json",
+        curves=f"{RUN}/curves.csv",
+        activations=f"{RUN}/activations.csv",
+    params:
+        settings=as_json(EXPERIMENT.evaluation_job()),
+    log:
+        f"{LOGS}/split{{split}}_seed{{seed}}_{{run}}_evaluate.log",
+    benchmark:
+        f"{BENCHMARKS}/split{{split}}_seed{{seed}}_{{run}}_evaluate.tsv"
+    threads: wanted("light").threads
+    resources:
+        mem_mb=wanted("light").memory_mb,
+        runtime=wanted("light").runtime_min,
+        gpu=wanted("light").gpu,
+    shell:
+        "python {input.code} --outputs {input.outputs:q} --settings {params.settings:q} --seed {wildcards.seed} "
+        "--metrics {output.metrics:q} --curves {output.curves:q} --activations {output.activations:q} "
+        "> {log:q} 2>&1"
+
+
+rule aggregate:
+    input:
+        code="workflow_scripts/aggregate.py",
+        splits=expand(f"{SPLIT}/split.json", **GRID),
+        runs=expand(
+            f"{RUN}/{{file}}",
+            **GRID,
+            run=EXPERIMENT.runs,
+            file=["metrics.json", "curves.csv", "activations.csv", "history.csv"],
+        ),
+        mixing=expand(f"{SPLIT}/mixing.csv", **GRID),
+        embedding=EXPERIMENT.embeddings(SPLIT),
+    output:
+        runs=f"{TIDY}/runs.csv",
+        summary=f"{TIDY}/summary.csv",
+        history=f"{TIDY}/history.csv",
+        curves=f"{TIDY}/curves.csv",
+        activations=f"{TIDY}/activations.csv",
+        mixing=f"{TIDY}/mixing.csv",
+        embedding=f"{TIDY}/embedding.csv",
+        headline=f"{TIDY}/headline.json",
+    params:
+        results=RESULTS,
+        layout=as_json(EXPERIMENT.layout()),
+        folder=TIDY,
+    log:
+        f"{LOGS}/aggregate.log",
+    benchmark:
+        f"{BENCHMARKS}/aggregate.tsv"
+    threads: wanted("light").threads
+    resources:
+        mem_mb=wanted("light").memory_mb,
+        runtime=wanted("light").runtime_min,
+        gpu=wanted("light").gpu,
+    shell:
+        "python {input.code} --results {params.results:q} --layout {params.layout:q} --folder {params.folder:q} "
+        "> {log:q} 2>&1"

@@ -1,0 +1,108 @@
+# Figures and tables, drawn from the tidy tables alone. Each is a rule of its own name: `snakemake two_sides`.
+
+import dataclasses
+
+from openset_distill.figures import FIGURES
+from openset_distill.tables import TABLES
+
+CONTEXT = EXPERIMENT.context()
+FIGURE_FILES = [
+    f"{FIGURES_FOLDER}/{name}.{kind}" for name in SETTINGS.show.figures for kind in ("pdf", "png", "csv")
+]
+TABLE_FILES = [f"{TABLES_FOLDER}/{name}.{kind}" for name in SETTINGS.show.tables for kind in ("md", "tex", "csv")]
+
+
+def tidy_tables(names):
+    return [f"{TIDY}/{name}.csv" for name in names]
+
+
+for figure in SETTINGS.show.figures:
+
+    rule:
+        name:
+            figure
+        localrule: True
+        input:
+            code="workflow_scripts/figure.py",
+            drawing=f"src/openset_distill/figures/{figure}.py",
+            tables=tidy_tables(FIGURES[figure].tables),
+        output:
+            pdf=report(
+                f"{FIGURES_FOLDER}/{figure}.pdf",
+                caption="captions/item.rst",
+                category="Figures",
+                labels={"figure": FIGURES[figure].title, "format": "PDF"},
+            ),
+            png=report(
+                f"{FIGURES_FOLDER}/{figure}.png",
+                caption="captions/item.rst",
+                category="Figures",
+                labels={"figure": FIGURES[figure].title, "format": "PNG"},
+            ),
+            csv=f"{FIGURES_FOLDER}/{figure}.csv",
+        params:
+            name=figure,
+            caption=FIGURES[figure].caption_for(CONTEXT),
+            context=as_json(dataclasses.asdict(CONTEXT)),
+            tables=[
+                part
+                for name in FIGURES[figure].tables
+                for part in ("--table", f"{name}={TIDY}/{name}.csv")
+            ],
+        log:
+            f"{LOGS}/figure_{figure}.log",
+        benchmark:
+            f"{BENCHMARKS}/figure_{figure}.tsv"
+        threads: wanted("light").threads
+        resources:
+            mem_mb=wanted("light").memory_mb,
+            runtime=wanted("light").runtime_min,
+            gpu=wanted("light").gpu,
+        shell:
+            "python {input.code} --name {params.name} {params.tables:q} --context {params.context:q} "
+            "--pdf {output.pdf:q} --png {output.png:q} --csv {output.csv:q} > {log:q} 2>&1"
+
+
+for table in SETTINGS.show.tables:
+
+    rule:
+        name:
+            f"table_{table}"
+        localrule: True
+        input:
+            code="workflow_scripts/table.py",
+            library="src/openset_distill/tables.py",
+            published="config/reference/published_results.csv",
+            tables=tidy_tables(TABLES[table].tables),
+        output:
+            markdown=report(
+                f"{TABLES_FOLDER}/{table}.md",
+                caption="captions/item.rst",
+                category="Tables",
+                labels={"table": TABLES[table].title, "format": "Markdown"},
+            ),
+            latex=f"{TABLES_FOLDER}/{table}.tex",
+            csv=report(
+                f"{TABLES_FOLDER}/{table}.csv",
+                caption="captions/item.rst",
+                category="Tables",
+                labels={"table": TABLES[table].title, "format": "CSV"},
+            ),
+        params:
+            name=table,
+            caption=TABLES[table].caption_for(CONTEXT),
+            context=as_json(dataclasses.asdict(CONTEXT)),
+            tables=[part for name in TABLES[table].tables for part in ("--table", f"{name}={TIDY}/{name}.csv")],
+        log:
+            f"{LOGS}/table_{table}.log",
+        benchmark:
+            f"{BENCHMARKS}/table_{table}.tsv"
+        threads: wanted("light").threads
+        resources:
+            mem_mb=wanted("light").memory_mb,
+            runtime=wanted("light").runtime_min,
+            gpu=wanted("light").gpu,
+        shell:
+            "python {input.code} --name {params.name} {params.tables:q} --context {params.context:q} "
+            "--published {input.published:q} --csv {output.csv:q} --markdown {output.markdown:q} "
+            "--latex {output.latex:q} > {log:q} 2>&1"

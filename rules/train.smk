@@ -1,0 +1,74 @@
+# Teachers and students: one network a job.
+
+
+def teachers_of(wildcards):
+    return [f"{SPLIT}/{teacher}/weights.safetensors" for teacher in EXPERIMENT.runs[wildcards.run].teachers]
+
+
+def training_job(wildcards):
+    return as_json(EXPERIMENT.training_job(wildcards.run, int(wildcards.split), int(wildcards.seed)))
+
+
+TRAIN = (
+    "python {input.code} --job {params.job:q} --prepared {params.prepared:q} {params.others:q} "
+    "--split {input.split:q} --description {input.description:q} {params.teachers:q} "
+    "--weights {output.weights:q} --history {output.history:q} --outputs {output.outputs:q} "
+    "--config {output.config:q} --provenance {output.provenance:q} --threads {threads} > {log:q} 2>&1"
+)
+
+
+# A teacher sees raw images only and learns from nobody.
+rule train_teacher:
+    input:
+        code="workflow_scripts/train.py",
+        manifest=f"{KNOWN}/manifest.json",
+        others=[f"{folder}/manifest.json" for folder in OTHERS.values()],
+        split=f"{SPLIT}/split.npz",
+        description=f"{SPLIT}/split.json",
+    output:
+        weights=f"{RUN}/weights.safetensors",
+        history=f"{RUN}/history.csv",
+        outputs=f"{RUN}/outputs.npz",
+        config=f"{RUN}/config.json",
+        provenance=f"{RUN}/provenance.json",
+    params:
+        job=training_job,
+        prepared=KNOWN,
+        others=options("--other", OTHERS.values()),
+        teachers=[],
+    wildcard_constraints:
+        run="|".join(EXPERIMENT.teacher_runs) or "none",
+    log:
+        f"{LOGS}/split{{split}}_seed{{seed}}_{{run}}_train.log",
+    benchmark:
+        f"{BENCHMARKS}/split{{split}}_seed{{seed}}_{{run}}_train.tsv"
+    threads: wanted("train_teacher").threads
+    resources:
+        mem_mb=wanted("train_teacher").memory_mb,
+        runtime=wanted("train_teacher").runtime_min,
+        gpu=wanted("train_teacher").gpu,
+    shell:
+        TRAIN
+
+
+# Everything else, baselines and distilled students alike.
+use rule train_teacher as train_student with:
+    input:
+        code="workflow_scripts/train.py",
+        manifest=f"{KNOWN}/manifest.json",
+        others=[f"{folder}/manifest.json" for folder in OTHERS.values()],
+        split=f"{SPLIT}/split.npz",
+        description=f"{SPLIT}/split.json",
+        teachers=teachers_of,
+    params:
+        job=training_job,
+        prepared=KNOWN,
+        others=options("--other", OTHERS.values()),
+        teachers=lambda wildcards, input: options("--teacher", input.get("teachers", [])),
+    wildcard_constraints:
+        run="|".join(EXPERIMENT.student_runs) or "none",
+    threads: wanted("train_student").threads
+    resources:
+        mem_mb=wanted("train_student").memory_mb,
+        runtime=wanted("train_student").runtime_min,
+        gpu=wanted("train_student").gpu,

@@ -1,0 +1,159 @@
+"""The results of single runs, gathered into the tidy tables that figures and tables are made from."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import DataError
+from .files import read_json, write_json, written_whole
+from .statistics import mean_std, paired_difference
+
+METRIC_KEYS = ("score", "group", "sampling", "metric")
+SUMMARY_SEED = 0
+
+Row = dict[str, Any]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a CSV file.
+
+    Raises:
+        DataError: the file is missing or empty.
+    """
+    try:
+        with open(path, newline="") as stream:
+            rows = list(csv.DictReader(stream))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; run the step that makes it first") from error
+    if not rows:
+        raise DataError(f"{path} has no rows; delete it and run again")
+    return rows
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
+    """Writes rows as CSV; without `columns` those of all rows, in the order in which they appear."""
+    rows = list(rows)
+    columns = columns or list(dict.fromkeys(name for row in rows for name in row))
+    with written_whole(path) as partial, open(partial, "w", newline="") as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _empty_if_nan(value) for name, value in row.items()} for row in rows)
+
+
+def _empty_if_nan(value: Any) -> Any:
+    return "" if isinstance(value, float) and value != value else value
+
+
+class Collector:
+    """Walks the runs of an experiment.
+
+    Args:
+        results: folder of the experiment.
+        layout: splits, seeds, runs (name -> label and family), baseline, experiment, dataset, protocol
+            (`Experiment.layout`).
+    """
+
+    def __init__(self, results: Path, layout: Mapping[str, Any]):
+        self.results, self.layout = results, layout
+
+    def units(self) -> Iterator[tuple[int, int, Path]]:
+        """(split, seed, folder) of every split and seed."""
+        for split, seed in itertools.product(self.layout["splits"], self.layout["seeds"]):
+            yield split, seed, self.results / f"split{split}" / f"seed{seed}"
+
+    def run_rows(self, file: str) -> Iterator[Row]:
+        """The rows of one CSV file of every run, each preceded by what identifies the run."""
+        for split, seed, folder in self.units():
+            for run in self.layout["runs"]:
+                for row in read_rows(folder / run / file):
+                    yield {**self.identity(run), "split": split, "seed": seed, **row}
+
+    def identity(self, run: str) -> Row:
+        return {"run": run, **self.layout["runs"][run]}
+
+    def metrics(self) -> list[Row]:
+        """runs.csv: every metric of every run."""
+        about = {key: self.layout[key] for key in ("experiment", "dataset", "protocol")}
+        rows = []
+        for split, seed, folder in self.units():
+            for run in self.layout["runs"]:
+                for row in read_json(folder / run / "metrics.json")["rows"]:
+                    # JSON has no NaN: an interval that a single image cannot give is null there
+                    values = {key: float("nan") if value is None else value for key, value in row.items()}
+                    rows.append({**about, "split": split, "seed": seed, **self.identity(run), **values})
+        return rows
+
+    def mixing(self) -> Iterator[Row]:
+        """mixing.csv: the scans over lambda of every split and seed."""
+        for split, seed, folder in self.units():
+            for row in read_rows(folder / "mixing.csv"):
+                yield {**self.identity(row["run"]), "split": split, "seed": seed, **row}
+
+    def embedding(self, runs: Sequence[str]) -> Iterator[Row]:
+        """embedding.csv: the first split and seed."""
+        split, seed, folder = next(self.units())
+        for run in runs:
+            for row in read_rows(folder / run / "embedding.csv"):
+                yield {**self.identity(run), "split": split, "seed": seed, **row}
+
+    def summary(self, rows: Sequence[Row]) -> list[Row]:
+        """summary.csv: each metric of each run over splits and seeds, and its paired difference to the baseline."""
+        baseline = self.layout["baseline"]
+        values: dict[tuple[str, ...], dict[tuple[int, int], float]] = {}
+        about: dict[tuple[str, ...], Row] = {}
+        for row in rows:
+            key = (row["run"], *(row[name] for name in METRIC_KEYS))
+            values.setdefault(key, {})[row["split"], row["seed"]] = row["value"]
+            about.setdefault(key, {name: row[name] for name in ("experiment", "dataset", "protocol")})
+        summary = []
+        for key, of_unit in values.items():
+            run, *metric = key
+            spread = mean_std(of_unit.values())
+            row = {
+                **about[key],
+                **self.identity(run),
+                **dict(zip(METRIC_KEYS, metric, strict=True)),
+                "n": spread.n,
+                "mean": spread.mean,
+                "std": spread.std,
+                "baseline": baseline,
+            }
+            empty = float("nan")
+            row |= dict.fromkeys(
+                ("difference", "difference_low", "difference_high", "effect_size", "p_value"), empty
+            )
+            if run != baseline:
+                paired = paired_difference(of_unit, values[baseline, *metric], seed=SUMMARY_SEED)
+                row |= {
+                    "difference": paired.difference,
+                    "difference_low": paired.low,
+                    "difference_high": paired.high,
+                    "effect_size": paired.effect_size,
+                    "p_value": paired.p_value,
+                }
+            summary.append(row)
+        return summary
+
+    def headline(self) -> dict[str, Any]:
+        """headline.json: the mean of the few numbers that stand for each run, and what they were measured on."""
+        runs = {}
+        for run in self.layout["runs"]:
+            of_run = [read_json(folder / run / "metrics.json")["headline"] for _, _, folder in self.units()]
+            runs[run] = {name: mean_std(one[name] for one in of_run).mean for name in of_run[0]}
+        return runs
+
+    def write(self, folder: Path) -> None:
+        """Writes all tidy tables into `folder`."""
+        metrics = self.metrics()
+        write_rows(folder / "runs.csv", metrics)
+        write_rows(folder / "summary.csv", self.summary(metrics))
+        write_rows(folder / "history.csv", self.run_rows("history.csv"))
+        write_rows(folder / "curves.csv", self.run_rows("curves.csv"))
+        write_rows(folder / "activations.csv", self.run_rows("activations.csv"))
+        write_rows(folder / "mixing.csv", self.mixing())
+        write_rows(folder / "embedding.csv", self.embedding(self.layout["embedded"]))
+        write_json(folder / "headline.json", self.headline())

@@ -1,0 +1,488 @@
+"""An experiment's settings: strict, typed, and resolved into what each job is given.
+
+`load` turns the configuration (YAML files and command-line overrides, already read into plain data) into an
+`Experiment`; every mistake in it is one error that names the key. The workflow then asks the experiment for the
+resolved settings of each job, which reach the job as one JSON text. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from . import protocol as protocols
+from .augment import MULTI_SAMPLE, SINGLE_SAMPLE
+from .datasets.catalog import DATASETS
+from .errors import OpenSetError, SettingsError, nearest
+from .figures import FIGURES, Context, read_context
+from .methods import METHODS
+from .models import BACKBONES
+from .scores import SCORES
+from .tables import TABLES
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Specification = str | dict[str, Any]
+
+
+class Strict(pydantic.BaseModel):
+    """Settings in which an unknown key is an error that names the nearest right one."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            for key in value:
+                if key not in cls.model_fields:
+                    raise ValueError(f"unknown key {key!r}; {nearest(str(key), cls.model_fields)}")
+        return value
+
+
+class DataSettings(Strict):
+    """Which images, and where they lie. `checksum` accepts an archive other than the catalog's, by file name."""
+
+    dataset: str
+    others: tuple[str, ...] = ()
+    image_size: Annotated[int, Field(ge=4)] | None = None
+    folder: str = "data"
+    mirror: str | None = None
+    checksum: dict[str, str] = {}
+    validation_fraction: Fraction = 0.1
+    mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465)
+    std: tuple[float, ...] = (0.2023, 0.1994, 0.2010)
+
+
+class ProtocolSettings(Strict):
+    """Which classes are known: a published protocol's name, or `random` or `custom` with their settings."""
+
+    name: Specification
+    splits: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2, 3, 4)
+
+
+class AugmentSettings(Strict):
+    """`single`: augmentations of one image, in order. `multi`: one that mixes images, or none."""
+
+    single: tuple[Specification, ...] = ()
+    multi: Specification | None = None
+
+
+class OptimizationSettings(Strict):
+    """How a network is trained: SGD, the paper's defaults.
+
+    `learning_rate` is per 128 images of a batch; `milestones` are fractions of the epochs at which the step schedule
+    multiplies the rate by `decay`; `select` is the epoch whose weights are kept.
+    """
+
+    epochs: Annotated[int, Field(ge=1)] = 200
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    schedule: Literal["step", "cosine", "constant"] = "step"
+    milestones: tuple[Fraction, ...] = (0.3, 0.6, 0.8)
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.2
+    warmup_epochs: Annotated[int, Field(ge=0)] = 1
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    select: Literal["last", "best_validation_accuracy"] = "last"
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
+
+
+class RunSettings(Strict):
+    """One trained network. `teacher` names the run, or the ensemble of runs, that it learns from."""
+
+    label: str | None = None
+    family: str | None = None
+    backbone: Specification = "resnet18"
+    method: Specification = "cross_entropy"
+    augment: AugmentSettings = AugmentSettings()
+    optimization: OptimizationSettings = OptimizationSettings()
+    teacher: Name | tuple[Name, ...] = "teacher"
+
+
+class EvaluationSettings(Strict):
+    """`scores` to compute, `sampling` of the unknowns, and the number of bootstrap resamples behind each interval."""
+
+    scores: Annotated[tuple[str, ...], Field(min_length=1)] = ("maximum_logit", "msp", "energy", "feature_norm")
+    sampling: Annotated[tuple[Literal["full", "balanced"], ...], Field(min_length=1)] = ("full", "balanced")
+    bootstrap: Annotated[int, Field(ge=0)] = 1000
+
+
+class AnalysisSettings(Strict):
+    """The feature study: which mixings are scanned, at how many values of lambda, on how many test images."""
+
+    mixing: tuple[str, ...] = ("mixup", "cutmix")
+    lam_steps: Annotated[int, Field(ge=3)] = 11
+    mixing_samples: Annotated[int, Field(ge=2)] = 512
+    embedding_samples: Annotated[int, Field(ge=50)] = 1000
+    activation_samples: Annotated[int, Field(ge=50)] = 2000
+
+
+class ShowSettings(Strict):
+    """Which runs the figures and tables set side by side, and which figures and tables are made."""
+
+    baseline: Name = "ce"
+    msa: Name = "cutmix"
+    distillation: Name = "kd_mixed"
+    asymmetric: tuple[Name, ...] = ()
+    ablation: tuple[Name, ...] = ()
+    figures: tuple[str, ...] = tuple(FIGURES)
+    tables: tuple[str, ...] = tuple(TABLES)
+
+
+class JobResources(Strict):
+    """What one job of a kind asks for: cores, memory, time limit, GPUs."""
+
+    threads: Annotated[int, Field(ge=1)] = 1
+    memory_mb: Annotated[int, Field(ge=100)] = 2000
+    runtime_min: Annotated[int, Field(ge=1)] = 30
+    gpu: Annotated[int, Field(ge=0)] = 0
+
+
+class ResourceSettings(Strict):
+    """Resources by kind of job; small jobs (evaluation, tables, figures) share `light`."""
+
+    download: JobResources = JobResources()
+    prepare: JobResources = JobResources()
+    train_teacher: JobResources = JobResources()
+    train_student: JobResources = JobResources()
+    analyze: JobResources = JobResources()
+    light: JobResources = JobResources()
+
+
+class Settings(Strict):
+    """The whole configuration of one experiment; config/README.md explains every key."""
+
+    experiment: Name
+    title: str
+    scale_note: str = ""
+    results: str = "results"
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    data: DataSettings
+    protocol: ProtocolSettings
+    defaults: dict[str, Any] = {}
+    runs: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
+    evaluation: EvaluationSettings = EvaluationSettings()
+    analysis: AnalysisSettings = AnalysisSettings()
+    show: ShowSettings = ShowSettings()
+    resources: ResourceSettings = ResourceSettings()
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid upon `base`, mapping by mapping.
+
+    A mapping with a `name` is a specification and replaces the old one whole: its settings belong to that name. A
+    value of null in `over` removes an entry of `runs`-like mappings only when the base had a mapping there.
+    """
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and "name" not in value:
+            merged[key] = merge(old, value)
+        elif isinstance(old, Mapping) and value is None:
+            del merged[key]
+        else:
+            merged[key] = value
+    return merged
+
+
+def read_configuration(path: str | Path) -> dict[str, Any]:
+    """A YAML configuration file with the files that it `extends` beneath it (paths from the repository's root).
+
+    Raises:
+        SettingsError: missing file, invalid YAML, not a mapping, or a circle of `extends`.
+    """
+    seen: list[Path] = []
+    layers: list[dict[str, Any]] = []
+    following: str | Path | None = path
+    while following is not None:
+        current = Path(following)
+        if current in seen:
+            raise SettingsError(f"{path}: `extends` goes in a circle at {current}")
+        seen.append(current)
+        try:
+            layer = yaml.safe_load(current.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise SettingsError(f"cannot read the configuration file {current}: {error.strerror}") from error
+        except yaml.YAMLError as error:
+            raise SettingsError(f"{current} is not valid YAML: {error}") from error
+        if not isinstance(layer, dict):
+            raise SettingsError(f"{current} must hold a mapping of settings")
+        following = layer.pop("extends", None)
+        layers.append(layer)
+    merged: dict[str, Any] = {}
+    for layer in reversed(layers):
+        merged = merge(merged, layer)
+    return merged
+
+
+def load(
+    configuration: Mapping[str, Any], *, stands_alone: bool, default: str | Path = "config/config.yaml"
+) -> Experiment:
+    """The experiment that a workflow's configuration describes.
+
+    Args:
+        configuration: what `--configfile` and `--config` gave.
+        stands_alone: a configuration file was named, so only what it `extends` lies beneath it; otherwise the
+            configuration is a set of changes to `default`.
+
+    Raises:
+        SettingsError: any unknown key, wrong type, value out of range, or reference to something that is not there.
+    """
+    configuration = dict(configuration)
+    base = configuration.pop("extends", None if stands_alone else default)
+    if base is not None:
+        configuration = merge(read_configuration(base), configuration)
+    return Experiment(_validated(Settings, configuration, ""))
+
+
+def _validated(model: type[Strict], value: Any, where: str) -> Any:
+    try:
+        return model.model_validate(value)
+    except pydantic.ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            key = ".".join(part for part in (where, *map(str, problem["loc"])) if part)
+            message = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"configuration: {key + ': ' if key else ''}{message}")
+        raise SettingsError("\n       ".join(lines)) from error
+
+
+def _checked(where: str, function, *arguments):
+    """`function(*arguments)`, its error preceded by the key of the setting at fault."""
+    try:
+        return function(*arguments)
+    except OpenSetError as error:
+        raise SettingsError(f"configuration: {where}: {error}") from error
+
+
+class Run:
+    """One configured run, resolved: every name looked up, every default filled in."""
+
+    def __init__(self, name: str, settings: RunSettings):
+        where = f"runs.{name}"
+        self.name = name
+        self.backbone = _checked(f"{where}.backbone", BACKBONES.resolve, settings.backbone)
+        self.method = _checked(f"{where}.method", METHODS.resolve, settings.method)
+        self.single = [_checked(f"{where}.augment.single", SINGLE_SAMPLE.resolve, s) for s in settings.augment.single]
+        multi = settings.augment.multi
+        self.multi = _checked(f"{where}.augment.multi", MULTI_SAMPLE.resolve, multi) if multi is not None else None
+        self.optimization = settings.optimization
+        needs_teacher = METHODS[self.method["name"]].needs_teacher
+        teachers = (settings.teacher,) if isinstance(settings.teacher, str) else settings.teacher
+        self.teachers: tuple[str, ...] = teachers if needs_teacher else ()
+        self.label = settings.label or name
+        self.family = settings.family or self._family()
+
+    def _family(self) -> str:
+        if self.name == "teacher":
+            return "teacher"
+        if self.method["name"] == "asymmetric_distillation":
+            return "asymmetric"
+        if self.teachers:
+            return "distillation"
+        if self.multi is not None:
+            return "msa"
+        return "cross_entropy"
+
+
+class Experiment:
+    """A validated configuration, and the resolved settings of every job of its workflow."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.name = settings.experiment
+        self.splits = settings.protocol.splits
+        self.seeds = settings.seeds
+        _validated(RunSettings, settings.defaults, "defaults")
+        self.runs: dict[str, Run] = {}
+        for name, overrides in settings.runs.items():
+            merged = merge(settings.defaults, overrides or {})
+            self.runs[name] = Run(name, _validated(RunSettings, merged, f"runs.{name}"))
+        self._check_references()
+
+    def _check_references(self) -> None:
+        settings = self.settings
+        _checked("data.dataset", self._known, "dataset", settings.data.dataset, DATASETS)
+        for other in settings.data.others:
+            _checked("data.others", self._known, "dataset", other, DATASETS)
+        for score in settings.evaluation.scores:
+            _checked("evaluation.scores", self._known, "score", score, SCORES)
+        for mixing in settings.analysis.mixing:
+            _checked("analysis.mixing", self._known, "multi-sample augmentation", mixing, MULTI_SAMPLE)
+        _checked("protocol.name", protocols.PROTOCOLS.resolve, settings.protocol.name)
+        for name, run in self.runs.items():
+            self._check_teachers(name, run)
+        show = settings.show
+        for key in ("baseline", "msa", "distillation"):
+            _checked(f"show.{key}", self._known, "run", getattr(show, key), self.runs)
+        for key in ("asymmetric", "ablation"):
+            for name in getattr(show, key):
+                _checked(f"show.{key}", self._known, "run", name, self.runs)
+        for kind, registry in (("figures", FIGURES), ("tables", TABLES)):
+            for name in getattr(show, kind):
+                _checked(f"show.{kind}", self._known, kind.removesuffix("s"), name, registry)
+        families = {name: run.family for name, run in self.runs.items()}
+        for figure in show.figures:
+            missing = FIGURES[figure].needs(families)
+            if missing:
+                raise SettingsError(
+                    f"configuration: show.figures: {figure} needs {' and '.join(missing)}, which `runs` lacks; "
+                    "add the run, or leave the figure out of show.figures"
+                )
+
+    def _check_teachers(self, name: str, run: Run) -> None:
+        path, waiting = [], list(run.teachers)
+        while waiting:
+            teacher = waiting.pop()
+            _checked(f"runs.{name}.teacher", self._known, "run", teacher, self.runs)
+            path.append(teacher)
+            if teacher == name or len(path) > len(self.runs) ** 2:
+                raise SettingsError(f"configuration: runs.{name}.teacher: {name} would be taught by itself")
+            waiting += self.runs[teacher].teachers
+
+    @staticmethod
+    def _known(kind: str, name: str, candidates: Iterable[str]) -> None:
+        if name not in candidates:
+            raise OpenSetError(f"no {kind} is called {name!r}; {nearest(name, candidates)}")
+
+    @cached_property
+    def teacher_runs(self) -> list[str]:
+        """Runs that others learn from and that learn from nobody, in configured order."""
+        wanted = {teacher for run in self.runs.values() for teacher in run.teachers}
+        return [name for name, run in self.runs.items() if name in wanted and not run.teachers]
+
+    @cached_property
+    def student_runs(self) -> list[str]:
+        """All other runs: baselines and distilled alike."""
+        return [name for name in self.runs if name not in self.teacher_runs]
+
+    def training_job(self, run: str, split: int, seed: int) -> dict[str, Any]:
+        """All that decides the weights of one run; names and labels that are only printed are left out."""
+        resolved = self.runs[run]
+        data = self.settings.data
+        return {
+            "experiment": self.name,
+            "split": split,
+            "seed": seed,
+            "run": run,
+            "backbone": resolved.backbone,
+            "method": resolved.method,
+            "augment": {"single": resolved.single, "multi": resolved.multi},
+            "optimization": resolved.optimization.model_dump(mode="json"),
+            "normalization": {"mean": list(data.mean), "std": list(data.std)},
+        }
+
+    # ------------------------------------------------------------------------------------------ data
+
+    def image_size(self) -> int:
+        """Height and width to which a dataset is prepared; other datasets take the size of the known one."""
+        size = self.settings.data.image_size
+        natural = DATASETS[self.settings.data.dataset].size
+        if size is None and natural is None:
+            raise SettingsError(f"configuration: data.image_size: images of this dataset differ in size; name one size")
+        return size or natural[0]
+
+    def channels(self) -> int:
+        """Channels to which a dataset is prepared: those of the known one."""
+        return DATASETS[self.settings.data.dataset].channels
+
+    def raw(self, dataset: str) -> str:
+        """Where a dataset's archives lie."""
+        return f"{self.settings.data.folder}/raw/{dataset}"
+
+    def prepared(self, dataset: str) -> str:
+        """Where a dataset's prepared arrays lie."""
+        folder = f"{self.settings.data.folder}/prepared/{dataset}"
+        return f"{folder}/{self.image_size()}x{self.channels()}"
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """The protocol with every default filled in."""
+        return protocols.PROTOCOLS.resolve(self.settings.protocol.name)
+
+    def published_splits(self) -> list[str]:
+        """The authors' file of splits, where the dataset comes with one."""
+        dataset = self.settings.data.dataset
+        return [f"{self.raw(dataset)}/{archive.file}" for archive in DATASETS[dataset].auxiliary[:1]]
+
+    # ------------------------------------------------------------------------------------------ jobs
+
+    def evaluation_job(self) -> dict[str, Any]:
+        """What the evaluation of every run is given."""
+        evaluation = self.settings.evaluation
+        return {
+            "scores": list(evaluation.scores),
+            "sampling": list(evaluation.sampling),
+            "bootstrap": evaluation.bootstrap,
+            "activation_samples": self.settings.analysis.activation_samples,
+        }
+
+    @property
+    def compared_runs(self) -> list[str]:
+        """The runs that figures set side by side: baseline, MSA, asymmetric distillation."""
+        show = self.settings.show
+        return list(dict.fromkeys([show.baseline, show.msa, *show.asymmetric]))
+
+    @property
+    def analyzed_runs(self) -> list[str]:
+        """The networks that are scanned over lambda: the compared runs, and the teachers first."""
+        return list(dict.fromkeys([*self.teacher_runs, *self.compared_runs]))
+
+    def analysis_job(self) -> dict[str, Any]:
+        """What the scan over lambda is given. Its teacher is the first one, or the baseline where there is none."""
+        analysis = self.settings.analysis
+        steps = analysis.lam_steps - 1
+        return {
+            "mixing": list(analysis.mixing),
+            "lams": [round(step / steps, 6) for step in range(steps + 1)],
+            "samples": analysis.mixing_samples,
+            "teacher": self.analyzed_runs[0],
+        }
+
+    def embeddings(self, folder: str) -> list[str]:
+        """The embeddings that the feature-space figure draws: the compared runs of the first split and seed."""
+        first = folder.format(split=self.splits[0], seed=self.seeds[0])
+        return [f"{first}/{run}/embedding.csv" for run in self.compared_runs]
+
+    def layout(self) -> dict[str, Any]:
+        """What gathering the results needs to know of the experiment."""
+        return {
+            "experiment": self.name,
+            "dataset": self.settings.data.dataset,
+            "protocol": self.protocol["name"],
+            "splits": list(self.splits),
+            "seeds": list(self.seeds),
+            "baseline": self.settings.show.baseline,
+            "embedded": self.compared_runs,
+            "runs": {name: {"label": run.label, "family": run.family} for name, run in self.runs.items()},
+        }
+
+    def context(self) -> Context:
+        """What figures and tables say about the experiment."""
+        show = self.settings.show
+        return read_context(
+            {
+                "experiment": self.name,
+                "title": self.settings.title,
+                "dataset_title": DATASETS[self.settings.data.dataset].title,
+                "splits": len(self.splits),
+                "seeds": len(self.seeds),
+                "scale_note": self.settings.scale_note,
+                "highlight": {
+                    "baseline": show.baseline,
+                    "msa": show.msa,
+                    "distillation": show.distillation,
+                    "asymmetric": list(show.asymmetric),
+                    "ablation": list(show.ablation),
+                },
+            }
+        )

@@ -1,0 +1,134 @@
+"""Backbones by name, and the classifier that puts a linear head on one.
+
+Adding a backbone: a settings class with `build(channels)` that returns an encoder, and one line in `BACKBONES`.
+An encoder maps float images `[batch, channels, height, width]` to features `[batch, num_features]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from ..registry import Registry, settings_class
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .classifier import Classifier
+
+# The workflow reads this registry while it is parsed: torch is imported only when a network is built.
+
+Width = Annotated[int, Field(ge=1)]
+
+
+@settings_class
+class SmallResNetSettings:
+    """A residual network sized for CPUs: one stage a width, each stage after the first halves the image.
+
+    `depth` residual blocks a stage; `stem_stride` 2 halves the image at once (for 64x64 on a laptop).
+    """
+
+    widths: tuple[Width, ...] = (48, 96, 192, 384)
+    depth: Annotated[int, Field(ge=1)] = 1
+    stem_stride: Literal[1, 2] = 1
+
+    head_bias = True
+
+    def build(self, channels: int) -> nn.Module:
+        from .residual import SmallResNet
+
+        return SmallResNet(channels, self.widths, self.depth, self.stem_stride)
+
+
+@settings_class
+class VGG32Settings:
+    """The nine-layer network of the field's protocol (Neal et al. 2018; Vaze et al. 2022), 128 features."""
+
+    head_bias = False
+
+    def build(self, channels: int) -> nn.Module:
+        from .vgg import VGG32
+
+        return VGG32(channels)
+
+
+@settings_class
+class Timm:
+    """Any image model of timm by its name there, e.g. `model: resnet18`.
+
+    Args:
+        model: timm's name.
+        stem: `cifar` replaces a residual network's 7x7 stride-2 stem and max pool by a 3x3 stride-1 convolution, and
+            sets a MobileNet's stem to stride 1; `imagenet` leaves the model as published.
+        pool: `average`, or `flatten_2x2`: the 2x2 map of averages, flattened, as the released code has it.
+        pretrained: ImageNet weights, downloaded by timm, or read from `weights` (a safetensors file) if that is given.
+    """
+
+    model: str
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    pool: Literal["average", "flatten_2x2"] = "average"
+    pretrained: bool = False
+    weights: str | None = None
+
+    head_bias = True
+
+    def build(self, channels: int) -> nn.Module:
+        from .from_timm import Encoder
+
+        return Encoder(self, channels)
+
+
+@settings_class
+class ResNet18(Timm):
+    """ResNet-18 (He et al. 2016), the paper's student, with the CIFAR stem."""
+
+    model: str = "resnet18"
+
+
+@settings_class
+class ResNet50(Timm):
+    """ResNet-50 (He et al. 2016), the paper's teacher, with the CIFAR stem."""
+
+    model: str = "resnet50"
+
+
+@settings_class
+class MobileNetV2(Timm):
+    """MobileNetV2 (Sandler et al. 2018), the paper's lightweight student."""
+
+    model: str = "mobilenetv2_100"
+
+
+@settings_class
+class WideResNet50(Timm):
+    """Wide ResNet-50-2 (Zagoruyko and Komodakis 2016)."""
+
+    model: str = "wide_resnet50_2"
+
+
+BACKBONES = Registry(
+    "backbone",
+    {
+        "small_resnet": SmallResNetSettings,
+        "vgg32": VGG32Settings,
+        "resnet18": ResNet18,
+        "resnet50": ResNet50,
+        "mobilenet_v2": MobileNetV2,
+        "wide_resnet50": WideResNet50,
+        "timm": Timm,
+    },
+)
+
+
+def build_classifier(backbone: str | Mapping[str, Any], *, classes: int, channels: int) -> Classifier:
+    """A freshly initialised classifier; the caller seeds `torch` beforehand.
+
+    Raises:
+        SettingsError: unknown backbone or setting.
+    """
+    from .classifier import Classifier
+
+    settings = BACKBONES.build(backbone)
+    return Classifier(settings.build(channels), classes, bias=settings.head_bias)

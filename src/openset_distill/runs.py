@@ -1,0 +1,180 @@
+"""One run's files turned into what training and analysis work with, and back into files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .checkpoint import Described
+from .datasets.pack import Images, open_packed
+from .device import autocast_dtype, derive_seed
+from .errors import CheckpointError, DataError, SettingsError
+from .evaluation import save_outputs
+from .feed import Feed, Normalize
+from .files import read_json, written_whole
+from .inference import predict
+from .methods import METHODS
+from .models import build_classifier
+from .models.classifier import Classifier, Teacher
+
+JOB_KEYS = {"experiment", "split", "seed", "run", "backbone", "method", "augment", "optimization", "normalization"}
+
+
+def read_job(text: str) -> dict[str, Any]:
+    """The resolved settings of a run, from JSON text or from the path of a JSON file.
+
+    Raises:
+        SettingsError: not JSON, or not the settings of a run.
+    """
+    try:
+        job = json.loads(text) if text.lstrip().startswith("{") else read_json(text)
+    except ValueError as error:
+        raise SettingsError(f"--job is not valid JSON: {error}") from error
+    if not isinstance(job, dict) or set(job) != JOB_KEYS:
+        raise SettingsError(f"--job must hold exactly the keys {', '.join(sorted(JOB_KEYS))}")
+    return job
+
+
+@dataclass(frozen=True)
+class SplitData:
+    """A split with the prepared images behind it.
+
+    `parts[0]` is the known dataset's test part, `parts[j]` that of the j-th other dataset; labels are int64.
+    """
+
+    train_images: Images
+    parts: tuple[Images, ...]
+    arrays: dict[str, np.ndarray]
+    classes: tuple[str, ...]
+    groups: tuple[str, ...]
+
+    @property
+    def train_label(self) -> np.ndarray:
+        return self.arrays["train_label"]
+
+    @property
+    def channels(self) -> int:
+        return self.train_images.shape[-1]
+
+    @property
+    def image_size(self) -> int:
+        return self.train_images.shape[0]
+
+    def training(self, device: torch.device) -> Feed:
+        return Feed(self.train_images, self.arrays["train_index"], device)
+
+    def validation(self, device: torch.device) -> tuple[Feed, Tensor]:
+        feed = Feed(self.train_images, self.arrays["validation_index"], device)
+        return feed, torch.from_numpy(self.arrays["validation_label"])
+
+    def test(self, device: torch.device) -> list[Feed]:
+        """The test images, a feed for each dataset; together they follow the order of `arrays["test_*"]`."""
+        source, index = self.arrays["test_source"], self.arrays["test_index"]
+        boundaries = np.flatnonzero(np.diff(source)) + 1
+        feeds = []
+        for rows in np.split(np.arange(len(source)), boundaries):
+            feeds.append(Feed(self.parts[source[rows[0]]], index[rows], device))
+        return feeds
+
+    def normalize(self, job: dict[str, Any], device: torch.device) -> Normalize:
+        return Normalize(**job["normalization"], channels=self.channels, device=device)
+
+
+def open_split(prepared: Path, others: Sequence[Path], split: Path, description: Path) -> SplitData:
+    """Opens a split and its prepared datasets.
+
+    Raises:
+        DataError: a file is missing or damaged, or the split was made from other prepared data.
+    """
+    known, unknown = open_packed(prepared), [open_packed(other) for other in others]
+    try:
+        with np.load(split, allow_pickle=False) as archive:
+            arrays = dict(archive)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"split {split} cannot be read ({error}); delete it and make the split again") from error
+    described = read_json(description)
+    parts = (known.test, *(dataset.test for dataset in unknown))
+    if len(parts) != len(described["sources"]):
+        raise DataError(
+            f"split {split} draws on {', '.join(described['sources'])}, {len(parts)} prepared datasets were given; "
+            "make the split again"
+        )
+    beyond = [("train_index", len(known.train)), ("validation_index", len(known.train))]
+    for number, part in enumerate(parts):
+        chosen = arrays["test_index"][arrays["test_source"] == number]
+        beyond_part = len(chosen) > 0 and chosen.max() >= len(part)
+        if beyond_part:
+            raise DataError(f"split {split} names test images that {described['sources'][number]} lacks; make it again")
+    for name, size in beyond:
+        if len(arrays[name]) and arrays[name].max() >= size:
+            raise DataError(f"split {split} names training images that {prepared} lacks; make the split again")
+    return SplitData(known.train, parts, arrays, tuple(described["known"]), tuple(described["groups"]))
+
+
+def make_student(job: dict[str, Any], data: SplitData, device: torch.device) -> Classifier:
+    """A new network; runs of one seed and split that share a backbone start from the same weights."""
+    torch.manual_seed(derive_seed(job["seed"], job["split"], "weights"))
+    model = build_classifier(job["backbone"], classes=len(data.classes), channels=data.channels)
+    return model.to(device, memory_format=torch.channels_last)
+
+
+def describe(job: dict[str, Any], data: SplitData) -> Described:
+    """What the run's file of weights says about its network."""
+    return Described(job["backbone"], data.classes, data.channels, data.image_size)
+
+
+def require_teachers(
+    job: dict[str, Any],
+    paths: Sequence[Path],
+    load: Callable[[Path], tuple[Classifier, Described]],
+    device: torch.device,
+) -> Teacher | None:
+    """The frozen teacher of a run, an ensemble if several paths are given, or None if its method needs none.
+
+    Raises:
+        CheckpointError: a teacher is needed and none is given, or the other way round.
+    """
+    needed = METHODS[job["method"]["name"]].needs_teacher
+    if needed and not paths:
+        raise CheckpointError(f"run {job['run']!r} distils and was given no teacher; name its weights with --teacher")
+    if not needed and paths:
+        raise CheckpointError(f"run {job['run']!r} does not distil; leave out --teacher")
+    if not needed:
+        return None
+    return Teacher([load(path)[0] for path in paths]).to(device, memory_format=torch.channels_last)
+
+
+def save_test_outputs(
+    path: Path, model: Classifier, data: SplitData, job: dict[str, Any], device: torch.device
+) -> None:
+    """Features and logits of every test image of the split, known and unknown."""
+    dtype = autocast_dtype(job["optimization"]["precision"], device)
+    normalize = data.normalize(job, device)
+    answers = [predict(model, feed, normalize, dtype) for feed in data.test(device)]
+    save_outputs(
+        path,
+        features=torch.cat([features for features, _ in answers]).numpy(),
+        logits=torch.cat([logits for _, logits in answers]).numpy(),
+        labels=data.arrays["test_label"],
+        group=data.arrays["test_group"],
+        group_names=data.groups,
+    )
+
+
+def write_history(path: Path, history: Sequence[dict[str, float]]) -> None:
+    """One row an epoch; the columns are those of every row, empty where a row has none."""
+    columns = list(dict.fromkeys(name for row in history for name in row))
+    with written_whole(path) as partial, open(partial, "w", newline="") as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)

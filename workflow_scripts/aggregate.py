@@ -1,0 +1,23 @@
+"""Gathers the results of all runs of an experiment into tidy tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from openset_distill.collect import Collector
+from openset_distill.command import run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", required=True, type=Path, help="folder of the experiment")
+    parser.add_argument("--layout", required=True, help="JSON: splits, seeds, runs with label and family, baseline...")
+    parser.add_argument("--folder", required=True, type=Path, help="output: folder of the tidy tables")
+    arguments = parser.parse_args()
+    Collector(arguments.results, json.loads(arguments.layout)).write(arguments.folder)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,65 @@
+"""Scans lambda from 0 to 1 and records how teacher and students answer to the mixed images of one split."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from openset_distill.command import run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", required=True, help="JSON: mixing, lams, samples, teacher")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the images and their partners")
+    parser.add_argument("--prepared", required=True, type=Path, help="folder of the prepared dataset")
+    parser.add_argument("--other", action="append", default=[], type=Path, help="prepared dataset of unknowns, in order")
+    parser.add_argument("--split", required=True, type=Path, help="split.npz")
+    parser.add_argument("--description", required=True, type=Path, help="split.json")
+    parser.add_argument("--weights", action="append", required=True, type=Path, help="weights of a run (repeatable)")
+    parser.add_argument("--config", action="append", required=True, type=Path, help="its resolved settings, same order")
+    parser.add_argument("--mixing", required=True, type=Path, help="output: one row a run, lambda and quantity, CSV")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    arguments = parser.parse_args()
+
+    import torch
+
+    from openset_distill.analysis import mixing_response
+    from openset_distill.checkpoint import load_classifier
+    from openset_distill.collect import write_rows
+    from openset_distill.device import generator, prepare_device
+    from openset_distill.files import read_json
+    from openset_distill.runs import open_split
+
+    settings = json.loads(arguments.settings)
+    device = prepare_device(arguments.threads)
+    data = open_split(arguments.prepared, arguments.other, arguments.split, arguments.description)
+    jobs = [read_json(path) for path in arguments.config]
+    models = {
+        job["run"]: load_classifier(path, classes=data.classes)[0].to(device)
+        for job, path in zip(jobs, arguments.weights, strict=True)
+    }
+    # the known test images come first in a split, all from the known dataset
+    feed, labels = data.test(device)[0], torch.from_numpy(data.arrays["test_label"])
+    known = torch.nonzero(labels >= 0).flatten()
+    chosen = known[torch.randperm(len(known), generator=generator(arguments.seed, "images"))[: settings["samples"]]]
+    images = data.normalize(jobs[0], device)(feed.batch(chosen))
+    rows = [
+        row
+        for mixing in settings["mixing"]
+        for row in mixing_response(
+            models,
+            settings["teacher"],
+            images,
+            labels[chosen],
+            mixing=mixing,
+            lams=settings["lams"],
+            seed=arguments.seed,
+        )
+    ]
+    write_rows(arguments.mixing, rows)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,48 @@
+"""Fetches the archives of one dataset, verified, and records what came from where."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+from openset_distill.command import run
+from openset_distill.datasets import catalog, download
+from openset_distill.files import write_json
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", required=True, help="name in the catalog, or published_checkpoints")
+    parser.add_argument("--folder", required=True, type=Path, help="where the archives go, for example data/raw/NAME")
+    parser.add_argument("--record", required=True, type=Path, help="JSON file to write: files, sources, checksums")
+    parser.add_argument("--mirror", type=Path, help="folder to look in first (else the one OPENSET_MIRROR names)")
+    parser.add_argument(
+        "--checksum",
+        action="append",
+        default=[],
+        metavar="FILE=ALGORITHM:DIGITS",
+        help="checksum of a re-packed archive that you trust, instead of the official one; may be repeated",
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    arguments = parser.parse_args()
+
+    dataset = catalog.find(arguments.dataset)
+    checksums = {file: checksum for file, _, checksum in (text.partition("=") for text in arguments.checksum)}
+    origins = download.fetch_dataset(
+        dataset, arguments.folder, mirror=arguments.mirror, checksums=checksums, progress=not arguments.quiet
+    )
+    write_json(
+        arguments.record,
+        {
+            "dataset": dataset.name,
+            "title": dataset.title,
+            "licence": dataset.licence,
+            "citation": dataset.citation,
+            "files": [asdict(origin) for origin in origins],
+        },
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,40 @@
+"""A two-dimensional picture of the test features of one run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from openset_distill.collect import write_rows
+from openset_distill.command import run
+from openset_distill.evaluation import load_outputs
+from openset_distill.files import read_json
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--outputs", required=True, type=Path, help="features, logits and labels of the test images")
+    parser.add_argument("--description", required=True, type=Path, help="split.json, for the class names")
+    parser.add_argument("--samples", type=int, default=1000, help="at most this many test images")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of images and of the embedding")
+    parser.add_argument("--embedding", required=True, type=Path, help="output: x, y and class of each image, CSV")
+    arguments = parser.parse_args()
+
+    from openset_distill.analysis import embed
+
+    outputs = load_outputs(arguments.outputs)
+    names = read_json(arguments.description)["known"]
+    chosen = np.sort(np.random.default_rng(arguments.seed).permutation(len(outputs["labels"]))[: arguments.samples])
+    points = embed(outputs["features"][chosen], seed=arguments.seed)
+    labels = outputs["labels"][chosen]
+    rows = [
+        {"x": float(x), "y": float(y), "class": names[label] if label >= 0 else "unknown"}
+        for (x, y), label in zip(points, labels, strict=True)
+    ]
+    write_rows(arguments.embedding, rows)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,65 @@
+"""Metrics, curves and a sample of the activations of one run, from its outputs; no network is needed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from openset_distill.collect import write_rows
+from openset_distill.command import run
+from openset_distill.evaluation import curves, evaluate, headline, load_outputs
+from openset_distill.files import write_json
+from openset_distill.scores import score
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--outputs", required=True, type=Path, help="features, logits and labels of the test images")
+    parser.add_argument("--settings", required=True, help="JSON: scores, sampling, bootstrap, activation_samples")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap and of balanced sampling")
+    parser.add_argument("--metrics", required=True, type=Path, help="output: headline and all rows, JSON")
+    parser.add_argument("--curves", required=True, type=Path, help="output: ROC and OSCR curves, CSV")
+    parser.add_argument("--activations", required=True, type=Path, help="output: maximum logit and norm of images, CSV")
+    arguments = parser.parse_args()
+    settings = json.loads(arguments.settings)
+    outputs = load_outputs(arguments.outputs)
+
+    rows = evaluate(
+        outputs,
+        scores=settings["scores"],
+        sampling=settings["sampling"],
+        bootstrap=settings["bootstrap"],
+        seed=arguments.seed,
+    )
+    points = [
+        {"curve": name, "x": float(x), "y": float(y)}
+        for name, curve in curves(outputs).items()
+        for x, y in zip(*curve, strict=True)
+    ]
+    write_rows(arguments.curves, points)
+    write_rows(arguments.activations, sample_activations(outputs, settings["activation_samples"], arguments.seed))
+    finite = [{key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()} for row in rows]
+    write_json(arguments.metrics, {"headline": headline(rows), "rows": finite})
+
+
+def sample_activations(outputs: dict[str, np.ndarray], samples: int, seed: int) -> list[dict[str, float]]:
+    """At most `samples` test images, knowns and unknowns in their own proportion."""
+    generator = np.random.default_rng(seed)
+    n = len(outputs["labels"])
+    chosen = np.sort(generator.permutation(n)[:samples])
+    activation = {
+        name: score(name, outputs["features"], outputs["logits"])[chosen] for name in ("maximum_logit", "feature_norm")
+    }
+    known = (outputs["group"][chosen] == 0).astype(int)
+    return [
+        {"known": int(known[i]), **{name: float(values[i]) for name, values in activation.items()}}
+        for i in range(len(chosen))
+    ]
+
+
+if __name__ == "__main__":
+    run(main)

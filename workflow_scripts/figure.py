@@ -1,0 +1,47 @@
+"""Draws one figure from tidy tables.
+
+    python workflow_scripts/figure.py --name two_sides --table runs=results/digits/tidy/runs.csv \\
+        --context context.json --pdf two_sides.pdf --png two_sides.png --csv two_sides.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from openset_distill.command import run
+from openset_distill.figures import figure_spec, read_context
+
+
+def table_path(text: str) -> tuple[str, str]:
+    name, separator, path = text.partition("=")
+    if not (name and separator and path):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH")
+    return name, path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", required=True, help="figure in the registry")
+    parser.add_argument(
+        "--table", type=table_path, action="append", default=[], metavar="NAME=PATH", help="a tidy table; repeatable"
+    )
+    parser.add_argument("--context", required=True, help="JSON text, or a .json file: experiment, splits, seeds ...")
+    parser.add_argument("--pdf", required=True, type=Path, help="output: fonts embedded")
+    parser.add_argument("--png", required=True, type=Path, help="output: 200 dots an inch")
+    parser.add_argument("--csv", required=True, type=Path, help="output: the numbers that the figure shows")
+    arguments = parser.parse_args()
+
+    spec = figure_spec(arguments.name)
+    context = read_context(arguments.context)
+    # matplotlib and pandas wait until the command line is known to be right
+    from openset_distill.figures.style import save
+    from openset_distill.figures.tidy import read_tables
+
+    tables = read_tables(dict(arguments.table), spec.tables)
+    figure, data = spec.draw(tables, context)
+    save(figure, data, arguments.pdf, arguments.png, arguments.csv)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,60 @@
+"""Decodes a downloaded dataset once, into memory-mapped arrays. A run that was stopped goes on where it was.
+
+    python workflow_scripts/prepare.py --dataset digits --size 8 --train-images out/train_images.npy \\
+        --train-labels out/train_labels.npy --test-images out/test_images.npy --test-labels out/test_labels.npy \\
+        --manifest out/manifest.json
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from openset_distill.command import run
+from openset_distill.datasets.catalog import find
+from openset_distill.datasets.pack import DATA_FILES, MANIFEST, write
+from openset_distill.datasets.read import READERS
+from openset_distill.errors import SettingsError
+
+OUTPUTS = (*DATA_FILES, MANIFEST)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", required=True, help="name in the catalog")
+    parser.add_argument("--raw", type=Path, help="folder with the downloaded archives, or your own images")
+    parser.add_argument("--size", type=int, required=True, help="height and width in pixels")
+    parser.add_argument("--channels", type=int, choices=(1, 3), help="1 grey, 3 RGB; default: as the dataset has it")
+    parser.add_argument("--workers", type=int, default=1, help="processes that decode")
+    for name in OUTPUTS:
+        option = "--" + name.partition(".")[0].replace("_", "-")
+        parser.add_argument(option, type=Path, required=True, dest=name, help=f"output: {name}, all in one folder")
+    arguments = parser.parse_args()
+    outputs = [getattr(arguments, name) for name in OUTPUTS]
+    folder = outputs[0].parent
+    if outputs != [folder / name for name in OUTPUTS]:
+        raise SettingsError(
+            f"the outputs must be {', '.join(OUTPUTS)} in one folder; got {', '.join(map(str, outputs))}"
+        )
+    if arguments.size < 1 or arguments.workers < 1:
+        raise SettingsError("--size and --workers must be at least 1")
+    dataset = find(arguments.dataset)
+    if arguments.raw is None and dataset.archives:
+        raise SettingsError(f"{dataset.name} is read from archives; name their folder with --raw")
+    manifest = write(
+        READERS[dataset.layout](arguments.raw),
+        folder,
+        name=dataset.name,
+        size=arguments.size,
+        channels=arguments.channels,
+        workers=arguments.workers,
+        licence=dataset.licence,
+    )
+    counts = manifest["counts"]
+    print(f"{dataset.name}: {counts['train']} training and {counts['test']} test images in {folder}")
+    if manifest["missing_classes"]:
+        print(f"{len(manifest['missing_classes'])} of {len(manifest['classes'])} classes have no training images")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,47 @@
+"""Makes one table, as CSV, Markdown and LaTeX, from tidy tables.
+
+    python workflow_scripts/table.py --name benchmark --table summary=results/digits/tidy/summary.csv \\
+        --published config/reference/published_results.csv --context context.json \\
+        --csv benchmark.csv --markdown benchmark.md --latex benchmark.tex
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from openset_distill.command import run
+from openset_distill.figures import read_context
+from openset_distill.figures.tidy import read_tables
+from openset_distill.tables import read_published, save, table_spec
+
+
+def table_path(text: str) -> tuple[str, str]:
+    name, separator, path = text.partition("=")
+    if not (name and separator and path):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH")
+    return name, path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", required=True, help="table in the registry")
+    parser.add_argument(
+        "--table", type=table_path, action="append", default=[], metavar="NAME=PATH", help="a tidy table; repeatable"
+    )
+    parser.add_argument("--published", type=Path, help="numbers from the literature, for a table that prints them")
+    parser.add_argument("--context", required=True, help="JSON text, or a .json file: experiment, splits, seeds ...")
+    parser.add_argument("--csv", required=True, type=Path, help="output: the numbers")
+    parser.add_argument("--markdown", required=True, type=Path, help="output: for a web page")
+    parser.add_argument("--latex", required=True, type=Path, help="output: for a paper; needs booktabs and graphicx")
+    arguments = parser.parse_args()
+
+    spec = table_spec(arguments.name)
+    context = read_context(arguments.context)
+    tables = read_tables(dict(arguments.table), spec.tables)
+    published = read_published(arguments.published) if spec.published and arguments.published else None
+    save(spec.build(tables, context, published), arguments.csv, arguments.markdown, arguments.latex)
+
+
+if __name__ == "__main__":
+    run(main)

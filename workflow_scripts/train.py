@@ -1,0 +1,80 @@
+"""Trains one network, teacher or student, and records what it says about every test image."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+from openset_distill.command import run
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--job", required=True, help="resolved settings of the run: JSON text, or a .json file")
+    parser.add_argument("--prepared", required=True, type=Path, help="folder of the prepared dataset")
+    parser.add_argument("--other", action="append", default=[], type=Path, help="prepared dataset of unknowns, in order")
+    parser.add_argument("--split", required=True, type=Path, help="split.npz")
+    parser.add_argument("--description", required=True, type=Path, help="split.json")
+    parser.add_argument("--teacher", action="append", default=[], type=Path, help="weights of a teacher (repeatable)")
+    parser.add_argument("--weights", required=True, type=Path, help="output: the trained weights")
+    parser.add_argument("--history", required=True, type=Path, help="output: one row an epoch, CSV")
+    parser.add_argument("--outputs", required=True, type=Path, help="output: features, logits, labels of the test images")
+    parser.add_argument("--config", required=True, type=Path, help="output: the resolved settings")
+    parser.add_argument("--provenance", required=True, type=Path, help="output: versions, hardware, inputs, time")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse()
+    # heavy imports wait until the command line is known to be right
+    import torch
+
+    from openset_distill.checkpoint import load_classifier, save_classifier
+    from openset_distill.device import prepare_device
+    from openset_distill.files import write_json
+    from openset_distill.provenance import Provenance
+    from openset_distill.runs import (
+        describe,
+        make_student,
+        open_split,
+        read_job,
+        require_teachers,
+        save_test_outputs,
+        write_history,
+    )
+    from openset_distill.training import train
+
+    job = read_job(arguments.job)
+    data = open_split(arguments.prepared, arguments.other, arguments.split, arguments.description)
+    provenance = Provenance([arguments.split, *arguments.teacher])
+    device = prepare_device(arguments.threads)
+    teacher = require_teachers(job, arguments.teacher, partial(load_classifier, classes=data.classes), device)
+    student = make_student(job, data, device)
+    state = arguments.weights.with_name("state.safetensors")
+    history = train(
+        job,
+        student,
+        teacher,
+        data.training(device),
+        torch.from_numpy(data.train_label).to(device),
+        data.validation(device),
+        data.normalize(job, device),
+        state_path=state,
+        report=lambda line: print(f"{job['run']}: {line}", file=sys.stderr, flush=True),
+    )
+    save_test_outputs(arguments.outputs, student, data, job, device)
+    write_history(arguments.history, history)
+    write_json(arguments.config, job)
+    write_json(
+        arguments.provenance,
+        provenance.record(command=sys.argv, device=str(device), threads=arguments.threads, epochs=len(history)),
+    )
+    save_classifier(arguments.weights, student, describe(job, data))
+    state.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    run(main)
