@@ -46,7 +46,7 @@ def wanted(kind):
 
 
 def as_json(value):
-    return json.dumps(value, sort_keys=True)
+    return json.dumps(value)
 
 
 def options(option, values):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import pickle
 import tarfile
 import zipfile
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from scipy.io import savemat
 
@@ -350,3 +352,14 @@ def class_split_pickle(path: Path, known: list[int], unknown: dict[str, list[int
     path.write_bytes(
         pickle.dumps({"known_classes": known, "unknown_classes": unknown, "closed_set_open_set_pairs": {}})
     )
+
+
+def mirrored(file: str) -> Path:
+    """An official archive in the mirror folders; the test is skipped, with the reason, where there is none."""
+    mirrors = [Path(folder) for folder in os.environ.get("OPENSET_MIRROR", "").split(os.pathsep) if folder]
+    if not mirrors:
+        pytest.skip("set OPENSET_MIRROR to a folder with the official archives to run this test")
+    found = sorted(path for folder in mirrors for path in folder.rglob(file))
+    if not found:
+        pytest.skip(f"the mirror {', '.join(map(str, mirrors))} does not have {file}")
+    return found[0]

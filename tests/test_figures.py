@@ -261,7 +261,9 @@ def test_a_figure_gets_by_without_the_optional_runs(tmp_path, name):
     _, data = FIGURES[name].draw(tables, read_context(synthetic_tables.context(splits=1, highlight={})))
     assert {"ce", "mixup"} <= set(data["run"])
     figure, data = FIGURES[name].draw(tables, read_context(synthetic_tables.context(splits=1)))
-    assert "Not in the table: cutmix" in footer(figure).replace("\n", " ")
+    absent = "Not in the table: cutmix, ad_as_released, ad_as_described"
+    assert absent in footer(figure).replace("\n", " "), "the runs of this figure, not those of the ablation"
+    assert "ad_no_joint" not in footer(figure)
     assert "ce" in set(data["run"])
 
 

@@ -236,40 +236,39 @@ def test_preparing_again_does_nothing_and_new_sources_are_noticed(tmp_path: Path
 # -------------------------------------------------------------------------------------- interrupted, together
 
 
+def preparing(layout: str, raw: Path, folder: Path, pause: float) -> subprocess.Popen:
+    """A process that prepares in chunks of 8 images with two workers, and after each prints a line and pauses."""
+    program = textwrap.dedent(
+        f"""
+        import time
+        from openset_distill.datasets import pack
+        from openset_distill.datasets.read import READERS
+
+        if __name__ == "__main__":
+            pack.CHUNK = 8
+            record = pack._Journal.record
+
+            def slow_record(journal, part, indices):
+                record(journal, part, indices)
+                print(len(indices), flush=True)
+                time.sleep({pause})
+
+            pack._Journal.record = slow_record
+            raw = READERS[{layout!r}](pack.Path({str(raw)!r}))
+            pack.write(raw, {str(folder)!r}, name={layout!r}, size=32, workers=2)
+        """
+    )
+    path = folder.parent / f"{folder.name}.py"
+    path.write_text(program)
+    return subprocess.Popen([sys.executable, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 @pytest.mark.parametrize("layout", ["tiny_imagenet", "cub"])
 def test_killed_in_the_middle_and_run_again(layout: str, tmp_path: Path) -> None:
     """SIGKILL after some chunks; the second run keeps what was done, and the result is the same, bit for bit."""
     raw = tmp_path / "raw"
     getattr(archives, layout)(raw, classes=10, **({"train": 8} if layout == "tiny_imagenet" else {"per_class": 8}))
-    program = tmp_path / "prepare.py"
-    program.write_text(
-        textwrap.dedent(
-            f"""
-            import sys, time
-            from openset_distill.datasets import pack
-            from openset_distill.datasets.read import READERS
-
-            if __name__ == "__main__":
-                pack.CHUNK = 8
-                record = pack._Journal.record
-
-                def slow_record(journal, part, indices):
-                    record(journal, part, indices)
-                    print(len(indices), flush=True)
-                    time.sleep(float(sys.argv[2]))
-
-                pack._Journal.record = slow_record
-                raw = READERS[{layout!r}](pack.Path({str(raw)!r}))
-                pack.write(raw, sys.argv[1], name={layout!r}, size=32, workers=2)
-            """
-        )
-    )
-
-    def start(folder: Path, pause: float) -> subprocess.Popen:
-        command = [sys.executable, str(program), str(folder), str(pause)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-    with start(tmp_path / "out", 0.3) as process:
+    with preparing(layout, raw, tmp_path / "out", pause=0.3) as process:
         for _ in range(2):
             assert process.stdout.readline() == "8\n"
         workers = children(process.pid)
@@ -284,15 +283,26 @@ def test_killed_in_the_middle_and_run_again(layout: str, tmp_path: Path) -> None
         stream.write('["train", [7')  # as when the power fails while a line is written
 
     def chunks(folder: Path) -> int:
-        with start(folder, 0) as process:
-            output, _ = process.communicate(timeout=60)
-        assert process.returncode == 0
+        with preparing(layout, raw, folder, pause=0) as process:
+            output, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
         return len(output.splitlines())
 
     resumed, complete = chunks(tmp_path / "out"), chunks(tmp_path / "again")
     assert resumed <= complete - kept
     assert same_bytes(tmp_path / "out", tmp_path / "again")
     assert not (tmp_path / ".out.partial").exists()
+
+
+def test_a_worker_that_dies_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+    archives.tiny_imagenet(tmp_path / "raw", classes=10, train=8)
+    with preparing("tiny_imagenet", tmp_path / "raw", tmp_path / "out", pause=0.3) as process:
+        assert process.stdout.readline() == "8\n"
+        for child in children(process.pid):  # as the kernel does when memory runs out
+            os.kill(child, signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "DataError: a worker process died" in errors and "use fewer workers" in errors
 
 
 def children(pid: int) -> list[int]:
@@ -590,7 +600,7 @@ def test_command_refuses(change: dict[str, str | None], words: tuple[str, ...], 
 
 @pytest.mark.real_data
 def test_real_tiny_imagenet(tmp_path: Path) -> None:
-    raw = mirrored("tiny-imagenet-200.zip")
+    raw = archives.mirrored("tiny-imagenet-200.zip")
     start = time.perf_counter()
     dataset = prepare("tiny_imagenet", raw, tmp_path / "out", 64, workers=os.cpu_count())
     seconds = time.perf_counter() - start
@@ -604,7 +614,9 @@ def test_real_tiny_imagenet(tmp_path: Path) -> None:
 
 @pytest.mark.real_data
 def test_real_cifar10_images(tmp_path: Path) -> None:
-    dataset = prepare("image_folder", mirrored("cifar-10-images.zip"), tmp_path / "out", 32, workers=os.cpu_count())
+    dataset = prepare(
+        "image_folder", archives.mirrored("cifar-10-images.zip"), tmp_path / "out", 32, workers=os.cpu_count()
+    )
     assert dataset.classes == archives.CIFAR10
     assert dataset.manifest["per_class"] == {"train": [5000] * 10, "test": [1000] * 10}
     # a plane's sky is blue on the average, and a frog's surroundings are not
@@ -612,14 +624,3 @@ def test_real_cifar10_images(tmp_path: Path) -> None:
         np.diff(dataset.test.images[dataset.test.labels == label].mean((0, 1, 2))[[0, 2]])[0] for label in (0, 6)
     ]
     assert blue_over_red[0] > 10 > 0 > blue_over_red[1]
-
-
-def mirrored(file: str) -> Path:
-    """The archive in the mirror folder, or the reason why the test cannot run."""
-    mirror = os.environ.get("OPENSET_MIRROR")
-    if not mirror:
-        pytest.skip("set OPENSET_MIRROR to a folder with the official archives to run this test")
-    found = sorted(Path(mirror).rglob(file))
-    if not found:
-        pytest.skip(f"the mirror {mirror} does not have {file}")
-    return found[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -521,7 +520,7 @@ def test_published_results_carry_source_and_protocol() -> None:
     ],
 )
 def test_real_semantic_shift_splits(name: str, classes: int, known: int, groups: dict[str, int]) -> None:
-    lists = load(mirrored(f"{name}_osr_splits.pkl"))
+    lists = load(archives.mirrored(f"{name}_osr_splits.pkl"))
     datasets = Datasets(name, [f"class {label}" for label in range(classes)], {})
     split = class_split(name, 0, datasets, Resources(REFERENCE, lists))
     assert len(split.known) == known
@@ -531,7 +530,7 @@ def test_real_semantic_shift_splits(name: str, classes: int, known: int, groups:
 @pytest.mark.real_data
 @pytest.mark.parametrize(("suffix", "hard"), [("", 1000), ("_winter21", 980)])
 def test_real_imagenet_splits(suffix: str, hard: int) -> None:
-    lists = load(mirrored(f"imagenet_osr_splits{suffix}.pkl"), arrays=True)
+    lists = load(archives.mirrored(f"imagenet_osr_splits{suffix}.pkl"), arrays=True)
     wnids = sorted({str(wnid) for group in ("easy", "hard") for wnid in lists[f"{group}_i21k_classes"]})
     datasets = Datasets("imagenet", [f"n{label}" for label in range(1000)], {"imagenet21k": wnids})
     split = class_split("imagenet", 0, datasets, Resources(REFERENCE, lists))
@@ -542,7 +541,7 @@ def test_real_imagenet_splits(suffix: str, hard: int) -> None:
 
 @pytest.mark.real_data
 def test_real_tiny_imagenet_has_what_every_split_needs() -> None:
-    raw = READERS["tiny_imagenet"](mirrored("tiny-imagenet-200.zip"))
+    raw = READERS["tiny_imagenet"](archives.mirrored("tiny-imagenet-200.zip"))
     datasets = Datasets("tinyimagenet", raw.classes, {})
     for number in range(5):
         split = class_split("tinyimagenet", number, datasets, RESOURCES)
@@ -559,13 +558,3 @@ def test_real_tiny_imagenet_has_what_every_split_needs() -> None:
         assert counts == {"train": 9000, "validation": 1000, "test": {"known": 1000, "unknown": 9000}}
     # split 0 starts with class 108, whose wnid is at this place of the sorted list
     assert class_split("tinyimagenet", 0, datasets, RESOURCES).known[0] == 108
-
-
-def mirrored(file: str) -> Path:
-    mirror = os.environ.get("OPENSET_MIRROR")
-    if not mirror:
-        pytest.skip("set OPENSET_MIRROR to a folder with the official archives to run this test")
-    found = sorted(Path(mirror).rglob(file))
-    if not found:
-        pytest.skip(f"the mirror {mirror} does not have {file}")
-    return found[0]

@@ -91,6 +91,11 @@ class Datasets:
             )
         return self.others[name]
 
+    def trainable(self) -> tuple[int, ...]:
+        """The ids of the classes that can be known: all but the test-only ones."""
+        test_only = set(self.test_only)
+        return tuple(label for label, class_name in enumerate(self.classes) if class_name not in test_only)
+
     def rest(self, known: Sequence[int]) -> tuple[int, ...]:
         """The ids of the dataset's classes that are not in `known`."""
         taken = set(known)
@@ -205,7 +210,7 @@ class Random:
     seed: Annotated[int, Field(ge=0)] = 0
 
     def split(self, name: str, number: int, datasets: Datasets, _resources: Resources) -> ClassSplit:
-        candidates = [i for i, class_name in enumerate(datasets.classes) if class_name not in set(datasets.test_only)]
+        candidates = datasets.trainable()
         total = len(datasets.classes)
         if self.known > min(len(candidates), total - 1):
             raise SettingsError(
@@ -256,8 +261,7 @@ class AllKnown:
     available: ClassVar[int | None] = 1
 
     def split(self, name: str, number: int, datasets: Datasets, _resources: Resources) -> ClassSplit:
-        unknown_names = set(datasets.test_only)
-        known = tuple(i for i, class_name in enumerate(datasets.classes) if class_name not in unknown_names)
+        known = datasets.trainable()
         source = "all classes known; unknown from the test part and from other datasets"
         return ClassSplit(name, number, datasets.name, known, _everything_else(datasets, known), source)
 

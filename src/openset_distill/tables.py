@@ -448,7 +448,7 @@ def _ablation(tables: Mapping[str, pd.DataFrame], context: Context, _published: 
                 header=["Run", *["Mean", "Difference"] * len(metrics)],
                 rows=body,
                 spans=[("", 1), *((METRIC_TITLES[metric], 2) for metric in metrics)],
-                note=" ".join(filter(None, (note, picked.note()))),
+                note=" ".join(filter(None, (note, picked.note("ablation")))),
             )
         ],
         data=pd.concat(parts, ignore_index=True)[names],
@@ -502,7 +502,7 @@ def _scores(tables: Mapping[str, pd.DataFrame], context: Context, _published: pd
                 header=["Score", *samplings * len(metrics)],
                 rows=body,
                 spans=[("", 1), *((_with_arrow(METRIC_TITLES[m], m), len(samplings)) for m in metrics)],
-                note=" ".join(filter(None, (note, picked.note()))),
+                note=" ".join(filter(None, (note, picked.note(*tidy.STORY, "distillation")))),
             )
         ],
         data=data,

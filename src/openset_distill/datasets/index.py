@@ -66,6 +66,10 @@ class Indexed:
         return data
 
 
+def _available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass(frozen=True)
 class StreamedImages:
     """One part of an indexed dataset: like `pack.Images`, decoded by a pool of threads when a batch is asked for.
@@ -78,7 +82,7 @@ class StreamedImages:
     labels: np.ndarray
     size: int
     channels: int
-    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    workers: int = field(default_factory=_available_cores)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -8,7 +8,6 @@ a folder with a manifest is complete. Datasets of ImageNet's scale are not decod
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -420,28 +419,26 @@ def _run(tasks: Iterator[_Task], workers: int) -> Iterator[tuple[str, list[int]]
         return
     # Spawned, not forked: a fork would inherit the file lock, and copies of locks that other threads hold.
     context = multiprocessing.get_context("spawn")
-    with contextlib.ExitStack() as stack:
-        pool: ProcessPoolExecutor | None = None
-        running: set[Future] = set()
-        try:
-            for task in tasks:
-                if pool is None:  # started by the first task: there may be none
-                    pool = stack.enter_context(ProcessPoolExecutor(workers, context, _end_with_parent))
-                running.add(pool.submit(task))
-                if len(running) >= 2 * workers:
-                    finished, running = wait(running, return_when=FIRST_COMPLETED)
-                    for future in finished:
-                        yield future.result()
-            for future in running:
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise DataError(
-                "a worker process died while decoding images, probably for lack of memory; "
-                "use fewer workers and run again (finished work is kept)"
-            ) from error
-        finally:
-            if pool is not None:
-                pool.shutdown(cancel_futures=True)
+    pool: ProcessPoolExecutor | None = None
+    running: set[Future] = set()
+    try:
+        for task in tasks:
+            pool = pool or ProcessPoolExecutor(workers, context, _end_with_parent)  # there may be no task at all
+            running.add(pool.submit(task))
+            if len(running) >= 2 * workers:
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield future.result()
+        for future in running:
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise DataError(
+            "a worker process died while decoding images, probably for lack of memory; use fewer workers and run "
+            "again (finished work is kept). A script of your own needs `if __name__ == '__main__':` around its call"
+        ) from error
+    finally:
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
 
 
 def _end_with_parent() -> None:

@@ -46,7 +46,7 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
     note = f"Differences over the same splits and seeds, {tidy.interval_words(data['pairs'])}."
     if data["low_percent"].notna().any():
         note += " Open marker: the interval contains 0."
-    style.finish(figure, "ablation", context, f"{note} {picked.note()}")
+    style.finish(figure, "ablation", context, f"{note} {picked.note('ablation')}")
     return figure, data
 
 

@@ -53,7 +53,7 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
         Patch(facecolor=style.KNOWN, alpha=0.45, edgecolor=style.KNOWN, label="known"),
         Patch(facecolor="none", edgecolor=style.UNKNOWN, hatch="//////", label="unknown"),
     ]
-    note = f"Vertical lines: means. AUROC of the images drawn, mean over splits and seeds. {picked.note()}"
+    note = f"Vertical lines: means. AUROC of the images drawn, mean over splits and seeds. {picked.note(*tidy.STORY)}"
     style.finish(figure, "feature_discrimination", context, note, legend=(handles, ["known", "unknown"]))
     return figure, data
 

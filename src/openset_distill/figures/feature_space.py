@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 
 import numpy as np
@@ -28,7 +29,7 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
     split, seed = sorted(set(zip(table["split"], table["seed"], strict=True)))[0]
     first = (table["split"] == split) & (table["seed"] == seed) & table["run"].isin(runs)
     data = table.loc[first, ["run", "label", "split", "seed", "x", "y", "class"]].reset_index(drop=True)
-    classes = [name for name in data["class"].unique() if name != "unknown"]
+    classes = sorted(set(data["class"]) - {"unknown"}, key=_by_number)
     labels = tidy.labels(table)
 
     width = style.DOUBLE_COLUMN
@@ -53,12 +54,18 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
             side.set_visible(True)
     by_name = len(classes) <= NAMED_CLASSES and all(len(name) <= 12 for name in classes)
     handles, names = _legend(classes, by_name)
-    note = f"Split {split:g}, seed {seed:g}. Neighbourhoods count, distances between clusters do not. {picked.note()}"
+    note = f"Split {split:g}, seed {seed:g}. Neighbourhoods count, distances between clusters do not."
+    note = f"{note} {picked.note(*tidy.STORY)}"
     style.finish(figure, "feature_space", context, note, legend=(handles, names))
     if by_name:
         for axes, run in zip(panels, runs, strict=True):
             _name_classes(axes, data[(data["run"] == run) & (data["class"] != "unknown")], classes)
     return figure, data
+
+
+def _by_number(name: str) -> tuple[int, str]:
+    """Sorts digits by value before names by letter."""
+    return (int(name), "") if name.isdecimal() else (sys.maxsize, name)
 
 
 def _look(position: int) -> dict[str, str]:

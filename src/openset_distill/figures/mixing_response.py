@@ -66,7 +66,7 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
         figure,
         "mixing_response",
         context,
-        note=f"Hard: the teacher's top class is neither source. {band} {picked.note()}",
+        note=f"Hard: the teacher's top class is neither source. {band} {picked.note(*tidy.STORY)}",
         legend=(handles, [labels[run] for run in runs]) if runs else None,
     )
     for mixing, row in zip(mixings, grid, strict=True):
@@ -85,7 +85,8 @@ def _teacher_panel(axes, part: pd.DataFrame, mixing: str) -> list[pd.DataFrame]:
         line = style.mean_band(axes, percent, "lam", "value", look, label, marks=6)
         name = chosen["label"].iloc[0]
         drawn.append(line.assign(mixing=mixing, run=chosen["run"].iloc[0], label=name, quantity=f"{quantity}_percent"))
-    axes.set_ylim(0, 100)
+    axes.set_ylim(-4, 104)  # whole markers at 0 and 100
+    axes.set_yticks(range(0, 101, 20))
     axes.set_ylabel("Teacher (%)")
     return drawn
 

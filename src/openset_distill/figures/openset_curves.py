@@ -45,7 +45,11 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
     band = "Bands: one standard deviation over splits and seeds." if data["n"].max() > 1 else "One split and seed."
     handles = [Line2D([], [], **look[run].line()) for run in runs]
     style.finish(
-        figure, "openset_curves", context, f"{band} {picked.note()}", legend=(handles, [labels[run] for run in runs])
+        figure,
+        "openset_curves",
+        context,
+        f"{band} {picked.note(*tidy.STORY, 'distillation')}",
+        legend=(handles, [labels[run] for run in runs]),
     )
     columns = ["curve", "run", "label", "x", "mean", "std", "n"]
     renamed = {"x": "x_percent", "mean": "y_percent", "std": "y_std_percent"}

@@ -17,14 +17,12 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
 
 from ..files import written_whole
 from . import FIGURES
 from .context import Context, sentence
 
-SINGLE_COLUMN = 3.3  # inches
-DOUBLE_COLUMN = 6.9
+DOUBLE_COLUMN = 6.9  # inches, the width of every figure
 DPI = 200
 SMALL = 7.0  # points; nothing in a figure is smaller
 INK = "#222222"
@@ -94,6 +92,8 @@ FAMILY_LOOK = {
 MARKER_SCALE = {"*": 1.6, "X": 1.15, "D": 0.9}
 DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.4, 1.2, 1.4)), (0, (3, 1.2, 1.2, 1.2, 1.2, 1.2)))
 Segment = tuple[tuple[float, float], tuple[float, float]]
+# behind labels on top of points; an outline around the letters would make the PDF's text unsearchable
+LABEL_GROUND = {"boxstyle": "round,pad=0.08", "facecolor": "white", "alpha": 0.72, "linewidth": 0}
 KNOWN, UNKNOWN = BLUE, "#4d4d4d"
 
 
@@ -272,11 +272,6 @@ def wrapped(text: str, width: float, size: float = SMALL, weight: str = "normal"
     return "\n".join(lines)
 
 
-def halo() -> list:
-    """Path effects that keep a label readable on top of points."""
-    return [withStroke(linewidth=2.2, foreground="white")]
-
-
 def place_labels(
     axes: Axes,
     anchors: Sequence[tuple[float, float]],
@@ -308,7 +303,7 @@ def place_labels(
     radius, angle = _candidates()
 
     artists = [
-        axes.text(0, 0, text, size=SMALL, color=color, ha="center", va="center", zorder=6, path_effects=halo())
+        axes.text(0, 0, text, size=SMALL, color=color, ha="center", va="center", zorder=6, bbox=LABEL_GROUND)
         for text, color in zip(texts, colors, strict=True)
     ]
     sizes = [artist.get_window_extent().size for artist in artists]

@@ -156,6 +156,9 @@ def _place(wrong: pd.Series, column: str) -> str:
     return f"line {int(wrong.to_numpy().argmax()) + 2}, column {column!r}"
 
 
+STORY = ("baseline", "msa", "asymmetric")
+
+
 @dataclasses.dataclass(frozen=True)
 class Picked:
     """The runs of a table by the part they play, and what was asked for but is not in the table."""
@@ -165,16 +168,17 @@ class Picked:
     distillation: tuple[str, ...]
     asymmetric: tuple[str, ...]
     ablation: tuple[str, ...]
-    absent: tuple[str, ...]
+    absent: Mapping[str, tuple[str, ...]]  # by part
 
     def main(self, *, distillation: bool = False, limit: int | None = None) -> list[str]:
         """Baseline, multiple-sample augmentation, (distillation,) asymmetric distillation: the story in one row."""
         runs = [*self.baseline, *self.msa, *(self.distillation if distillation else ()), *self.asymmetric]
         return list(dict.fromkeys(runs))[:limit]
 
-    def note(self) -> str:
-        """A sentence on the runs that were asked for and are not in the table; empty if there is none."""
-        return f"Not in the table: {', '.join(self.absent)}." if self.absent else ""
+    def note(self, *parts: str) -> str:
+        """A sentence on the runs of these parts that were asked for and are not in the table; empty if all are."""
+        runs = dict.fromkeys(run for part in parts for run in self.absent[part])
+        return f"Not in the table: {', '.join(runs)}." if runs else ""
 
 
 def pick(context: Context, table: pd.DataFrame) -> Picked:
@@ -196,9 +200,9 @@ def pick(context: Context, table: pd.DataFrame) -> Picked:
     for part, default in open_parts.items():
         named = getattr(highlight, part)
         wanted[part] = ([named] if isinstance(named, str) else list(named)) if named else default
-    absent = [run for runs in wanted.values() for run in runs if run not in families]
     found = {part: tuple(run for run in runs if run in families) for part, runs in wanted.items()}
-    return Picked(**found, absent=tuple(dict.fromkeys(absent)))
+    absent = {part: tuple(run for run in runs if run not in families) for part, runs in wanted.items()}
+    return Picked(**found, absent=absent)
 
 
 def labels(table: pd.DataFrame) -> dict[str, str]:

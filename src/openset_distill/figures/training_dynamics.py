@@ -56,7 +56,7 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
         figure,
         "training_dynamics",
         context,
-        f"The losses of different methods have different terms. {band} {picked.note()}",
+        f"The losses of different methods have different terms. {band} {picked.note(*tidy.STORY, 'distillation')}",
         legend=(handles, [labels[run] for run in runs]),
     )
     columns = ["quantity", "run", "label", "x", "mean", "std", "n"]

@@ -69,7 +69,7 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
     arrows = [(where[start], where[end]) for start in picked.msa for end in picked.asymmetric]
     if arrows:
         notes.append(f"Arrows: {tidy.labels(data)[picked.msa[0]]} to asymmetric distillation (AD).")
-    notes.append(picked.note())
+    notes.append(picked.note(*tidy.STORY))
 
     present = [family for family in tidy.FAMILIES if family in set(data["family"])]
     handles = [_handle(family) for family in present]

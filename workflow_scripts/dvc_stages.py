@@ -1,0 +1,122 @@
+"""Writes dvc.yaml from the workflow, or checks that it still says what the workflow does.
+
+    python workflow_scripts/dvc_stages.py --write
+    python workflow_scripts/dvc_stages.py --check
+
+Snakemake owns the commands and their order. A DVC stage is coarse: it calls Snakemake for some rules and records the
+hashes of what they made, so that `dvc push` and `dvc pull` carry it elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from openset_distill.command import run
+from openset_distill.errors import OpenSetError
+from openset_distill.experiment import Experiment, load
+
+CONFIGURATION = "config/config.yaml"
+RULES = {
+    "data": ["download_dataset", "prepare_dataset"],
+    "split": ["make_split", "train_teacher", "train_student", "evaluate", "analyze_features", "embed_features"],
+    "tidy": ["aggregate"],
+}
+HEADER = f"# Written by `python workflow_scripts/dvc_stages.py --write` from {CONFIGURATION}; do not edit by hand.\n"
+
+
+def snakemake(rules: list[str], targets: list[str], code: list[str]) -> str:
+    """The command of a stage. `touch` makes Snakemake compare the contents of code that DVC has seen change."""
+    return f"touch -ch {' '.join(code)} && snakemake --allowed-rules {' '.join(rules)} -- {' '.join(targets)}"
+
+
+def stage(
+    rules: list[str],
+    targets: list[str],
+    code: list[str],
+    deps: list[str],
+    outs: list[str],
+    metrics: list[str] | None = None,
+) -> dict[str, Any]:
+    """`persist`: DVC must not delete what Snakemake is about to find complete."""
+    made: dict[str, Any] = {
+        "cmd": snakemake(rules, targets, code),
+        "deps": sorted(code) + deps,
+        "params": [{CONFIGURATION: None}],
+        "outs": [{out: {"persist": True}} for out in outs],
+    }
+    if metrics:
+        made["metrics"] = [{metric: {"cache": False, "persist": True}} for metric in metrics]
+    return made
+
+
+def stages(experiment: Experiment) -> dict[str, Any]:
+    """One stage for the data, one a split, one for the tidy tables, one for the figures, one for the tables."""
+    settings = experiment.settings
+    results = f"{settings.results}/{experiment.name}"
+    datasets = [settings.data.dataset, *settings.data.others]
+    prepared = [experiment.prepared(dataset) for dataset in datasets]
+    scripts = {name: f"workflow_scripts/{name}.py" for name in
+               ("download", "prepare", "split", "train", "evaluate", "analyze", "embed", "aggregate", "figure", "table")}
+    made: dict[str, Any] = {
+        "data": stage(
+            RULES["data"],
+            [f"{folder}/manifest.json" for folder in prepared],
+            [scripts["download"], scripts["prepare"]],
+            [],
+            [experiment.raw(dataset) for dataset in datasets] + prepared,
+        )
+    }
+    of_split = [scripts[name] for name in ("split", "train", "evaluate", "analyze", "embed")]
+    for split in experiment.splits:
+        folders = [f"{results}/split{split}/seed{seed}" for seed in experiment.seeds]
+        targets = [f"{folder}/{run}/metrics.json" for folder in folders for run in experiment.runs]
+        targets += [f"{folder}/mixing.csv" for folder in folders]
+        if split == experiment.splits[0]:
+            targets += experiment.embeddings(f"{results}/split{{split}}/seed{{seed}}")
+        made[f"split{split}"] = stage(RULES["split"], targets, of_split, prepared, [f"{results}/split{split}"])
+    splits = [f"{results}/split{split}" for split in experiment.splits]
+    tidy = [f"{results}/tidy/{name}.csv" for name in
+            ("runs", "summary", "history", "curves", "activations", "mixing", "embedding")]
+    headline = f"{results}/tidy/headline.json"
+    made["tidy"] = stage(RULES["tidy"], [headline], [scripts["aggregate"]], splits, tidy, [headline])
+    figures, tables = settings.show.figures, settings.show.tables
+    made["figures"] = stage(
+        list(figures),
+        [f"{results}/figures/{name}.pdf" for name in figures],
+        [scripts["figure"]],
+        ["src/openset_distill/figures", *tidy],
+        [f"{results}/figures"],
+    )
+    made["tables"] = stage(
+        [f"table_{name}" for name in tables],
+        [f"{results}/tables/{name}.md" for name in tables],
+        [scripts["table"], "src/openset_distill/tables.py"],
+        ["config/reference/published_results.csv", *tidy],
+        [f"{results}/tables"],
+    )
+    return {"stages": made}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--write", action="store_true", help="write dvc.yaml")
+    action.add_argument("--check", action="store_true", help="fail if dvc.yaml differs from the workflow")
+    parser.add_argument("--file", type=Path, default=Path("dvc.yaml"), help="the file (default: dvc.yaml)")
+    arguments = parser.parse_args()
+    experiment = load({}, stands_alone=False, default=CONFIGURATION)
+    text = HEADER + yaml.safe_dump(stages(experiment), sort_keys=False, width=10_000)
+    if arguments.write:
+        arguments.file.write_text(text, encoding="utf-8")
+    elif not arguments.file.exists() or arguments.file.read_text(encoding="utf-8") != text:
+        raise OpenSetError(
+            f"{arguments.file} is not what the workflow does now; run `python workflow_scripts/dvc_stages.py --write`"
+        )
+
+
+if __name__ == "__main__":
+    run(main)
