@@ -319,6 +319,8 @@ class Experiment:
         for mixing in settings.analysis.mixing:
             _checked("analysis.mixing", self._known, "multi-sample augmentation", mixing, MULTI_SAMPLE)
         _checked("protocol.name", protocols.PROTOCOLS.resolve, settings.protocol.name)
+        for split in self.splits:
+            _checked("protocol.splits", protocols.check_number, settings.protocol.name, split)
         for name, run in self.runs.items():
             self._check_teachers(name, run)
         show = settings.show
@@ -410,9 +412,10 @@ class Experiment:
         return protocols.PROTOCOLS.resolve(self.settings.protocol.name)
 
     def published_splits(self) -> list[str]:
-        """The authors' file of splits, where the dataset comes with one."""
-        dataset = self.settings.data.dataset
-        return [f"{self.raw(dataset)}/{archive.file}" for archive in DATASETS[dataset].auxiliary[:1]]
+        """The authors' file of splits, where the protocol is read from one."""
+        dataset, file = self.settings.data.dataset, f"{self.protocol['name']}_osr_splits.pkl"
+        files = [archive.file for archive in DATASETS[dataset].auxiliary]
+        return [f"{self.raw(dataset)}/{file}"] if file in files else []
 
     # ------------------------------------------------------------------------------------------ jobs
 
