@@ -15,6 +15,7 @@ include: "rules/train.smk"
 include: "rules/evaluate.smk"
 include: "rules/analysis.smk"
 include: "rules/figures.smk"
+include: "rules/published.smk"
 
 
 # small steps: a cluster runs them where the workflow itself runs
@@ -22,6 +23,7 @@ localrules:
     paper_figures,
     paper_tables,
     paper_training,
+    published_checkpoints,
     download_dataset,
     aggregate,
 
@@ -43,6 +45,12 @@ rule paper_tables:
 rule paper_training:
     input:
         expand(f"{RUN}/metrics.json", **GRID, run=EXPERIMENT.runs),
+
+
+# The classifiers that Vaze et al. 2022 published, on the real Tiny-ImageNet.
+rule published_checkpoints:
+    input:
+        rules.evaluate_published_checkpoints.output,
 
 
 onsuccess:

@@ -12,21 +12,23 @@ rule analyze_features:
         configs=[f"{SPLIT}/{run}/config.json" for run in EXPERIMENT.analyzed_runs],
     output:
         mixing=f"{SPLIT}/mixing.csv",
-    params:
-        settings=as_json(EXPERIMENT.analysis_job()),
-        prepared=KNOWN,
-        others=options("--other", OTHERS.values()),
-        weights=lambda wildcards, input: options("--weights", input.weights),
-        configs=lambda wildcards, input: options("--config", input.configs),
     log:
         f"{LOGS}/split{{split}}_seed{{seed}}_analyze.log",
     benchmark:
         f"{BENCHMARKS}/split{{split}}_seed{{seed}}_analyze.tsv"
+    conda:
+        ENVIRONMENT
     threads: wanted("analyze").threads
     resources:
         mem_mb=wanted("analyze").memory_mb,
         runtime=wanted("analyze").runtime_min,
         gpu=wanted("analyze").gpu,
+    params:
+        settings=as_json(EXPERIMENT.analysis_job()),
+        prepared=lambda wildcards, input: folder_of(input.manifest),
+        others=options("--other", OTHERS.values()),
+        weights=lambda wildcards, input: options("--weights", input.weights),
+        configs=lambda wildcards, input: options("--config", input.configs),
     shell:
         "python {input.code} --settings {params.settings:q} --seed {wildcards.seed} --prepared {params.prepared:q} "
         "{params.others:q} --split {input.split:q} --description {input.description:q} {params.weights:q} "
@@ -41,17 +43,19 @@ rule embed_features:
         outputs=f"{RUN}/outputs.npz",
     output:
         embedding=f"{RUN}/embedding.csv",
-    params:
-        samples=SETTINGS.analysis.embedding_samples,
     log:
         f"{LOGS}/split{{split}}_seed{{seed}}_{{run}}_embed.log",
     benchmark:
         f"{BENCHMARKS}/split{{split}}_seed{{seed}}_{{run}}_embed.tsv"
+    conda:
+        ENVIRONMENT
     threads: wanted("light").threads
     resources:
         mem_mb=wanted("light").memory_mb,
         runtime=wanted("light").runtime_min,
         gpu=wanted("light").gpu,
+    params:
+        samples=SETTINGS.analysis.embedding_samples,
     shell:
         "python {input.code} --outputs {input.outputs:q} --description {input.description:q} "
         "--samples {params.samples} --seed {wildcards.seed} --embedding {output.embedding:q} > {log:q} 2>&1"

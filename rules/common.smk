@@ -1,6 +1,8 @@
 # The experiment, the places of its files, and what rules share.
 
 import json
+import os
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
@@ -19,6 +21,10 @@ try:
 except OpenSetError as error:
     raise WorkflowError(str(error))
 
+# jobs find the library of this very checkout, also in an environment where it is not installed
+os.environ["PYTHONPATH"] = os.pathsep.join([f"{workflow.basedir}/src", *filter(None, [os.environ.get("PYTHONPATH")])])
+
+ENVIRONMENT = "../environment.yml"
 SETTINGS = EXPERIMENT.settings
 DATA = SETTINGS.data.folder
 RESULTS = f"{SETTINGS.results}/{EXPERIMENT.name}"
@@ -52,3 +58,19 @@ def as_json(value):
 def options(option, values):
     """`option` before each value: how a repeatable option reaches a command line."""
     return [part for value in values for part in (option, value)]
+
+
+def folder_of(path):
+    return str(Path(path).parent)
+
+
+def teachers_of(wildcards):
+    return [f"{SPLIT}/{teacher}/weights.safetensors" for teacher in EXPERIMENT.runs[wildcards.run].teachers]
+
+
+def training_job(wildcards):
+    return as_json(EXPERIMENT.training_job(wildcards.run, int(wildcards.split), int(wildcards.seed)))
+
+
+def tidy_tables(names):
+    return [f"{TIDY}/{name}.csv" for name in names]

@@ -11,45 +11,49 @@ rule download_dataset:
         code="workflow_scripts/download.py",
     output:
         record=f"{DATA}/raw/{{dataset}}/download.json",
-    params:
-        folder=f"{DATA}/raw/{{dataset}}",
-        mirror=options("--mirror", [SETTINGS.data.mirror] if SETTINGS.data.mirror else []),
-        checksum=options("--checksum", [f"{file}={value}" for file, value in SETTINGS.data.checksum.items()]),
     log:
         f"{DATA}/logs/download_{{dataset}}.log",
     benchmark:
         f"{DATA}/benchmarks/download_{{dataset}}.tsv"
+    conda:
+        ENVIRONMENT
     threads: wanted("download").threads
     resources:
         mem_mb=wanted("download").memory_mb,
         runtime=wanted("download").runtime_min,
         gpu=wanted("download").gpu,
+    params:
+        folder=lambda wildcards, output: folder_of(output.record),
+        told=lambda wildcards: EXPERIMENT.download_options(wildcards.dataset),
     shell:
-        "python {input.code} --dataset {wildcards.dataset} --folder {params.folder:q} {params.mirror:q} "
-        "{params.checksum:q} --record {output.record:q} > {log:q} 2>&1"
+        "python {input.code} --dataset {wildcards.dataset} --folder {params.folder:q} {params.told:q} "
+        "--record {output.record:q} > {log:q} 2>&1"
 
 
 rule prepare_dataset:
     input:
         code="workflow_scripts/prepare.py",
         record=f"{DATA}/raw/{{dataset}}/download.json",
+        images=lambda wildcards: EXPERIMENT.images(wildcards.dataset),
     output:
         train_images=f"{PREPARED}/train_images.npy",
         train_labels=f"{PREPARED}/train_labels.npy",
         test_images=f"{PREPARED}/test_images.npy",
         test_labels=f"{PREPARED}/test_labels.npy",
         manifest=f"{PREPARED}/manifest.json",
-    params:
-        raw=f"{DATA}/raw/{{dataset}}",
     log:
         f"{DATA}/logs/prepare_{{dataset}}_{{size}}x{{channels}}.log",
     benchmark:
         f"{DATA}/benchmarks/prepare_{{dataset}}_{{size}}x{{channels}}.tsv"
+    conda:
+        ENVIRONMENT
     threads: wanted("prepare").threads
     resources:
         mem_mb=wanted("prepare").memory_mb,
         runtime=wanted("prepare").runtime_min,
         gpu=wanted("prepare").gpu,
+    params:
+        raw=lambda wildcards, input: input.images or folder_of(input.record),
     shell:
         "python {input.code} --dataset {wildcards.dataset} --raw {params.raw:q} --size {wildcards.size} "
         "--channels {wildcards.channels} --workers {threads} --train-images {output.train_images:q} "
@@ -67,21 +71,23 @@ rule make_split:
     output:
         arrays=f"{SPLIT}/split.npz",
         description=f"{SPLIT}/split.json",
-    params:
-        prepared=KNOWN,
-        others=options("--other", [f"{name}={folder}" for name, folder in OTHERS.items()]),
-        protocol=as_json(EXPERIMENT.protocol),
-        published=options("--published", EXPERIMENT.published_splits()),
-        validation=SETTINGS.data.validation_fraction,
     log:
         f"{LOGS}/split{{split}}_seed{{seed}}_make_split.log",
     benchmark:
         f"{BENCHMARKS}/split{{split}}_seed{{seed}}_make_split.tsv"
+    conda:
+        ENVIRONMENT
     threads: wanted("light").threads
     resources:
         mem_mb=wanted("light").memory_mb,
         runtime=wanted("light").runtime_min,
         gpu=wanted("light").gpu,
+    params:
+        prepared=lambda wildcards, input: folder_of(input.manifest),
+        others=options("--other", [f"{name}={folder}" for name, folder in OTHERS.items()]),
+        protocol=as_json(EXPERIMENT.protocol),
+        published=options("--published", EXPERIMENT.published_splits()),
+        validation=SETTINGS.data.validation_fraction,
     shell:
         "python {input.code} --prepared {params.prepared:q} {params.others:q} --protocol {params.protocol:q} "
         "{params.published:q} --split {wildcards.split} --seed {wildcards.seed} "

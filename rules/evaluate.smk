@@ -12,17 +12,19 @@ rule evaluate:
         metrics=f"{RUN}/metrics.json",
         curves=f"{RUN}/curves.csv",
         activations=f"{RUN}/activations.csv",
-    params:
-        settings=as_json(EXPERIMENT.evaluation_job()),
     log:
         f"{LOGS}/split{{split}}_seed{{seed}}_{{run}}_evaluate.log",
     benchmark:
         f"{BENCHMARKS}/split{{split}}_seed{{seed}}_{{run}}_evaluate.tsv"
+    conda:
+        ENVIRONMENT
     threads: wanted("light").threads
     resources:
         mem_mb=wanted("light").memory_mb,
         runtime=wanted("light").runtime_min,
         gpu=wanted("light").gpu,
+    params:
+        settings=as_json(EXPERIMENT.evaluation_job()),
     shell:
         "python {input.code} --outputs {input.outputs:q} --settings {params.settings:q} --seed {wildcards.seed} "
         "--metrics {output.metrics:q} --curves {output.curves:q} --activations {output.activations:q} "
@@ -50,19 +52,21 @@ rule aggregate:
         mixing=f"{TIDY}/mixing.csv",
         embedding=f"{TIDY}/embedding.csv",
         headline=f"{TIDY}/headline.json",
-    params:
-        results=RESULTS,
-        layout=as_json(EXPERIMENT.layout()),
-        folder=TIDY,
     log:
         f"{LOGS}/aggregate.log",
     benchmark:
         f"{BENCHMARKS}/aggregate.tsv"
+    conda:
+        ENVIRONMENT
     threads: wanted("light").threads
     resources:
         mem_mb=wanted("light").memory_mb,
         runtime=wanted("light").runtime_min,
         gpu=wanted("light").gpu,
+    params:
+        results=lambda wildcards, output: folder_of(folder_of(output.headline)),
+        layout=as_json(EXPERIMENT.layout()),
+        folder=lambda wildcards, output: folder_of(output.headline),
     shell:
         "python {input.code} --results {params.results:q} --layout {params.layout:q} --folder {params.folder:q} "
         "> {log:q} 2>&1"

@@ -6,14 +6,8 @@ from openset_distill.figures import FIGURES
 from openset_distill.tables import TABLES
 
 CONTEXT = EXPERIMENT.context()
-FIGURE_FILES = [
-    f"{FIGURES_FOLDER}/{name}.{kind}" for name in SETTINGS.show.figures for kind in ("pdf", "png", "csv")
-]
+FIGURE_FILES = [f"{FIGURES_FOLDER}/{name}.{kind}" for name in SETTINGS.show.figures for kind in ("pdf", "png", "csv")]
 TABLE_FILES = [f"{TABLES_FOLDER}/{name}.{kind}" for name in SETTINGS.show.tables for kind in ("md", "tex", "csv")]
-
-
-def tidy_tables(names):
-    return [f"{TIDY}/{name}.csv" for name in names]
 
 
 for figure in SETTINGS.show.figures:
@@ -21,7 +15,6 @@ for figure in SETTINGS.show.figures:
     rule:
         name:
             figure
-        localrule: True
         input:
             code="workflow_scripts/figure.py",
             drawing=f"src/openset_distill/figures/{figure}.py",
@@ -40,24 +33,23 @@ for figure in SETTINGS.show.figures:
                 labels={"figure": FIGURES[figure].title, "format": "PNG"},
             ),
             csv=f"{FIGURES_FOLDER}/{figure}.csv",
-        params:
-            name=figure,
-            caption=FIGURES[figure].caption_for(CONTEXT),
-            context=as_json(dataclasses.asdict(CONTEXT)),
-            tables=[
-                part
-                for name in FIGURES[figure].tables
-                for part in ("--table", f"{name}={TIDY}/{name}.csv")
-            ],
         log:
             f"{LOGS}/figure_{figure}.log",
         benchmark:
             f"{BENCHMARKS}/figure_{figure}.tsv"
+        localrule: True
+        conda:
+            ENVIRONMENT
         threads: wanted("light").threads
         resources:
             mem_mb=wanted("light").memory_mb,
             runtime=wanted("light").runtime_min,
             gpu=wanted("light").gpu,
+        params:
+            name=figure,
+            caption=FIGURES[figure].caption_for(CONTEXT),
+            context=as_json(dataclasses.asdict(CONTEXT)),
+            tables=[part for name in FIGURES[figure].tables for part in ("--table", f"{name}={TIDY}/{name}.csv")],
         shell:
             "python {input.code} --name {params.name} {params.tables:q} --context {params.context:q} "
             "--pdf {output.pdf:q} --png {output.png:q} --csv {output.csv:q} > {log:q} 2>&1"
@@ -68,7 +60,6 @@ for table in SETTINGS.show.tables:
     rule:
         name:
             f"table_{table}"
-        localrule: True
         input:
             code="workflow_scripts/table.py",
             library="src/openset_distill/tables.py",
@@ -88,20 +79,23 @@ for table in SETTINGS.show.tables:
                 category="Tables",
                 labels={"table": TABLES[table].title, "format": "CSV"},
             ),
-        params:
-            name=table,
-            caption=TABLES[table].caption_for(CONTEXT),
-            context=as_json(dataclasses.asdict(CONTEXT)),
-            tables=[part for name in TABLES[table].tables for part in ("--table", f"{name}={TIDY}/{name}.csv")],
         log:
             f"{LOGS}/table_{table}.log",
         benchmark:
             f"{BENCHMARKS}/table_{table}.tsv"
+        localrule: True
+        conda:
+            ENVIRONMENT
         threads: wanted("light").threads
         resources:
             mem_mb=wanted("light").memory_mb,
             runtime=wanted("light").runtime_min,
             gpu=wanted("light").gpu,
+        params:
+            name=table,
+            caption=TABLES[table].caption_for(CONTEXT),
+            context=as_json(dataclasses.asdict(CONTEXT)),
+            tables=[part for name in TABLES[table].tables for part in ("--table", f"{name}={TIDY}/{name}.csv")],
         shell:
             "python {input.code} --name {params.name} {params.tables:q} --context {params.context:q} "
             "--published {input.published:q} --csv {output.csv:q} --markdown {output.markdown:q} "

@@ -1,14 +1,6 @@
 # Teachers and students: one network a job.
 
 
-def teachers_of(wildcards):
-    return [f"{SPLIT}/{teacher}/weights.safetensors" for teacher in EXPERIMENT.runs[wildcards.run].teachers]
-
-
-def training_job(wildcards):
-    return as_json(EXPERIMENT.training_job(wildcards.run, int(wildcards.split), int(wildcards.seed)))
-
-
 TRAIN = (
     "python {input.code} --job {params.job:q} --prepared {params.prepared:q} {params.others:q} "
     "--split {input.split:q} --description {input.description:q} {params.teachers:q} "
@@ -31,22 +23,24 @@ rule train_teacher:
         outputs=f"{RUN}/outputs.npz",
         config=f"{RUN}/config.json",
         provenance=f"{RUN}/provenance.json",
-    params:
-        job=training_job,
-        prepared=KNOWN,
-        others=options("--other", OTHERS.values()),
-        teachers=[],
-    wildcard_constraints:
-        run="|".join(EXPERIMENT.teacher_runs) or "none",
     log:
         f"{LOGS}/split{{split}}_seed{{seed}}_{{run}}_train.log",
     benchmark:
         f"{BENCHMARKS}/split{{split}}_seed{{seed}}_{{run}}_train.tsv"
+    wildcard_constraints:
+        run="|".join(EXPERIMENT.teacher_runs) or "none",
+    conda:
+        ENVIRONMENT
     threads: wanted("train_teacher").threads
     resources:
         mem_mb=wanted("train_teacher").memory_mb,
         runtime=wanted("train_teacher").runtime_min,
         gpu=wanted("train_teacher").gpu,
+    params:
+        job=training_job,
+        prepared=lambda wildcards, input: folder_of(input.manifest),
+        others=options("--other", OTHERS.values()),
+        teachers=[],
     shell:
         TRAIN
 
@@ -60,11 +54,6 @@ use rule train_teacher as train_student with:
         split=f"{SPLIT}/split.npz",
         description=f"{SPLIT}/split.json",
         teachers=teachers_of,
-    params:
-        job=training_job,
-        prepared=KNOWN,
-        others=options("--other", OTHERS.values()),
-        teachers=lambda wildcards, input: options("--teacher", input.get("teachers", [])),
     wildcard_constraints:
         run="|".join(EXPERIMENT.student_runs) or "none",
     threads: wanted("train_student").threads
@@ -72,3 +61,8 @@ use rule train_teacher as train_student with:
         mem_mb=wanted("train_student").memory_mb,
         runtime=wanted("train_student").runtime_min,
         gpu=wanted("train_student").gpu,
+    params:
+        job=training_job,
+        prepared=lambda wildcards, input: folder_of(input.manifest),
+        others=options("--other", OTHERS.values()),
+        teachers=lambda wildcards, input: options("--teacher", input.get("teachers", [])),

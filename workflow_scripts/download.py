@@ -24,13 +24,31 @@ def main() -> None:
         metavar="FILE=ALGORITHM:DIGITS",
         help="checksum of a re-packed archive that you trust, instead of the official one; may be repeated",
     )
+    parser.add_argument(
+        "--address",
+        action="append",
+        default=[],
+        metavar="FILE=ADDRESS",
+        help="where a file is served, instead of its official addresses; may be repeated",
+    )
+    parser.add_argument("--only", action="append", default=[], metavar="FILE", help="leave the other files out")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     arguments = parser.parse_args()
 
     dataset = catalog.find(arguments.dataset)
     checksums = {file: checksum for file, _, checksum in (text.partition("=") for text in arguments.checksum)}
+    addresses: dict[str, list[str]] = {}
+    for text in arguments.address:
+        file, _, address = text.partition("=")
+        addresses.setdefault(file, []).append(address)
     origins = download.fetch_dataset(
-        dataset, arguments.folder, mirror=arguments.mirror, checksums=checksums, progress=not arguments.quiet
+        dataset,
+        arguments.folder,
+        mirror=arguments.mirror,
+        checksums=checksums,
+        addresses=addresses,
+        only=arguments.only,
+        progress=not arguments.quiet,
     )
     write_json(
         arguments.record,

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from . import protocol as protocols
 from .augment import MULTI_SAMPLE, SINGLE_SAMPLE
-from .datasets.catalog import DATASETS
+from .datasets.catalog import DATASETS, PUBLISHED_CHECKPOINTS, check_files, find, parse_checksum
 from .errors import OpenSetError, SettingsError, nearest
 from .figures import FIGURES, Context, read_context
 from .methods import METHODS
@@ -29,6 +29,8 @@ from .tables import TABLES
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Specification = str | dict[str, Any]
+# the dataset of the catalog that has no files of its own
+USERS_OWN = "image_folder"
 
 
 class Strict(pydantic.BaseModel):
@@ -47,14 +49,20 @@ class Strict(pydantic.BaseModel):
 
 
 class DataSettings(Strict):
-    """Which images, and where they lie. `checksum` accepts an archive other than the catalog's, by file name."""
+    """Which images, and where they lie.
+
+    `images` is the folder or archive with the user's own images (dataset `image_folder`). By file name, `checksum`
+    accepts an archive other than the catalog's, and `addresses` fetches it from elsewhere.
+    """
 
     dataset: str
     others: tuple[str, ...] = ()
     image_size: Annotated[int, Field(ge=4)] | None = None
+    images: str | None = None
     folder: str = "data"
     mirror: str | None = None
     checksum: dict[str, str] = {}
+    addresses: dict[str, tuple[str, ...]] = {}
     validation_fraction: Fraction = 0.1
     mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465)
     std: tuple[float, ...] = (0.2023, 0.1994, 0.2010)
@@ -174,6 +182,7 @@ class Settings(Strict):
     analysis: AnalysisSettings = AnalysisSettings()
     show: ShowSettings = ShowSettings()
     resources: ResourceSettings = ResourceSettings()
+    checkpoint_splits: Annotated[tuple[Annotated[int, Field(ge=0, le=4)], ...], Field(min_length=1)] = (0, 1, 2, 3, 4)
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -314,6 +323,7 @@ class Experiment:
         _checked("data.dataset", self._known, "dataset", settings.data.dataset, DATASETS)
         for other in settings.data.others:
             _checked("data.others", self._known, "dataset", other, DATASETS)
+        self._check_data()
         for score in settings.evaluation.scores:
             _checked("evaluation.scores", self._known, "score", score, SCORES)
         for mixing in settings.analysis.mixing:
@@ -341,6 +351,28 @@ class Experiment:
                     "add the run, or leave the figure out of show.figures"
                 )
 
+    def _check_data(self) -> None:
+        data = self.settings.data
+        for key in ("checksum", "addresses"):
+            _checked("data", check_files, key, getattr(data, key))
+        for checksum in data.checksum.values():
+            _checked("data.checksum", parse_checksum, checksum)
+        if data.images is None and USERS_OWN in (data.dataset, *data.others):
+            raise SettingsError(
+                f"configuration: data.images: dataset {USERS_OWN} needs the folder or archive with your images; name it"
+            )
+        if data.images is not None and USERS_OWN not in (data.dataset, *data.others):
+            raise SettingsError(
+                f"configuration: data.images: nobody reads these images; use the dataset {USERS_OWN}, or remove the key"
+            )
+        if data.images is not None and not Path(data.images).exists():
+            raise SettingsError(f"configuration: data.images: {data.images} does not exist; correct the path")
+        if data.image_size is None and DATASETS[data.dataset].size is None:
+            raise SettingsError("configuration: data.image_size: images of this dataset differ in size; name one size")
+        for name in (data.dataset, *data.others):
+            if (data.dataset, *data.others).count(name) > 1:
+                raise SettingsError(f"configuration: data.others: {name} is named twice; remove it from data.others")
+
     def _check_teachers(self, name: str, run: Run) -> None:
         path, waiting = [], list(run.teachers)
         while waiting:
@@ -367,8 +399,35 @@ class Experiment:
         """All other runs: baselines and distilled alike."""
         return [name for name in self.runs if name not in self.teacher_runs]
 
+    def resolved(self) -> dict[str, Any]:
+        """The whole experiment as plain data: every name looked up, every default filled in."""
+        resolved = self.settings.model_dump(mode="json", exclude={"defaults"})
+        resolved["protocol"]["name"] = self.protocol
+        resolved["runs"] = {
+            name: {
+                "label": run.label,
+                "family": run.family,
+                "backbone": run.backbone,
+                "method": run.method,
+                "augment": {"single": run.single, "multi": run.multi},
+                "optimization": run.optimization.model_dump(mode="json"),
+                "teachers": list(run.teachers),
+            }
+            for name, run in self.runs.items()
+        }
+        return resolved
+
     def training_job(self, run: str, split: int, seed: int) -> dict[str, Any]:
-        """All that decides the weights of one run; names and labels that are only printed are left out."""
+        """All that decides the weights of one run; names and labels that are only printed are left out.
+
+        Raises:
+            SettingsError: the experiment has no such run, split or seed.
+        """
+        for kind, wanted, there in (("run", run, self.runs), ("split", split, self.splits), ("seed", seed, self.seeds)):
+            if wanted not in there:
+                raise SettingsError(
+                    f"experiment {self.name} has no {kind} {wanted!r}; {nearest(str(wanted), map(str, there))}"
+                )
         resolved = self.runs[run]
         data = self.settings.data
         return {
@@ -387,11 +446,7 @@ class Experiment:
 
     def image_size(self) -> int:
         """Height and width to which a dataset is prepared; other datasets take the size of the known one."""
-        size = self.settings.data.image_size
-        natural = DATASETS[self.settings.data.dataset].size
-        if size is None and natural is None:
-            raise SettingsError(f"configuration: data.image_size: images of this dataset differ in size; name one size")
-        return size or natural[0]
+        return self.settings.data.image_size or DATASETS[self.settings.data.dataset].size[0]
 
     def channels(self) -> int:
         """Channels to which a dataset is prepared: those of the known one."""
@@ -413,9 +468,37 @@ class Experiment:
 
     def published_splits(self) -> list[str]:
         """The authors' file of splits, where the protocol is read from one."""
-        dataset, file = self.settings.data.dataset, f"{self.protocol['name']}_osr_splits.pkl"
+        dataset, release = self.settings.data.dataset, "_winter21" if self.protocol.get("winter21") else ""
+        file = f"{self.protocol['name']}_osr_splits{release}.pkl"
         files = [archive.file for archive in DATASETS[dataset].auxiliary]
         return [f"{self.raw(dataset)}/{file}"] if file in files else []
+
+    def images(self, dataset: str) -> list[str]:
+        """The user's own images, for the dataset that is made of them."""
+        return [self.settings.data.images] if dataset == USERS_OWN else []
+
+    def download_options(self, dataset: str) -> list[str]:
+        """What the download of a dataset is told beyond its name: only what concerns its own files."""
+        data = self.settings.data
+        files = [archive.file for archive in find(dataset).files]
+        told = ["--mirror", data.mirror] if data.mirror else []
+        for file in files:
+            if file in data.checksum:
+                told += ["--checksum", f"{file}={data.checksum[file]}"]
+            for address in data.addresses.get(file, ()):
+                told += ["--address", f"{file}={address}"]
+        if dataset == PUBLISHED_CHECKPOINTS.name:
+            for split in self.settings.checkpoint_splits:
+                told += ["--only", files[split]]
+        return told
+
+    # ------------------------------------------------------------------------------------------ checkpoints
+
+    def published_checkpoints(self) -> list[str]:
+        """The published classifiers to evaluate, as SPLIT=PATH."""
+        files = [archive.file for archive in PUBLISHED_CHECKPOINTS.archives]
+        folder = self.raw(PUBLISHED_CHECKPOINTS.name)
+        return [f"{split}={folder}/{files[split]}" for split in self.settings.checkpoint_splits]
 
     # ------------------------------------------------------------------------------------------ jobs
 

@@ -202,6 +202,13 @@ class SemanticShift:
 
 
 @settings_class
+class ImageNetShift(SemanticShift):
+    """The ImageNet split of the semantic shift benchmarks; `winter21`: with the authors' file for that release."""
+
+    winter21: bool = False
+
+
+@settings_class
 class Random:
     """`known` classes drawn at random; the rest are unknown. Split k of the same `seed` is always the same."""
 
@@ -278,7 +285,7 @@ PROTOCOLS: Registry = Registry(
         "cub": SemanticShift,
         "aircraft": SemanticShift,
         "scars": SemanticShift,
-        "imagenet": SemanticShift,
+        "imagenet": ImageNetShift,
         "random": Random,
         "custom": Custom,
         "all_known": AllKnown,
@@ -417,9 +424,7 @@ def make_split(
         raise SettingsError(
             f"validation_fraction is {validation_fraction}; choose 0 (no validation images) or more, below 1"
         )
-    # class id -> position in the known list, or -1
-    position = np.full(len(classes), UNKNOWN_LABEL)
-    position[list(split.known)] = np.arange(len(split.known))
+    position = _positions(split, len(classes))
     _check_images(split, train_labels, test_labels, classes)
 
     generator = np.random.default_rng(seed)
@@ -435,11 +440,28 @@ def make_split(
         in_validation[generator.permutation(indices)[:count]] = True
     of_known = position[train_labels] != UNKNOWN_LABEL
     train, validation = np.flatnonzero(of_known & ~in_validation), np.flatnonzero(in_validation)
+    return {
+        "train_index": train,
+        "train_label": position[train_labels[train]],
+        "validation_index": validation,
+        "validation_label": position[train_labels[validation]],
+        **test_images(split, test_labels, other_test_labels),
+    }
 
+
+def test_images(
+    split: ClassSplit, test_labels: np.ndarray, other_test_labels: Mapping[str, np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
+    """The arrays `test_*` of `make_split`, which need no training images.
+
+    Raises:
+        DataError: a group of unknown classes has no test image.
+    """
+    position = _positions(split, int(max(test_labels.max(initial=0), *split.known)) + 1)
     known = np.flatnonzero(position[test_labels] != UNKNOWN_LABEL)
     # rows of (indices, labels, source, group)
     test = [(known, position[test_labels[known]], 0, 0)]
-    sources = {split.dataset: test_labels, **other_test_labels}
+    sources = {split.dataset: test_labels, **(other_test_labels or {})}
     for code, (group, of_group) in enumerate(split.unknown.items(), start=1):
         for dataset, ids in of_group.items():
             indices = np.flatnonzero(np.isin(sources[dataset], ids))
@@ -450,15 +472,18 @@ def make_split(
             )
     lengths = [len(indices) for indices, *_ in test]
     return {
-        "train_index": train,
-        "train_label": position[train_labels[train]],
-        "validation_index": validation,
-        "validation_label": position[train_labels[validation]],
         "test_index": np.concatenate([row[0] for row in test]),
         "test_label": np.concatenate([row[1] for row in test]),
         "test_source": np.repeat([row[2] for row in test], lengths),
         "test_group": np.repeat([row[3] for row in test], lengths).astype(np.int16),
     }
+
+
+def _positions(split: ClassSplit, classes: int) -> np.ndarray:
+    """Class id -> position in the known list, or -1: int64 `[classes]`."""
+    position = np.full(classes, UNKNOWN_LABEL)
+    position[list(split.known)] = np.arange(len(split.known))
+    return position
 
 
 def _check_images(split: ClassSplit, train_labels: np.ndarray, test_labels: np.ndarray, classes: Sequence[str]) -> None:

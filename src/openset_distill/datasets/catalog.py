@@ -8,7 +8,7 @@ compared from then on.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -92,6 +92,18 @@ def find(name: str) -> Dataset:
     if name not in entries:
         raise SettingsError(f"unknown dataset {name!r}; {nearest(name, entries)}")
     return entries[name]
+
+
+def check_files(setting: str, files: Iterable[str]) -> None:
+    """Whether each name is a file of the catalog; `setting` names the list in the message.
+
+    Raises:
+        SettingsError: one is not.
+    """
+    known = {archive.file for entry in (*DATASETS.values(), PUBLISHED_CHECKPOINTS) for archive in entry.files}
+    for file in files:
+        if file not in known:
+            raise SettingsError(f"{setting}: no dataset has an archive {file!r}; {nearest(file, known)}")
 
 
 # -------------------------------------------------------------- published class splits and checkpoints

@@ -6,6 +6,7 @@ where it came from and its SHA-256.
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import hashlib
 import logging
@@ -13,7 +14,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from tqdm import tqdm
 from .. import __version__
 from ..errors import DataError, OpenSetError, SettingsError, nearest
 from ..files import read_json, write_json, written_whole
-from .catalog import DATASETS, Archive, Dataset, parse_checksum
+from .catalog import DATASETS, Archive, Dataset, check_files, parse_checksum
 
 MIRROR_VARIABLE = "OPENSET_MIRROR"
 
@@ -123,27 +124,37 @@ def fetch_dataset(
     *,
     mirror: str | os.PathLike | None = None,
     checksums: Mapping[str, str] | None = None,
+    addresses: Mapping[str, Sequence[str]] | None = None,
+    only: Collection[str] = (),
     patience: Patience | None = None,
     progress: bool = True,
 ) -> list[Origin]:
     """Fetches all files of a dataset, as `fetch` does, and tells where each came from.
 
-    `checksums`: by file name, for re-packed archives that the user trusts; files of other datasets are ignored.
+    `checksums`: by file name, for re-packed archives that the user trusts; `addresses`: by file name, where it is
+    served instead of the catalog's addresses; files of other datasets are ignored in both. `only`: the files to fetch,
+    all where empty.
     An archive that lies there unpacked (`Archive.unpacked`) is not fetched, and nothing can be verified of it.
 
     Raises:
-        SettingsError: `checksums` names a file that no dataset has.
+        SettingsError: `checksums` or `addresses` names a file that no dataset has, or `only` one that this one lacks.
         OpenSetError: as `fetch`.
     """
     folder = Path(folder)
-    checksums = checksums or {}
-    known = {archive.file for entry in (dataset, *DATASETS.values()) for archive in entry.files}
-    for file, checksum in checksums.items():
-        if file not in known:
-            raise SettingsError(f"data.checksum: no dataset has an archive {file!r}; {nearest(file, known)}")
+    checksums, addresses = checksums or {}, addresses or {}
+    check_files("data.checksum", checksums)
+    check_files("data.addresses", addresses)
+    for checksum in checksums.values():
         parse_checksum(checksum)
+    for file in only:
+        if file not in (names := [archive.file for archive in dataset.files]):
+            raise SettingsError(f"{dataset.name} has no file {file!r}; {nearest(file, names)}")
     origins = []
     for archive in dataset.files:
+        if only and archive.file not in only:
+            continue
+        if archive.file in addresses:
+            archive = dataclasses.replace(archive, addresses=tuple(addresses[archive.file]))
         if not (folder / archive.file).exists() and _unpacked(archive, folder):
             _logger.warning("%s: the unpacked files in %s are used as they are, not verified", archive.file, folder)
             continue

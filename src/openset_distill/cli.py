@@ -1,0 +1,227 @@
+"""The command `openset`: what there is to choose from, and what a configuration comes to."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from .command import run
+from .errors import SettingsError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Where the output is a file or a pipe there is no width to fit: rows stay whole.
+WIDE = 400
+
+# name, settings, what it is
+Entry = tuple[str, str, str]
+
+
+def main() -> None:
+    """The entry point: status 0, or 2 with `error: ...` on standard error."""
+    run(_main)
+
+
+def _main(words: Sequence[str] | None = None) -> None:
+    arguments = _parser().parse_args(words)
+    arguments.command(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="openset", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    datasets = commands.add_parser("datasets", help="the datasets, and which of them are here")
+    datasets.add_argument("--folder", type=Path, default=Path("data"), help="folder of the data (default: data)")
+    datasets.set_defaults(command=show_datasets)
+
+    listing = commands.add_parser("list", help="names that a configuration may use, with their settings")
+    listing.add_argument("kind", choices=LISTINGS, help="what to list")
+    listing.set_defaults(command=show_list)
+
+    config = commands.add_parser(
+        "config", help="a configuration with every name looked up and every default filled in, as JSON"
+    )
+    config.add_argument("--configfile", type=Path, help="an experiment (default: changes to config/config.yaml)")
+    config.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a setting, for example protocol.splits=[0] defaults.optimization.epochs=5; the value is YAML",
+    )
+    config.add_argument("--run", help="print what the training of this run is given")
+    config.add_argument("--split", type=int, help="split of that run (default: the first)")
+    config.add_argument("--seed", type=int, help="seed of that run (default: the first)")
+    config.set_defaults(command=show_config)
+    return parser
+
+
+# ------------------------------------------------------------------------------------------------ datasets
+
+
+def show_datasets(arguments: argparse.Namespace) -> None:
+    """A line for each dataset of the catalog: name, here / partial / missing, size, licence."""
+    from .datasets.download import status
+
+    colours = {"here": "green", "partial": "yellow", "missing": "dim"}
+    rows = [
+        (row.name, f"[{colours[row.state]}]{row.state}", _megabytes(row.size), row.licence)
+        for row in status(arguments.folder / "raw")
+    ]
+    _print_table(("dataset", "archives", "size", "licence"), rows)
+
+
+def _megabytes(size: int | None) -> str:
+    if size is None:
+        return "not known"
+    return f"{size / 1e6:,.1f} MB" if size else "no download"
+
+
+# ---------------------------------------------------------------------------------------------------- list
+
+
+def show_list(arguments: argparse.Namespace) -> None:
+    """A line for each name of a kind: the name, its settings with their defaults, what it is."""
+    rows = [tuple(_plain(text) for text in entry) for entry in LISTINGS[arguments.kind]()]
+    _print_table(("name", "settings", "what it is"), rows)
+
+
+def _augmentations() -> list[Entry]:
+    from .augment import MULTI_SAMPLE, SINGLE_SAMPLE
+
+    return [
+        (name, settings, f"{part}: {text}")
+        for part, registry in (("single", SINGLE_SAMPLE), ("multi", MULTI_SAMPLE))
+        for name, settings, text in _entries(registry)
+    ]
+
+
+def _methods() -> list[Entry]:
+    from .methods import METHODS
+
+    return _entries(METHODS)
+
+
+def _backbones() -> list[Entry]:
+    from .models import BACKBONES
+
+    return _entries(BACKBONES)
+
+
+def _protocols() -> list[Entry]:
+    from .protocol import PROTOCOLS
+
+    return _entries(PROTOCOLS)
+
+
+def _scores() -> list[Entry]:
+    from . import scores
+
+    return [(name, "", _first_line(getattr(scores, name))) for name in scores.SCORES]
+
+
+LISTINGS: Mapping[str, Callable[[], list[Entry]]] = {
+    "augmentations": _augmentations,
+    "methods": _methods,
+    "backbones": _backbones,
+    "scores": _scores,
+    "protocols": _protocols,
+}
+
+
+def _entries(registry: Mapping[str, type]) -> list[Entry]:
+    entries = []
+    for name, cls in registry.items():
+        settings = [_setting(field) for field in dataclasses.fields(cls)]
+        presets = getattr(cls, "presets", {})
+        if presets:
+            settings.insert(0, f"preset={'|'.join(presets)}")
+        entries.append((name, ", ".join(settings), _first_line(cls)))
+    return entries
+
+
+def _setting(field: dataclasses.Field) -> str:
+    """`name=default`, or `name` alone where the user must say it."""
+    if field.default is not dataclasses.MISSING:
+        default = field.default
+    elif field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    else:
+        return field.name
+    return f"{field.name}={json.dumps(default, default=str)}"
+
+
+def _first_line(documented: object) -> str:
+    return (inspect.getdoc(documented) or "").partition("\n")[0]
+
+
+# -------------------------------------------------------------------------------------------------- config
+
+
+def show_config(arguments: argparse.Namespace) -> None:
+    """The resolved experiment, or the resolved settings of one run, as JSON."""
+    from .experiment import load, merge, read_configuration
+
+    named = arguments.configfile is not None
+    configuration = read_configuration(arguments.configfile) if named else {}
+    for text in arguments.set:
+        configuration = merge(configuration, _change(text))
+    experiment = load(configuration, stands_alone=named)
+    if arguments.run is None:
+        if arguments.split is not None or arguments.seed is not None:
+            raise SettingsError("--split and --seed belong to a run; name it with --run")
+        resolved = experiment.resolved()
+    else:
+        split = experiment.splits[0] if arguments.split is None else arguments.split
+        seed = experiment.seeds[0] if arguments.seed is None else arguments.seed
+        resolved = experiment.training_job(arguments.run, split, seed)
+    print(json.dumps(resolved, indent=2))
+
+
+def _change(text: str) -> dict[str, Any]:
+    """`a.b=value` as nested mappings."""
+    key, separator, value = text.partition("=")
+    if not (key and separator):
+        raise SettingsError(f"--set {text!r} is not KEY=VALUE, for example protocol.splits=[0]")
+    try:
+        change = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"--set {key}: {value!r} is not valid YAML ({error})") from error
+    for part in reversed(key.split(".")):
+        change = {part: change}
+    return change
+
+
+# ------------------------------------------------------------------------------------------------- tables
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.table import Table
+
+    table = Table(*header, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    _console().print(table)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)

@@ -1,0 +1,70 @@
+"""Writes environment.yml, the conda face of the pinned stack, or checks that it still fits.
+
+    python workflow_scripts/conda_environment.py --write
+    python workflow_scripts/conda_environment.py --check
+
+pyproject.toml says what the project needs and requirements.lock which versions were chosen; this file repeats both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import tomllib
+from pathlib import Path
+
+from openset_distill.command import run
+from openset_distill.errors import OpenSetError
+
+HEADER = """\
+# The same versions as requirements.lock, for users of conda: conda env create --file environment.yml
+# Written by `python workflow_scripts/conda_environment.py --write`; do not edit by hand.
+name: openset-distill
+channels:
+  - conda-forge
+  - nodefaults
+dependencies:
+  - python=3.11
+  - pip
+  - pip:
+"""
+
+
+def environment() -> str:
+    """The text of environment.yml: every direct dependency with its locked version."""
+    project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    pins = re.findall(r"^([A-Za-z0-9._-]+)==([^ ;\\]+)", Path("requirements.lock").read_text(encoding="utf-8"), re.M)
+    locked = {_plain(name): version for name, version in pins}
+    lines = []
+    for requirement in wanted:
+        name = re.match(r"[A-Za-z0-9._-]+", requirement).group()
+        if _plain(name) not in locked:
+            raise OpenSetError(f"requirements.lock does not pin {name}; run `make lock`")
+        lines.append(f"      - {name}=={locked[_plain(name)]}\n")
+    return HEADER + "".join(lines)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--write", action="store_true", help="write environment.yml")
+    action.add_argument("--check", action="store_true", help="fail if environment.yml differs")
+    parser.add_argument("--file", type=Path, default=Path("environment.yml"), help="the file (default: environment.yml)")
+    arguments = parser.parse_args()
+    text = environment()
+    if arguments.write:
+        arguments.file.write_text(text, encoding="utf-8")
+    elif not arguments.file.exists() or arguments.file.read_text(encoding="utf-8") != text:
+        raise OpenSetError(
+            f"{arguments.file} does not repeat pyproject.toml and requirements.lock; "
+            "run `python workflow_scripts/conda_environment.py --write`"
+        )
+
+
+if __name__ == "__main__":
+    run(main)
