@@ -29,6 +29,8 @@ rule train_teacher:
         f"{BENCHMARKS}/split{{split}}_seed{{seed}}_{{run}}_train.tsv"
     wildcard_constraints:
         run="|".join(EXPERIMENT.teacher_runs) or "none",
+    # students wait for their teacher, so teachers go first
+    priority: 10
     conda:
         ENVIRONMENT
     threads: wanted("train_teacher").threads
@@ -56,6 +58,7 @@ use rule train_teacher as train_student with:
         teachers=teachers_of,
     wildcard_constraints:
         run="|".join(EXPERIMENT.student_runs) or "none",
+    priority: 0
     threads: wanted("train_student").threads
     resources:
         mem_mb=wanted("train_student").memory_mb,

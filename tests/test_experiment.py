@@ -1,0 +1,126 @@
+"""Configuration: every mistake is one error that names the key and the nearest right one."""
+
+from __future__ import annotations
+
+import pytest
+
+from openset_distill.errors import SettingsError
+from openset_distill.experiment import load, merge, read_configuration
+
+pytestmark = pytest.mark.usefixtures("in_repository")
+
+
+def changed(changes: dict):
+    return load(changes, stands_alone=False)
+
+
+def error(changes: dict) -> str:
+    with pytest.raises(SettingsError) as caught:
+        changed(changes)
+    return str(caught.value)
+
+
+def test_the_default_is_valid_and_complete():
+    experiment = changed({})
+    assert experiment.name == "digits"
+    assert experiment.teacher_runs == ["teacher"]
+    assert len(experiment.student_runs) == len(experiment.runs) - 1
+    assert experiment.runs["ad_as_released"].teachers == ("teacher",)
+    assert experiment.runs["ce"].teachers == ()
+    families = {name: run.family for name, run in experiment.runs.items()}
+    assert families["ce"] == "cross_entropy" and families["cutmix"] == "msa" and families["kd_mixed"] == "distillation"
+    assert families["ad_as_described"] == "asymmetric" and families["ad_no_joint"] == "ablation"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sedes": [1]}, ["'sedes'", "'seeds'"]),
+        ({"data": {"datset": "digits"}}, ["data", "'datset'", "'dataset'"]),
+        ({"data": {"dataset": "digit"}}, ["data.dataset", "'digits'"]),
+        ({"defaults": {"optimization": {"epoch": 3}}}, ["defaults.optimization", "'epoch'", "'epochs'"]),
+        ({"runs": {"cutmix": {"augment": {"mutli": "mixup"}}}}, ["runs.cutmix.augment", "'mutli'", "'multi'"]),
+        ({"runs": {"cutmix": {"augment": {"multi": "cutmux"}}}}, ["runs.cutmix.augment.multi", "'cutmix'"]),
+        ({"runs": {"ce": {"augment": {"single": ["randaugmnt"]}}}}, ["runs.ce.augment.single", "'randaugment'"]),
+        ({"runs": {"ce": {"method": "cross_entrop"}}}, ["runs.ce.method", "'cross_entropy'"]),
+        ({"runs": {"ce": {"method": {"name": "cross_entropy", "smoothing": 0.1}}}}, ["label_smoothing"]),
+        ({"runs": {"ce": {"backbone": "resnet81"}}}, ["runs.ce.backbone", "'resnet18'"]),
+        ({"runs": {"ce": {"optimization": {"epochs": "many"}}}}, ["runs.ce.optimization.epochs", "integer"]),
+        ({"runs": {"ce": {"optimization": {"epochs": 0}}}}, ["runs.ce.optimization.epochs", "greater"]),
+        ({"runs": {"kd_mixed": {"teacher": "techer"}}}, ["runs.kd_mixed.teacher", "'teacher'"]),
+        ({"runs": {"kd_mixed": {"teacher": "kd_mixed"}}}, ["runs.kd_mixed.teacher", "taught by itself"]),
+        ({"protocol": {"splits": [0, 5]}}, ["protocol.splits", "no split 5", "0 to 4"]),
+        ({"protocol": {"splits": [-1]}}, ["protocol.splits.0", "greater"]),
+        ({"protocol": {"splits": []}}, ["protocol.splits", "at least 1"]),
+        ({"protocol": {"name": "minst"}}, ["protocol.name", "'mnist'"]),
+        ({"evaluation": {"scores": ["max_logit"]}}, ["evaluation.scores", "'maximum_logit'"]),
+        ({"analysis": {"mixing": ["cutmox"]}}, ["analysis.mixing", "'cutmix'"]),
+        ({"show": {"baseline": "cee"}}, ["show.baseline", "'ce'"]),
+        ({"show": {"asymmetric": ["ad_as_relesed"]}}, ["show.asymmetric", "'ad_as_released'"]),
+        ({"show": {"figures": ["two_side"]}}, ["show.figures", "'two_sides'"]),
+        ({"show": {"tables": ["benchmrk"]}}, ["show.tables", "'benchmark'"]),
+        ({"resources": {"train_student": {"gpus": 1}}}, ["resources.train_student", "'gpu'"]),
+        ({"runs": {"bad name": {}}}, ["runs.bad name"]),
+    ],
+)
+def test_a_mistake_is_named_with_its_key(changes, words):
+    message = error(changes)
+    assert all(word in message for word in words), message
+
+
+def test_a_figure_whose_runs_are_not_configured():
+    runs = {name: None for name in ("mixup", "cutmix", "kd_mixed", "ad_as_released", "ad_as_described")}
+    runs |= {name: None for name in ("ad_mixed_teacher", "ad_no_joint", "ad_no_relabel")}
+    show = {"msa": "ce", "distillation": "ce", "asymmetric": [], "ablation": []}
+    message = error({"runs": runs, "show": show})
+    assert "show.figures: two_sides needs" in message and "'msa'" in message and "leave the figure out" in message
+
+
+def test_only_what_decides_the_weights_is_part_of_the_training_job():
+    before = changed({}).training_job("ce", 0, 0)
+    assert changed({"runs": {"ce": {"label": "Cross entropy"}}}).training_job("ce", 0, 0) == before
+    assert changed({"evaluation": {"bootstrap": 10}}).training_job("ce", 0, 0) == before
+    other = changed({"runs": {"cutmix": {"optimization": {"epochs": 7}}}})
+    assert other.training_job("ce", 0, 0) == before
+    assert other.training_job("cutmix", 0, 0)["optimization"]["epochs"] == 7
+
+
+def test_presets_resolve_to_plain_settings():
+    experiment = changed({})
+    released, described = (experiment.runs[name].method for name in ("ad_as_released", "ad_as_described"))
+    assert (released["smoothing"], released["easy_target"], released["combine"]) == (0.0, "raw_a", "replace")
+    assert (described["smoothing"], described["easy_target"], described["combine"]) == (0.75, "mixed", "add")
+    assert "preset" not in released
+
+
+def test_merge():
+    base = {"a": {"x": 1, "y": 2}, "method": {"name": "m", "alpha": 1}, "runs": {"one": {}, "two": {"k": 1}}}
+    over = {"a": {"y": 3}, "method": {"name": "n"}, "runs": {"two": None}}
+    assert merge(base, over) == {"a": {"x": 1, "y": 3}, "method": {"name": "n"}, "runs": {"one": {}}}
+
+
+def test_a_file_extends_another(tmp_path):
+    (tmp_path / "base.yaml").write_text("experiment: base\nseeds: [0]\ndata: {dataset: digits}\n")
+    (tmp_path / "child.yaml").write_text(f"extends: {tmp_path / 'base.yaml'}\nexperiment: child\n")
+    assert read_configuration(tmp_path / "child.yaml") == {
+        "experiment": "child",
+        "seeds": [0],
+        "data": {"dataset": "digits"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("extends: {self}\n", ["circle"]),
+        ("extends: nowhere.yaml\n", ["nowhere.yaml"]),
+        ("a: [1\n", ["not valid YAML"]),
+        ("- a\n", ["mapping"]),
+    ],
+)
+def test_a_configuration_file_that_cannot_be_read(tmp_path, text, words):
+    path = tmp_path / "file.yaml"
+    path.write_text(text.replace("{self}", str(path)))
+    with pytest.raises(SettingsError) as caught:
+        read_configuration(path)
+    assert all(word in str(caught.value) for word in words)

@@ -1,0 +1,292 @@
+"""The small rooms: files, registry, networks, feeding images, collecting results, analysis."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import stat
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from pydantic import Field
+
+from openset_distill.analysis import embed, mixing_response, other_class_partners
+from openset_distill.collect import Collector, read_rows, write_rows
+from openset_distill.datasets.pack import Images
+from openset_distill.device import derive_seed, generator
+from openset_distill.errors import CheckpointError, DataError, OpenSetError, SettingsError
+from openset_distill.feed import Feed, Normalize
+from openset_distill.files import read_json, write_json, written_whole
+from openset_distill.models import BACKBONES, build_classifier
+from openset_distill.models.classifier import Teacher
+from openset_distill.registry import Registry, settings_class
+
+CPU = torch.device("cpu")
+
+# -------------------------------------------------------------------------------------------- files
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "deep" / "file.txt"
+    with written_whole(path) as partial:
+        partial.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new"
+    with pytest.raises(RuntimeError), written_whole(path) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "new"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~current_umask()
+
+
+def current_umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OpenSetError, match="cannot write .*file/below"), written_whole(tmp_path / "file" / "below"):
+        pass
+
+
+def test_a_full_disk_keeps_the_old_file(tmp_path):
+    path = tmp_path / "state"
+    path.write_text("old")
+    # a limit on the size of files is what a full disk looks like to a program
+    program = (
+        "import resource, signal, sys\n"
+        "from openset_distill.files import written_whole\n"
+        "from openset_distill.command import run\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "def main():\n"
+        "    with written_whole(sys.argv[1]) as partial:\n"
+        "        partial.write_bytes(bytes(5000))\n"
+        "run(main)\n"
+    )
+    process = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True)
+    assert process.returncode == 2 and process.stderr.startswith("error: cannot write"), process.stderr
+    assert path.read_text() == "old" and [entry.name for entry in tmp_path.iterdir()] == ["state"]
+
+
+def test_json(tmp_path):
+    write_json(tmp_path / "a.json", {"x": 1})
+    assert read_json(tmp_path / "a.json") == {"x": 1}
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "b.json", {"x": float("nan")})
+    with pytest.raises(OpenSetError, match="missing"):
+        read_json(tmp_path / "c.json")
+    (tmp_path / "d.json").write_text("{")
+    with pytest.raises(OpenSetError, match="not valid JSON"):
+        read_json(tmp_path / "d.json")
+
+
+# ----------------------------------------------------------------------------------------- registry
+
+
+@settings_class
+class Thing:
+    size: int = Field(default=1, ge=1)
+    presets = {"big": {"size": 9}}  # noqa: RUF012
+
+
+def test_registry():
+    things = Registry("thing", {"thing": Thing})
+    assert things.build("thing").size == 1
+    assert things.resolve({"name": "thing", "preset": "big"}) == {"name": "thing", "size": 9}
+    assert things.resolve({"name": "thing", "preset": "big", "size": 3}) == {"name": "thing", "size": 3}
+    for wrong, words in [
+        ("thin", "'thing'"),
+        ({"size": 1}, "needs a name"),
+        ({"name": "thing", "sise": 1}, "'size'"),
+        ({"name": "thing", "size": 0}, "greater than or equal"),
+        ({"name": "thing", "size": "x"}, "integer"),
+        ({"name": "thing", "preset": "bigg"}, "'big'"),
+    ]:
+        with pytest.raises(SettingsError, match=words):
+            things.build(wrong)
+
+
+def test_settings_of_all_kinds_are_read_without_torch():
+    program = "import sys, openset_distill.experiment; sys.exit('torch.nn' in sys.modules or 'pandas.core' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+# ----------------------------------------------------------------------------------------- networks
+
+
+@pytest.mark.parametrize("backbone", ["small_resnet", "vgg32", "resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_one_forward_pass_gives_features_and_logits(backbone, channels):
+    torch.manual_seed(0)
+    model = build_classifier(backbone, classes=5, channels=channels).eval()
+    with torch.inference_mode():
+        features, logits = model(torch.rand(2, channels, 32, 32))
+        assert torch.allclose(model.head(features), logits)
+    assert features.shape == (2, model.encoder.num_features) and logits.shape == (2, 5)
+
+
+def test_cifar_stem_keeps_the_resolution_of_small_images():
+    cifar = build_classifier("resnet18", classes=2, channels=3).encoder.body
+    assert cifar.conv1.stride == (1, 1) and isinstance(cifar.maxpool, torch.nn.Identity)
+    plain = build_classifier({"name": "resnet18", "stem": "imagenet"}, classes=2, channels=3).encoder.body
+    assert plain.conv1.stride == (2, 2)
+    assert cifar(torch.rand(1, 3, 32, 32)).shape[-2:] == (4, 4)
+
+
+def test_flatten_2x2_is_the_released_head():
+    model = build_classifier({"name": "resnet18", "pool": "flatten_2x2"}, classes=3, channels=3).eval()
+    assert model(torch.rand(1, 3, 64, 64))[0].shape == (1, 512 * 4)
+
+
+def test_a_model_that_timm_lacks():
+    with pytest.raises(SettingsError, match="resnet18"):
+        build_classifier({"name": "timm", "model": "resnet18x"}, classes=2, channels=3)
+    with pytest.raises(SettingsError, match="stem: imagenet"):
+        build_classifier({"name": "timm", "model": "vit_tiny_patch16_224"}, classes=2, channels=3)
+
+
+def test_every_backbone_has_a_line_of_documentation():
+    assert all(cls.__doc__ for cls in BACKBONES.values())
+
+
+def test_a_teacher_is_frozen_and_an_ensemble_is_a_mean():
+    torch.manual_seed(1)
+    members = [build_classifier({"name": "small_resnet", "widths": [4]}, classes=3, channels=1) for _ in range(2)]
+    teacher = Teacher(members)
+    teacher.train()
+    assert not any(module.training for module in teacher.modules())
+    images = torch.rand(4, 1, 8, 8)
+    answer = teacher(images)
+    assert not answer.requires_grad
+    expected = (members[0](images)[1] + members[1](images)[1]) / 2
+    assert torch.allclose(answer, expected.detach())
+
+
+# --------------------------------------------------------------------------------------------- feed
+
+
+def test_feed_gives_the_chosen_images_channels_last():
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 6, 5, 3), dtype=np.uint8)
+    feed = Feed(Images(pixels, np.zeros(10, np.int64)), np.array([7, 2, 9]), CPU)
+    batch = feed.batch(torch.tensor([2, 0]))
+    assert batch.dtype == torch.uint8 and batch.is_contiguous(memory_format=torch.channels_last)
+    assert (batch.permute(0, 2, 3, 1).numpy() == pixels[[9, 7]]).all()
+
+
+def test_normalize():
+    mean, std = [0.5, 0.4, 0.3], [0.1, 0.2, 0.3]
+    images = torch.full((2, 3, 1, 1), 51, dtype=torch.uint8)
+    got = Normalize(mean, std, 3, CPU)(images)[0].flatten()
+    assert torch.allclose(got, torch.tensor([(0.2 - m) / s for m, s in zip(mean, std, strict=True)]))
+    grey = Normalize(mean, std, 1, CPU)(images[:, :1])
+    assert grey.flatten()[0].item() == pytest.approx((0.2 - 0.4) / 0.2)
+
+
+def test_seeds_depend_on_what_they_are_for():
+    seeds = {derive_seed(0, 1, "order", 2), derive_seed(0, 1, "augment", 2), derive_seed(1, 1, "order", 2)}
+    assert len(seeds) == 3 and all(0 <= seed < 2**63 for seed in seeds)
+    assert derive_seed(0, 1, "order", 2) == derive_seed(0, 1, "order", 2)
+    assert torch.rand(3, generator=generator("a")).tolist() == torch.rand(3, generator=generator("a")).tolist()
+
+
+# ------------------------------------------------------------------------------------------ analysis
+
+
+def test_partners_are_of_another_class():
+    labels = torch.tensor([0, 0, 1, 2, 2, 2])
+    partner = other_class_partners(labels, generator("x"))
+    assert (labels[partner] != labels).all()
+
+
+def test_mixing_response_at_the_ends_is_the_answer_to_the_raw_images():
+    torch.manual_seed(2)
+    model = build_classifier({"name": "small_resnet", "widths": [4]}, classes=3, channels=1).eval()
+    images, labels = torch.rand(9, 1, 8, 8), torch.arange(9) % 3
+    rows = list(
+        mixing_response({"t": model}, "t", images, labels, mixing="mixup", lams=[0.0, 0.5, 1.0], seed=0)
+    )
+    value = {(row["lam"], row["quantity"]): row["value"] for row in rows}
+    assert {quantity for _, quantity in value} == {"teacher_confidence", "hard_share", "maximum_logit", "feature_norm"}
+    with torch.inference_mode():
+        features, logits = model(images)
+    assert value[1.0, "maximum_logit"] == pytest.approx(logits.amax(1).mean().item(), rel=1e-5)
+    assert value[1.0, "feature_norm"] == pytest.approx(features.norm(dim=1).mean().item(), rel=1e-5)
+    partner = other_class_partners(labels, generator(0, "partners"))
+    assert value[0.0, "maximum_logit"] == pytest.approx(logits[partner].amax(1).mean().item(), rel=1e-5)
+
+
+def test_embedding_keeps_clusters_apart():
+    rng = np.random.default_rng(0)
+    features = np.concatenate([rng.normal(0, 0.1, (40, 8)), rng.normal(5, 0.1, (40, 8))]).astype(np.float32)
+    points = embed(features, seed=0)
+    centre = points[:40].mean(0), points[40:].mean(0)
+    nearest = np.linalg.norm(points[:, None] - np.stack(centre)[None], axis=2).argmin(1)
+    assert (nearest == np.repeat([0, 1], 40)).all()
+    assert (embed(features, seed=0) == points).all()
+
+
+# ----------------------------------------------------------------------------------------- collecting
+
+
+def write_run(folder, auroc: float) -> None:
+    row = {"score": "maximum_logit", "group": "all", "sampling": "full", "metric": "auroc", "value": auroc}
+    row |= {"low": None, "high": None, "n_known": 5, "n_unknown": 5}
+    write_json(folder / "metrics.json", {"headline": {"auroc": auroc}, "rows": [row]})
+
+
+def test_collector_pairs_runs_by_split_and_seed(tmp_path):
+    values = {"ce": [0.80, 0.90, 0.85, 0.70, 0.75], "ad": [0.82, 0.93, 0.86, 0.72, 0.79]}
+    for run, aurocs in values.items():
+        for split, auroc in enumerate(aurocs):
+            write_run(tmp_path / f"split{split}" / "seed0" / run, auroc)
+    layout = {
+        "experiment": "e", "dataset": "d", "protocol": "p", "splits": [0, 1, 2, 3, 4], "seeds": [0], "baseline": "ce",
+        "embedded": [], "runs": {"ce": {"label": "CE", "family": "cross_entropy"}, "ad": {"label": "AD", "family": "x"}},
+    }  # fmt: skip
+    collector = Collector(tmp_path, layout)
+    summary = {row["run"]: row for row in collector.summary(collector.metrics())}
+    assert summary["ad"]["n"] == 5
+    assert summary["ad"]["mean"] == pytest.approx(np.mean(values["ad"]))
+    assert summary["ad"]["std"] == pytest.approx(np.std(values["ad"], ddof=1))
+    assert summary["ad"]["difference"] == pytest.approx(np.mean(np.subtract(values["ad"], values["ce"])))
+    assert summary["ad"]["p_value"] == pytest.approx(2 / 2**5)
+    assert np.isnan(summary["ce"]["difference"])
+    assert collector.headline() == {run: {"auroc": pytest.approx(np.mean(of_run))} for run, of_run in values.items()}
+
+
+def test_rows_survive_a_file(tmp_path):
+    write_rows(tmp_path / "a.csv", [{"x": 1, "y": float("nan")}, {"x": 2, "z": "text"}])
+    with open(tmp_path / "a.csv", newline="") as stream:
+        assert next(csv.reader(stream)) == ["x", "y", "z"]
+    assert read_rows(tmp_path / "a.csv") == [{"x": "1", "y": "", "z": ""}, {"x": "2", "y": "", "z": "text"}]
+    with pytest.raises(DataError, match="missing"):
+        read_rows(tmp_path / "b.csv")
+
+
+# ------------------------------------------------------------------------------------------ checkpoints
+
+
+def test_weights_that_do_not_fit_what_they_describe(tmp_path):
+    from openset_distill.checkpoint import Described, load_classifier, load_tensors, save_classifier, save_tensors
+
+    backbone = {"name": "small_resnet", "widths": [4], "depth": 1, "stem_stride": 1}
+    model = build_classifier(backbone, classes=2, channels=1)
+    path = tmp_path / "w.safetensors"
+    save_classifier(path, model, Described(backbone, ("a", "b"), 1, 8))
+    loaded, described = load_classifier(path, classes=("a", "b"))
+    assert described.classes == ("a", "b")
+    assert all(torch.equal(x, y) for x, y in zip(loaded.state_dict().values(), model.state_dict().values(), strict=True))
+    with pytest.raises(CheckpointError, match="another order"):
+        load_classifier(path, classes=("b", "a"))
+    tensors, metadata = load_tensors(path)
+    save_tensors(path, tensors, metadata | {"backbone": json.dumps(backbone | {"widths": [5]})})
+    with pytest.raises(CheckpointError, match="does not fit"):
+        load_classifier(path)

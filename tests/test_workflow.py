@@ -1,0 +1,317 @@
+"""The workflow as a user drives it: Snakemake and DVC as processes, on a small cut of the digits experiment."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import REPOSITORY
+
+pytestmark = pytest.mark.workflow
+
+SOURCES = (
+    "Snakefile", "rules", "workflow_scripts", "config", "profiles", "src", "environment.yml", "pyproject.toml",
+    "requirements.lock",
+)  # fmt: skip
+BIN = Path(sys.executable).parent
+
+# two splits, four runs, two epochs: every rule runs, in seconds
+SMALL = {
+    "protocol": {"splits": [0, 1]},
+    "defaults": {
+        "backbone": {"name": "small_resnet", "widths": [4, 8]},
+        "optimization": {"epochs": 2, "warmup_epochs": 1},
+    },
+    "evaluation": {"bootstrap": 20},
+    "analysis": {"lam_steps": 3, "mixing_samples": 60, "embedding_samples": 60},
+    "show": {"asymmetric": ["ad_as_released"], "ablation": ["kd_mixed", "ad_as_released"]},
+}
+LEFT_OUT = (
+    "ssa_none", "ssa_randaugment", "ssa_cutout", "mixup", "ad_as_described", "ad_mixed_teacher", "ad_no_joint",
+    "ad_no_relabel",
+)  # fmt: skip
+
+
+def copy_of_the_repository(folder: Path) -> Path:
+    """The project's files in a folder of their own, with the small experiment as its default."""
+    for name in SOURCES:
+        source = REPOSITORY / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        else:
+            shutil.copy2(source, folder / name)
+    from openset_distill.experiment import merge
+
+    path = folder / "config" / "config.yaml"
+    settings = merge(yaml.safe_load(path.read_text()), SMALL)
+    for run in LEFT_OUT:
+        del settings["runs"][run]
+    settings["runs"]["teacher"] = {"label": "Teacher"}
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return folder
+
+
+def run(folder: Path, *command: str, timeout: float = 240, **options) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(folder / "src")}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout, **options
+    )
+
+
+def snakemake(folder: Path, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
+    return run(folder, "snakemake", "--cores", "2", *arguments, **options)
+
+
+def jobs(process: subprocess.CompletedProcess[str]) -> dict[str, int]:
+    """How many jobs of each rule Snakemake has done, or would do in a dry run."""
+    assert process.returncode == 0, process.stdout + process.stderr
+    lines = (process.stdout + process.stderr).splitlines()
+    if "Job stats:" not in lines:
+        return {}
+    counts = {}
+    for line in lines[lines.index("Job stats:") + 3 :]:
+        if not line.strip() or line.startswith("total"):
+            break
+        name, count = line.split()
+        counts[name] = int(count)
+    return counts
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository in which the whole workflow has run. Tests that change it work on a copy."""
+    folder = copy_of_the_repository(tmp_path_factory.mktemp("workflow"))
+    process = snakemake(folder, "paper_figures")
+    assert process.returncode == 0, process.stdout + process.stderr
+    (folder / "first_run.txt").write_text(process.stdout + process.stderr)
+    return folder
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder, symlinks=True)
+    return folder
+
+
+def test_every_figure_and_table_is_made_and_the_summary_shown(finished):
+    results = finished / "results" / "digits"
+    figures = {path.name for path in (results / "figures").iterdir()}
+    names = ("two_sides", "feature_discrimination", "mixing_response", "feature_space", "ablation", "openset_curves")
+    for name in (*names, "training_dynamics"):
+        assert {f"{name}.pdf", f"{name}.png", f"{name}.csv"} <= figures
+    tables = {path.name for path in (results / "tables").iterdir()}
+    assert {f"{name}.{kind}" for name in ("benchmark", "ablation", "scores") for kind in ("md", "tex", "csv")} == tables
+    text = (finished / "first_run.txt").read_text()
+    assert "AD (as released)" in text and "figures: results/digits/figures/" in text
+    with open(results / "tidy" / "runs.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["protocol"] for row in rows} == {"mnist"} and {row["split"] for row in rows} == {"0", "1"}
+    for metric in ("auroc", "aupr_known", "aupr_unknown", "fpr95", "oscr", "openauc"):
+        assert {row["score"] for row in rows if row["metric"] == metric} == {
+            "maximum_logit", "msp", "energy", "feature_norm",
+        }  # fmt: skip
+
+
+def test_nothing_to_do_the_second_time(finished):
+    assert "Nothing to be done" in snakemake(finished, "paper_figures").stderr
+
+
+def test_two_runs_from_scratch_agree_to_the_byte(finished, tmp_path):
+    again = copy_of_the_repository(tmp_path / "again")
+    assert snakemake(again, "two_sides", "training_dynamics").returncode == 0
+    for name in (
+        "tidy/runs.csv", "tidy/history.csv", "tidy/mixing.csv", "tidy/embedding.csv", "figures/two_sides.pdf",
+        "figures/two_sides.png", "figures/training_dynamics.pdf",
+    ):  # fmt: skip
+        file = Path("results") / "digits" / name
+        assert (again / file).read_bytes() == (finished / file).read_bytes(), name
+
+
+def test_a_change_to_one_student_redoes_that_student_and_what_hangs_on_it(copy):
+    change = ["--config", "runs={kd_mixed: {optimization: {epochs: 3}}}"]
+    planned = jobs(snakemake(copy, "-n", "paper_figures", *change))
+    assert planned["train_student"] == planned["evaluate"] == 2
+    assert "train_teacher" not in planned and "make_split" not in planned
+    assert planned["aggregate"] == planned["two_sides"] == 1
+
+
+def test_a_change_to_the_teacher_redoes_its_students_too(copy):
+    change = ["--config", "runs={teacher: {optimization: {epochs: 3}}}"]
+    planned = jobs(snakemake(copy, "-n", "paper_figures", *change))
+    assert planned["train_teacher"] == 2
+    assert planned["train_student"] == 4  # kd_mixed and ad_as_released in two splits; ce and cutmix have no teacher
+
+
+def test_another_bootstrap_trains_nothing(copy):
+    planned = jobs(snakemake(copy, "-n", "paper_figures", "--config", "evaluation={bootstrap: 30}"))
+    assert planned["evaluate"] == 10 and "train_student" not in planned and "train_teacher" not in planned
+
+
+def test_a_new_label_trains_nothing(copy):
+    planned = jobs(snakemake(copy, "-n", "paper_figures", "--config", "runs={ce: {label: Baseline}}"))
+    assert "aggregate" in planned and "train_student" not in planned and "evaluate" not in planned
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("sedes=[1]", ["'sedes'", "'seeds'"]),
+        ("protocol={splits: [9]}", ["protocol.splits", "no split 9"]),
+        ("runs={cutmix: {augment: {multi: cutmux}}}", ["runs.cutmix.augment.multi", "'cutmix'"]),
+        ("show={figures: [two_side]}", ["'two_sides'"]),
+        ("seeds=one", ["seeds", "tuple"]),
+    ],
+)
+def test_a_mistake_in_the_configuration_stops_before_any_job(finished, setting, words):
+    process = snakemake(finished, "paper_figures", "--config", setting)
+    output = process.stdout + process.stderr
+    assert process.returncode != 0
+    assert all(word in output for word in words), output
+    assert "Traceback" not in output and "Job stats" not in output
+
+
+def test_a_damaged_checkpoint_is_named_and_trained_again_on_request(copy):
+    teacher = copy / "results" / "digits" / "split0" / "seed0" / "teacher" / "weights.safetensors"
+    teacher.write_bytes(teacher.read_bytes()[:500])
+    change = ["--config", "runs={kd_mixed: {optimization: {epochs: 3}}}"]
+    failed = snakemake(copy, "paper_figures", *change)
+    output = failed.stdout + failed.stderr
+    assert failed.returncode != 0
+    assert "error: checkpoint" in output and "is damaged" in output and "train it again" in output
+    assert "goes on from there" in output
+    kept = copy / "results" / "digits" / "split0" / "seed0" / "kd_mixed"
+    assert not (kept / "weights.safetensors").exists()
+    teacher.unlink()
+    assert snakemake(copy, "paper_figures", *change).returncode == 0
+    assert (kept / "weights.safetensors").exists()
+
+
+def test_a_killed_workflow_goes_on_from_what_was_complete(copy):
+    done = copy / "results" / "digits" / "split0" / "seed0"
+    for name in ("kd_mixed", "ad_as_released"):
+        shutil.rmtree(done / name)
+    environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    process = subprocess.Popen(
+        ["snakemake", "--cores", "1", "paper_figures"],
+        cwd=copy, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not any((done / name / "weights.safetensors").exists() for name in ("kd_mixed", "ad_as_released")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=30)
+    locked = snakemake(copy, "paper_figures")
+    assert locked.returncode != 0 and "--unlock" in locked.stdout + locked.stderr
+    assert snakemake(copy, "--unlock").returncode == 0
+    again = snakemake(copy, "--rerun-incomplete", "paper_figures")
+    assert jobs(again)["train_student"] <= 2 and "train_teacher" not in jobs(again)
+
+
+def test_the_slurm_profile_plans_resources_for_each_job(finished, tmp_path):
+    folder = copy_of_the_repository(tmp_path / "slurm")
+    resources = "resources={train_student: {gpu: 1, memory_mb: 3000, runtime_min: 7, threads: 2}}"
+    process = run(folder, "snakemake", "--profile", "profiles/slurm", "-n", "paper_figures", "--config", resources)
+    assert process.returncode == 0, process.stderr
+    blocks = (process.stdout + process.stderr).split("\n\n")
+    student = next(block for block in (process.stdout + process.stderr).split("rule ") if "train_student:" in block)
+    assert "threads: 2" in student and "mem_mb=3000" in student and "runtime=7" in student and "gpu=1" in student
+    assert "slurm_partition" in student and blocks
+
+
+def test_the_report_holds_figures_and_captions(finished):
+    process = snakemake(finished, "--report", "report.html", "paper_figures")
+    assert process.returncode == 0, process.stderr
+    html = (finished / "report.html").read_text()
+    assert "two_sides.png" in html and "AUROC of the maximum logit" in html
+
+
+def test_lint_and_format(finished):
+    assert snakemake(finished, "--lint").returncode == 0
+    assert run(finished, "snakefmt", "--check", "Snakefile", "rules").returncode == 0
+
+
+# ------------------------------------------------------------------------------------------------ DVC
+
+
+def dvc_repository(folder: Path) -> Path:
+    """The copy as a repository of git and DVC of its own, with its stages written."""
+    shutil.copytree(REPOSITORY / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
+    shutil.copy2(REPOSITORY / ".gitignore", folder / ".gitignore")
+    commands = [
+        [sys.executable, "workflow_scripts/dvc_stages.py", "--write"],
+        ["git", "init", "-q"],
+        ["git", "add", "-A"],
+        ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "start"],
+    ]
+    for command in commands:
+        process = run(folder, *command)
+        assert process.returncode == 0, process.stderr
+    return folder
+
+
+def test_dvc_records_what_snakemake_made_and_redoes_what_a_change_asks_for(copy):
+    folder = dvc_repository(copy)
+    recorded = run(folder, "dvc", "repro")
+    assert recorded.returncode == 0, recorded.stdout + recorded.stderr
+    assert "Finished jobid" not in recorded.stdout + recorded.stderr
+    assert (folder / "dvc.lock").exists()
+    assert "Data and pipelines are up to date" in run(folder, "dvc", "repro").stdout
+
+    path = folder / "config" / "config.yaml"
+    settings = yaml.safe_load(path.read_text())
+    settings["runs"]["kd_mixed"]["optimization"] = {"epochs": 3}
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    single = run(folder, "dvc", "repro", "--single-item", "split0")
+    output = single.stdout + single.stderr
+    assert single.returncode == 0, output
+    assert output.count("rule train_student:") == 1 and "rule train_teacher:" not in output
+    config = folder / "results" / "digits" / "split0" / "seed0" / "kd_mixed" / "config.json"
+    assert json.loads(config.read_text())["optimization"]["epochs"] == 3
+
+
+# ---------------------------------------------------------------------- files that repeat other files
+
+
+@pytest.mark.parametrize("name", ["dvc_stages.py", "conda_environment.py"])
+def test_generated_files_are_up_to_date(name, in_repository):
+    process = run(in_repository, sys.executable, f"workflow_scripts/{name}", "--check")
+    assert process.returncode == 0, process.stderr
+
+
+@pytest.mark.parametrize("name", ["dvc_stages.py", "conda_environment.py"])
+def test_a_generated_file_that_differs_is_noticed(name, in_repository, tmp_path):
+    (tmp_path / "file").write_text("something else\n")
+    process = run(in_repository, sys.executable, f"workflow_scripts/{name}", "--check", "--file", str(tmp_path / "file"))
+    assert process.returncode == 2 and "--write" in process.stderr
+
+
+def test_the_lock_pins_every_dependency_with_hashes_and_no_address(in_repository):
+    text = (in_repository / "requirements.lock").read_text()
+    entries = [line for line in text.splitlines() if "==" in line and not line.startswith(" ")]
+    assert len(entries) > 50
+    assert all(line.endswith("\\") for line in entries), "an entry without hashes"
+    assert "://" not in text and "--index-url" not in text and "--find-links" not in text
+
+
+def test_every_rule_belongs_to_a_stage_of_dvc(finished):
+    listed = run(finished, "snakemake", "--list-rules")
+    targets = {"paper_figures", "paper_tables", "paper_training"}
+    stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+    allowed = {
+        word
+        for stage in stages.values()
+        for word in stage["cmd"].split("--allowed-rules ")[1].split(" -- ")[0].split()
+    }
+    rules = {line.strip() for line in listed.stdout.splitlines() if line.strip()} - targets
+    assert rules - allowed == set()
