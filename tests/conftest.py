@@ -17,6 +17,16 @@ SCRIPTS = REPOSITORY / "workflow_scripts"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
+    """Where OPENSET_REQUIRE_MIRROR is set, a test on real data that skips has failed."""
+    report = yield
+    if report.skipped and "real_data" in item.keywords and os.environ.get("OPENSET_REQUIRE_MIRROR"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} skipped, but OPENSET_REQUIRE_MIRROR is set: {report.longrepr}"
+    return report
+
+
 @pytest.fixture
 def in_repository(monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current directory is the repository's root, as for the workflow."""
