@@ -214,7 +214,7 @@ def test_a_killed_workflow_goes_on_from_what_was_complete(copy):
     locked = snakemake(copy, "paper_figures")
     assert locked.returncode != 0 and "--unlock" in locked.stdout + locked.stderr
     assert snakemake(copy, "--unlock").returncode == 0
-    again = snakemake(copy, "--rerun-incomplete", "paper_figures")
+    again = snakemake(copy, "paper_figures")
     assert jobs(again)["train_student"] <= 2 and "train_teacher" not in jobs(again)
 
 

@@ -1,0 +1,48 @@
+"""Copies what is worth keeping of a finished experiment: figures, tables, tidy tables, and where each run comes from.
+
+    python workflow_scripts/keep_results.py --results results/tinyimagenet_cpu --folder docs/results/tinyimagenet_cpu
+
+Weights and outputs are not copied. `provenance.json` holds, for each run, its resolved settings and its record of
+versions, hardware, inputs, time and memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from openset_distill.command import run
+from openset_distill.errors import OpenSetError
+from openset_distill.files import read_json, write_json
+
+KEPT = ("figures/*.png", "figures/*.csv", "tables/*", "tidy/*")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", required=True, type=Path, help="folder of the finished experiment")
+    parser.add_argument("--folder", required=True, type=Path, help="where the copy goes; it is replaced")
+    arguments = parser.parse_args()
+    files = [path for pattern in KEPT for path in sorted(arguments.results.glob(pattern))]
+    records = sorted(arguments.results.glob("split*/seed*/*/provenance.json"))
+    if not files or not records:
+        raise OpenSetError(f"{arguments.results} holds no finished experiment; run the workflow first")
+    if arguments.folder.exists():
+        shutil.rmtree(arguments.folder)
+    for path in files:
+        target = arguments.folder / path.relative_to(arguments.results)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    runs = {
+        str(record.parent.relative_to(arguments.results)): {
+            "settings": read_json(record.with_name("config.json")),
+            "provenance": read_json(record),
+        }
+        for record in records
+    }
+    write_json(arguments.folder / "provenance.json", runs)
+
+
+if __name__ == "__main__":
+    run(main)
