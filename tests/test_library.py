@@ -52,7 +52,7 @@ def current_umask() -> int:
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OpenSetError, match="cannot write .*file/below"), written_whole(tmp_path / "file" / "below"):
+    with pytest.raises(OpenSetError, match=r"cannot write .*file/below"), written_whole(tmp_path / "file" / "below"):
         pass
 
 
@@ -115,7 +115,9 @@ def test_registry():
 
 
 def test_settings_of_all_kinds_are_read_without_torch():
-    program = "import sys, openset_distill.experiment; sys.exit('torch.nn' in sys.modules or 'pandas.core' in sys.modules)"
+    program = (
+        "import sys, openset_distill.experiment; sys.exit('torch.nn' in sys.modules or 'pandas.core' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
@@ -210,9 +212,7 @@ def test_mixing_response_at_the_ends_is_the_answer_to_the_raw_images():
     torch.manual_seed(2)
     model = build_classifier({"name": "small_resnet", "widths": [4]}, classes=3, channels=1).eval()
     images, labels = torch.rand(9, 1, 8, 8), torch.arange(9) % 3
-    rows = list(
-        mixing_response({"t": model}, "t", images, labels, mixing="mixup", lams=[0.0, 0.5, 1.0], seed=0)
-    )
+    rows = list(mixing_response({"t": model}, "t", images, labels, mixing="mixup", lams=[0.0, 0.5, 1.0], seed=0))
     value = {(row["lam"], row["quantity"]): row["value"] for row in rows}
     assert {quantity for _, quantity in value} == {"teacher_confidence", "hard_share", "maximum_logit", "feature_norm"}
     with torch.inference_mode():
@@ -283,7 +283,9 @@ def test_weights_that_do_not_fit_what_they_describe(tmp_path):
     save_classifier(path, model, Described(backbone, ("a", "b"), 1, 8))
     loaded, described = load_classifier(path, classes=("a", "b"))
     assert described.classes == ("a", "b")
-    assert all(torch.equal(x, y) for x, y in zip(loaded.state_dict().values(), model.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(x, y) for x, y in zip(loaded.state_dict().values(), model.state_dict().values(), strict=True)
+    )
     with pytest.raises(CheckpointError, match="another order"):
         load_classifier(path, classes=("b", "a"))
     tensors, metadata = load_tensors(path)

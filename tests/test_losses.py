@@ -48,7 +48,9 @@ def literal_dist(student: torch.Tensor, teacher: torch.Tensor) -> float:
 def literal_cross_entropy(student: torch.Tensor, labels: list[int]) -> float:
     if len(labels) == 0:
         return 0.0
-    return -sum(math.log(softmax(row)[label]) for row, label in zip(student.tolist(), labels, strict=True)) / len(labels)
+    return -sum(math.log(softmax(row)[label]) for row, label in zip(student.tolist(), labels, strict=True)) / len(
+        labels
+    )
 
 
 def literal_as_released(s_mixed, t_raw, t_mixed, labels, partner, lam) -> float:
@@ -170,7 +172,12 @@ def test_hard_samples_are_those_whose_top_class_is_no_source():
     labels = torch.tensor([0, 1, 2, 2])
     sources = torch.tensor([[0, 1], [1, 0], [2, 3], [3, 2]])
     top = torch.tensor([0, 0, 1, 2])  # its own class, its partner's, neither, its own
-    assert losses.hard_samples(F.one_hot(top, CLASSES).double(), labels, sources).tolist() == [False, False, True, False]
+    assert losses.hard_samples(F.one_hot(top, CLASSES).double(), labels, sources).tolist() == [
+        False,
+        False,
+        True,
+        False,
+    ]
 
 
 # --------------------------------------------------------------------------- asymmetric distillation

@@ -178,9 +178,7 @@ def test_a_truncated_teacher(teacher, digits, split, tmp_path):
 
 def test_a_teacher_of_other_classes(teacher, digits, tmp_path):
     succeed(make_split(digits, tmp_path, number=1))
-    process = train(
-        tmp_path / "run", job("kd_mixed"), digits, tmp_path, "--teacher", teacher / "weights.safetensors"
-    )
+    process = train(tmp_path / "run", job("kd_mixed"), digits, tmp_path, "--teacher", teacher / "weights.safetensors")
     fails(process, tmp_path / "run", "other classes", "same split")
 
 

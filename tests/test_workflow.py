@@ -292,7 +292,9 @@ def test_generated_files_are_up_to_date(name, in_repository):
 @pytest.mark.parametrize("name", ["dvc_stages.py", "conda_environment.py"])
 def test_a_generated_file_that_differs_is_noticed(name, in_repository, tmp_path):
     (tmp_path / "file").write_text("something else\n")
-    process = run(in_repository, sys.executable, f"workflow_scripts/{name}", "--check", "--file", str(tmp_path / "file"))
+    process = run(
+        in_repository, sys.executable, f"workflow_scripts/{name}", "--check", "--file", str(tmp_path / "file")
+    )
     assert process.returncode == 2 and "--write" in process.stderr
 
 
@@ -307,11 +309,11 @@ def test_the_lock_pins_every_dependency_with_hashes_and_no_address(in_repository
 def test_every_rule_belongs_to_a_stage_of_dvc(finished):
     listed = run(finished, "snakemake", "--list-rules")
     targets = {"paper_figures", "paper_tables", "paper_training"}
+    # a check from outside, on data that the default experiment does not have
+    targets |= {"published_checkpoints", "evaluate_published_checkpoints"}
     stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
     allowed = {
-        word
-        for stage in stages.values()
-        for word in stage["cmd"].split("--allowed-rules ")[1].split(" -- ")[0].split()
+        word for stage in stages.values() for word in stage["cmd"].split("--allowed-rules ")[1].split(" -- ")[0].split()
     }
     rules = {line.strip() for line in listed.stdout.splitlines() if line.strip()} - targets
     assert rules - allowed == set()

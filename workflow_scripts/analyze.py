@@ -14,7 +14,9 @@ def main() -> None:
     parser.add_argument("--settings", required=True, help="JSON: mixing, lams, samples, teacher")
     parser.add_argument("--seed", type=int, default=0, help="seed of the images and their partners")
     parser.add_argument("--prepared", required=True, type=Path, help="folder of the prepared dataset")
-    parser.add_argument("--other", action="append", default=[], type=Path, help="prepared dataset of unknowns, in order")
+    parser.add_argument(
+        "--other", action="append", default=[], type=Path, help="prepared dataset of unknowns, in order"
+    )
     parser.add_argument("--split", required=True, type=Path, help="split.npz")
     parser.add_argument("--description", required=True, type=Path, help="split.json")
     parser.add_argument("--weights", action="append", required=True, type=Path, help="weights of a run (repeatable)")

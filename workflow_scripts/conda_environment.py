@@ -54,7 +54,9 @@ def main() -> None:
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--write", action="store_true", help="write environment.yml")
     action.add_argument("--check", action="store_true", help="fail if environment.yml differs")
-    parser.add_argument("--file", type=Path, default=Path("environment.yml"), help="the file (default: environment.yml)")
+    parser.add_argument(
+        "--file", type=Path, default=Path("environment.yml"), help="the file (default: environment.yml)"
+    )
     arguments = parser.parse_args()
     text = environment()
     if arguments.write:

@@ -59,8 +59,21 @@ def stages(experiment: Experiment) -> dict[str, Any]:
     results = f"{settings.results}/{experiment.name}"
     datasets = [settings.data.dataset, *settings.data.others]
     prepared = [experiment.prepared(dataset) for dataset in datasets]
-    scripts = {name: f"workflow_scripts/{name}.py" for name in
-               ("download", "prepare", "split", "train", "evaluate", "analyze", "embed", "aggregate", "figure", "table")}
+    scripts = {
+        name: f"workflow_scripts/{name}.py"
+        for name in (
+            "download",
+            "prepare",
+            "split",
+            "train",
+            "evaluate",
+            "analyze",
+            "embed",
+            "aggregate",
+            "figure",
+            "table",
+        )
+    }
     made: dict[str, Any] = {
         "data": stage(
             RULES["data"],
@@ -79,8 +92,10 @@ def stages(experiment: Experiment) -> dict[str, Any]:
             targets += experiment.embeddings(f"{results}/split{{split}}/seed{{seed}}")
         made[f"split{split}"] = stage(RULES["split"], targets, of_split, prepared, [f"{results}/split{split}"])
     splits = [f"{results}/split{split}" for split in experiment.splits]
-    tidy = [f"{results}/tidy/{name}.csv" for name in
-            ("runs", "summary", "history", "curves", "activations", "mixing", "embedding")]
+    tidy = [
+        f"{results}/tidy/{name}.csv"
+        for name in ("runs", "summary", "history", "curves", "activations", "mixing", "embedding")
+    ]
     headline = f"{results}/tidy/headline.json"
     made["tidy"] = stage(RULES["tidy"], [headline], [scripts["aggregate"]], splits, tidy, [headline])
     figures, tables = settings.show.figures, settings.show.tables

@@ -42,7 +42,10 @@ def main() -> None:
     ]
     write_rows(arguments.curves, points)
     write_rows(arguments.activations, sample_activations(outputs, settings["activation_samples"], arguments.seed))
-    finite = [{key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()} for row in rows]
+    finite = [
+        {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
+        for row in rows
+    ]
     write_json(arguments.metrics, {"headline": headline(rows), "rows": finite})
 
 

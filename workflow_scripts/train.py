@@ -14,13 +14,17 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--job", required=True, help="resolved settings of the run: JSON text, or a .json file")
     parser.add_argument("--prepared", required=True, type=Path, help="folder of the prepared dataset")
-    parser.add_argument("--other", action="append", default=[], type=Path, help="prepared dataset of unknowns, in order")
+    parser.add_argument(
+        "--other", action="append", default=[], type=Path, help="prepared dataset of unknowns, in order"
+    )
     parser.add_argument("--split", required=True, type=Path, help="split.npz")
     parser.add_argument("--description", required=True, type=Path, help="split.json")
     parser.add_argument("--teacher", action="append", default=[], type=Path, help="weights of a teacher (repeatable)")
     parser.add_argument("--weights", required=True, type=Path, help="output: the trained weights")
     parser.add_argument("--history", required=True, type=Path, help="output: one row an epoch, CSV")
-    parser.add_argument("--outputs", required=True, type=Path, help="output: features, logits, labels of the test images")
+    parser.add_argument(
+        "--outputs", required=True, type=Path, help="output: features, logits, labels of the test images"
+    )
     parser.add_argument("--config", required=True, type=Path, help="output: the resolved settings")
     parser.add_argument("--provenance", required=True, type=Path, help="output: versions, hardware, inputs, time")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")

@@ -83,12 +83,13 @@ def load_classifier(path: Path | str, *, classes: tuple[str, ...] | None = None)
         )
     except (KeyError, ValueError) as error:
         raise CheckpointError(
-            f"checkpoint {path} does not describe its network ({error}); it was not written by this project, train it again"
+            f"checkpoint {path} does not describe its network ({error}); "
+            "it was not written by this project, train it again"
         ) from error
     if classes is not None and described.classes != classes:
         raise CheckpointError(
-            f"checkpoint {path} was trained on other classes than this split: {_difference(described.classes, classes)}; "
-            "use the teacher of the same split"
+            f"checkpoint {path} was trained on other classes than this split: "
+            f"{_difference(described.classes, classes)}; use the teacher of the same split"
         )
     # the weights are in the file: nothing is initialised from, or downloaded for, the published model again
     backbone = {key: value for key, value in described.backbone.items() if key not in ("pretrained", "weights")}

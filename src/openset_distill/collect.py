@@ -123,9 +123,7 @@ class Collector:
                 "baseline": baseline,
             }
             empty = float("nan")
-            row |= dict.fromkeys(
-                ("difference", "difference_low", "difference_high", "effect_size", "p_value"), empty
-            )
+            row |= dict.fromkeys(("difference", "difference_low", "difference_high", "effect_size", "p_value"), empty)
             if run != baseline:
                 paired = paired_difference(of_unit, values[baseline, *metric], seed=SUMMARY_SEED)
                 row |= {

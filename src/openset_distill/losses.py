@@ -43,9 +43,7 @@ def dist(
     part = p.new_ones(len(p)) if mask is None else mask.to(p.dtype)
     count = part.sum()
     share = part / count.clamp(min=1)
-    rows = 1 - F.cosine_similarity(
-        p - p.mean(dim=1, keepdim=True), q - q.mean(dim=1, keepdim=True), dim=1, eps=EPSILON
-    )
+    rows = 1 - F.cosine_similarity(p - p.mean(dim=1, keepdim=True), q - q.mean(dim=1, keepdim=True), dim=1, eps=EPSILON)
     centred_p = (p - share @ p) * part[:, None]
     centred_q = (q - share @ q) * part[:, None]
     columns = (1 - F.cosine_similarity(centred_p, centred_q, dim=0, eps=EPSILON)).mean() * (count > 1)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from .augment import MULTI_SAMPLE, SINGLE_SAMPLE
 from .device import autocast_dtype, derive_seed, generator
-from .errors import CheckpointError, TrainingError
+from .errors import TrainingError
 from .feed import Feed, Normalize
 from .inference import accuracy
 from .methods import METHODS, Batch

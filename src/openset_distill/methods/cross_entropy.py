@@ -34,6 +34,4 @@ class CrossEntropy:
             return {"label": loss}, {}
         _, logits = student(batch.mixed.images)
         targets = batch.labels[batch.mixed.sources]
-        return {
-            "label": mixed_cross_entropy(logits, targets, batch.mixed.weights, smoothing=self.label_smoothing)
-        }, {}
+        return {"label": mixed_cross_entropy(logits, targets, batch.mixed.weights, smoothing=self.label_smoothing)}, {}
