@@ -248,9 +248,10 @@ def test_collector_pairs_runs_by_split_and_seed(tmp_path):
         for split, auroc in enumerate(aurocs):
             write_run(tmp_path / f"split{split}" / "seed0" / run, auroc)
     layout = {
-        "experiment": "e", "dataset": "d", "protocol": "p", "splits": [0, 1, 2, 3, 4], "seeds": [0], "baseline": "ce",
-        "embedded": [], "runs": {"ce": {"label": "CE", "family": "cross_entropy"}, "ad": {"label": "AD", "family": "x"}},
-    }  # fmt: skip
+        **{"experiment": "e", "dataset": "d", "protocol": "p", "splits": [0, 1, 2, 3, 4], "seeds": [0]},
+        **{"baseline": "ce", "embedded": []},
+        "runs": {run: {"label": run.upper(), "family": run} for run in values},
+    }
     collector = Collector(tmp_path, layout)
     summary = {row["run"]: row for row in collector.summary(collector.metrics())}
     assert summary["ad"]["n"] == 5

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, SCRIPTS, job, make_split, succeed, train
+from conftest import REPOSITORY, SCRIPTS, job, make_split, script, succeed, train
 
 from openset_distill.checkpoint import load_classifier, load_tensors, save_tensors
 from openset_distill.evaluation import load_outputs
@@ -193,6 +193,15 @@ def test_fewer_images_than_a_batch(digits, split, tmp_path):
     settings = job("ce")
     settings["optimization"]["batch_size"] = 100_000
     fails(train(tmp_path / "run", settings, digits, split), tmp_path / "run", "do not fill one batch", "batch_size")
+
+
+def test_selecting_on_validation_images_that_are_not_there(digits, tmp_path):
+    files = ["--arrays", tmp_path / "split.npz", "--description", tmp_path / "split.json"]
+    options = ["--protocol", "mnist", "--split", 0, "--seed", 0, "--validation-fraction", 0]
+    succeed(script("split.py", "--prepared", digits, *options, *files))
+    settings = job("ce")
+    settings["optimization"]["select"] = "best_validation_accuracy"
+    fails(train(tmp_path / "run", settings, digits, tmp_path), tmp_path / "run", "needs validation images")
 
 
 def test_a_damaged_split(digits, split, tmp_path):

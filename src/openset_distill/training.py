@@ -61,7 +61,8 @@ def train(
             if there had been no interruption; the caller removes the file once the results are written.
 
     Raises:
-        TrainingError: a loss term is not finite, or there are fewer images than one batch holds.
+        TrainingError: a loss term is not finite, there are fewer images than one batch holds, or the epoch is to be
+            selected on validation images and there are none.
         Interrupted: SIGTERM or SIGUSR1 came; the state has been saved.
     """
     settings, key, device = job["optimization"], (job["seed"], job["split"]), images.device
@@ -73,6 +74,8 @@ def train(
     steps = len(images) // batch_size
     if steps == 0:
         raise TrainingError(f"{len(images)} training images do not fill one batch of {batch_size}; lower batch_size")
+    if settings["select"] == "best_validation_accuracy" and len(validation[0]) == 0:
+        raise TrainingError("select: best_validation_accuracy needs validation images; set validation_fraction above 0")
     optimizer = torch.optim.SGD(
         student.parameters(),
         lr=settings["learning_rate"],
@@ -85,7 +88,8 @@ def train(
     progress = restore(state_path, job, student, optimizer, best, report) or Progress()
     stop = StopRequest()
     started = saved = reported = time.monotonic()
-    bar = tqdm(total=epochs * steps, initial=progress.epoch * steps + progress.step, unit="step", disable=None)
+    first = progress.epoch * steps + progress.step
+    bar = tqdm(total=epochs * steps, initial=first, desc=job["run"], unit="step", disable=None)
 
     while progress.epoch < epochs:
         student.train()
@@ -137,7 +141,8 @@ def train(
         bar.set_postfix(epoch=progress.epoch, loss=f"{row['train_loss']:.3f}")
         if bar.disable and (time.monotonic() - reported > 30 or progress.epoch in (1, epochs)):
             reported = time.monotonic()
-            report(plain_line(row, epochs, reported - started))
+            seconds_per_step = (reported - started) / (progress.epoch * steps - first)
+            report(plain_line(row, epochs, seconds_per_step * steps))
 
     bar.close()
     stop.release()
@@ -146,13 +151,13 @@ def train(
     return progress.history
 
 
-def plain_line(row: dict[str, float], epochs: int, elapsed: float) -> str:
+def plain_line(row: dict[str, float], epochs: int, seconds_per_epoch: float) -> str:
     """One line of a log, for where there is no terminal to draw a bar on."""
     validation = f", validation accuracy {row['validation_accuracy']:.3f}" if "validation_accuracy" in row else ""
-    remaining = elapsed / row["epoch"] * (epochs - row["epoch"])
+    remaining = seconds_per_epoch * (epochs - row["epoch"])
     return (
         f"epoch {row['epoch']}/{epochs}: loss {row['train_loss']:.4f}{validation}, "
-        f"{elapsed:.0f} s, about {remaining:.0f} s to go"
+        f"{seconds_per_epoch:.1f} s an epoch, about {remaining:.0f} s to go"
     )
 
 
