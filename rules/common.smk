@@ -1,7 +1,7 @@
 # The experiment, the places of its files, and what rules share.
 
 import json
-import os
+import shlex
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -22,7 +22,7 @@ except OpenSetError as error:
     raise WorkflowError(str(error))
 
 # jobs find the library of this very checkout, also in an environment where it is not installed
-os.environ["PYTHONPATH"] = os.pathsep.join([f"{workflow.basedir}/src", *filter(None, [os.environ.get("PYTHONPATH")])])
+shell.prefix(f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(Path(workflow.basedir, 'src')))}; ")
 
 ENVIRONMENT = "../environment.yml"
 SETTINGS = EXPERIMENT.settings

@@ -1,14 +1,13 @@
 import csv
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from archives import mirrored
-from conftest import REPOSITORY, script
+from checkout import checkout, snakemake
+from conftest import script
 
 from openset_distill.errors import CheckpointError
 from openset_distill.files import sha256
@@ -78,7 +77,7 @@ def test_damaged_missing_and_foreign_files_are_refused(model: Classifier, tmp_pa
         with pytest.raises(CheckpointError, match="damaged"):
             load_vgg32(path, classes=20)
     torch.save({"conv1.weight": Command()}, path)
-    with pytest.raises(CheckpointError, match="holds more than weights"):
+    with pytest.raises(CheckpointError, match="more than weights"):
         load_vgg32(path, classes=20)
     assert not (tmp_path / "made_by_a_pickle").exists()
     for value in ([torch.zeros(1)], {"epoch": 3}):
@@ -98,6 +97,25 @@ def test_the_command_wants_images_of_the_right_size(digits: Path, tmp_path: Path
     assert "is not SPLIT=PATH" in process.stderr
 
 
+def test_single_checkpoints_are_fetched(tmp_path: Path) -> None:
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    file = "vgg32_tinyimagenet_split1.pth"
+    (mirror / file).write_bytes(b"weights")
+    words = ["--dataset", "published_checkpoints", "--folder", tmp_path / "raw", "--record", tmp_path / "record.json"]
+    words += ["--mirror", mirror, "--checksum", f"{file}=sha256:{sha256(mirror / file)}", "--quiet"]
+    process = script("download.py", *words, "--only", file)
+    assert process.returncode == 0, process.stderr
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert [origin["file"] for origin in record["files"]] == [file]
+    process = script("download.py", *words, "--only", "vgg32_tinyimagenet_split7.pth")
+    assert process.returncode == 2
+    assert "error: published_checkpoints has no file 'vgg32_tinyimagenet_split7.pth'; did you mean" in process.stderr
+    process = script("download.py", *words, "--only", file, "--address", "x=http://localhost/x")
+    assert process.returncode == 2
+    assert "error: data.addresses: no dataset has an archive 'x'" in process.stderr
+
+
 # accuracy and AUROC in percent that these two files have on all test images of their splits
 MEASURED = {"0": (85.1, 83.24), "1": (81.2, 79.92)}
 
@@ -112,24 +130,16 @@ def test_published_checkpoints_have_their_known_numbers(tmp_path: Path) -> None:
         pytest.skip(f"{checkpoints} has no checkpoints; set OPENSET_CHECKPOINTS to a folder that has them")
     settings = {
         "checkpoint_splits": [0, 1],
-        "results": str(tmp_path / "results"),
-        "data": {
-            "folder": str(tmp_path / "data"),
-            "checksum": {archive.name: f"sha256:{sha256(archive)}"},
-        },
+        "data": {"checksum": {archive.name: f"sha256:{sha256(archive)}"}},
     }
     changes = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-    process = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--cores", "1", "published_checkpoints", "--nolock", "--config", *changes],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=1200,
-        env=os.environ | {"OPENSET_MIRROR": os.pathsep.join(map(str, [archive.parent, checkpoints]))},
-    )
+    folder = checkout(tmp_path)
+    mirrors = os.pathsep.join(map(str, [archive.parent, checkpoints]))
+    words = ["--cores", 2, "published_checkpoints", "--config", *changes]
+    process = snakemake(folder, *words, timeout=1800, OPENSET_MIRROR=mirrors)
     assert process.returncode == 0, process.stdout + process.stderr
-    folder = tmp_path / "results" / "published_checkpoints"
-    with open(folder / "table.csv", newline="") as stream:
+    results = folder / "results" / "published_checkpoints"
+    with open(results / "table.csv", newline="") as stream:
         rows = {row["split"]: row for row in csv.DictReader(stream)}
     for split, (accuracy, auroc) in MEASURED.items():
         assert float(rows[split]["accuracy"]) == pytest.approx(accuracy, abs=0.05)
@@ -138,6 +148,6 @@ def test_published_checkpoints_have_their_known_numbers(tmp_path: Path) -> None:
         assert (rows[split]["n_known"], rows[split]["n_unknown"]) == ("1000", "9000")
     reported = rows["mean reported by the authors"]
     assert (reported["accuracy"], reported["auroc"]) == ("84.2", "83")
-    markdown = (folder / "table.md").read_text()
+    markdown = (results / "table.md").read_text()
     assert "| Split 0 | 85.10 | 83.24 |" in markdown
     assert "| Mean reported by the authors | 84.20 | 83.00 |" in markdown

@@ -24,8 +24,8 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 METRICS = {"accuracy": "Accuracy", "auroc": "AUROC", "oscr": "OSCR"}
 METHOD, BACKBONE = "MLS (Vaze et al. 2022)", "VGG32"
 CAPTION = (
-    "Published VGG32 classifiers of Vaze et al. 2022 on the splits of Tiny-ImageNet, evaluated here: all test images of "
-    "known and unknown classes, 64x64, float32, maximum logit. In percent."
+    "Published VGG32 classifiers of Vaze et al. 2022 on the splits of Tiny-ImageNet, evaluated here: all test images "
+    "of known and unknown classes, 64x64, float32, maximum logit. In percent."
 )
 
 

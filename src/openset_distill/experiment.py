@@ -354,7 +354,7 @@ class Experiment:
     def _check_data(self) -> None:
         data = self.settings.data
         for key in ("checksum", "addresses"):
-            _checked("data", check_files, key, getattr(data, key))
+            check_files(f"configuration: data.{key}", getattr(data, key))
         for checksum in data.checksum.values():
             _checked("data.checksum", parse_checksum, checksum)
         if data.images is None and USERS_OWN in (data.dataset, *data.others):

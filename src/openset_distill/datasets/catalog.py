@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from ..errors import SettingsError, nearest
-from .unpack import DEFAULT_LIMITS, Limits
 
 _DIGITS = tuple("0123456789")
 _CHECKSUM_DIGITS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
@@ -43,7 +42,7 @@ class Dataset:
 
     `layout`: name of the reader of its archives; `size`: natural height and width in pixels, None where images differ;
     `channels`: 1 (grey) or 3 (RGB); `classes`: class names in label order, or how they are read; `auxiliary`: files
-    beside the images (published class splits); `limits`: the most that its archives may unpack to.
+    beside the images (published class splits).
     """
 
     name: str
@@ -56,7 +55,6 @@ class Dataset:
     channels: int
     classes: tuple[str, ...] | str
     auxiliary: tuple[Archive, ...] = ()
-    limits: Limits = DEFAULT_LIMITS
     notes: str = ""
 
     @property
@@ -447,7 +445,6 @@ _ENTRIES = (
                 "0455f2e38dc0e3db64faabdfca662f551dbdd67e3d2164ce56a07d586221c985",
             ),
         ),
-        limits=Limits(total_bytes=400 * 1024**3, members=2_000_000),
         notes=f"Read from its archives, or unpacked as train/ and val/. Class splits: {_VAZE_CITATION}",
     ),
     Dataset(
@@ -465,7 +462,6 @@ _ENTRIES = (
         size=None,
         channels=3,
         classes="names of the class folders",
-        limits=Limits(total_bytes=1024**4, members=20_000_000),
         notes="It is read unpacked, also as the class archives of winter21. Its class splits come with imagenet.",
     ),
     Dataset(

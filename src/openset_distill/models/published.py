@@ -59,7 +59,7 @@ def _state(path: str | os.PathLike) -> Mapping[str, Tensor]:
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(
-            f"checkpoint {path} is damaged, or holds more than weights ({type(error).__name__}: {reason}); fetch it again"
+            f"checkpoint {path} is damaged, or more than weights ({type(error).__name__}: {reason}); fetch it again"
         ) from error
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise CheckpointError(f"checkpoint {path} is no mapping of names to tensors; fetch the authors' file again")
