@@ -26,7 +26,7 @@ report: environment
 	snakemake --report report.html paper_figures $(CONFIG)
 
 test: environment
-	python -m pytest -n 2 -m "not real_data" tests
+	python -m pytest -n 2 --dist loadfile -m "not real_data" tests
 
 # Needs the official archives in the folder that OPENSET_MIRROR names; without it every test says so and is skipped.
 test_real_data: environment

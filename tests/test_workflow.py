@@ -61,7 +61,7 @@ def copy_of_the_repository(folder: Path) -> Path:
     return folder
 
 
-def run(folder: Path, *command: str, timeout: float = 240, **options) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *command: str, timeout: float = 900, **options) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(folder / "src")}
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout, **options
