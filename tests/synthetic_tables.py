@@ -42,6 +42,7 @@ def context(**changes: object) -> dict[str, object]:
         "experiment": "digits",
         "title": "Digits on a laptop",
         "dataset_title": "scikit-learn digits",
+        "protocol": "mnist",
         "splits": 5,
         "seeds": 1,
         "scale_note": "scikit-learn digits, not the paper's Tiny-ImageNet",

@@ -96,7 +96,7 @@ def test_every_text_can_be_read(drawn, scenario, name):
 def test_a_figure_says_what_it_shows(drawn, name):
     _, figure, _ = drawn("full", name)
     words = footer(figure).replace("\N{NO-BREAK SPACE}", " ").replace("\n", " ")
-    assert "(digits), 5 splits \N{MULTIPLICATION SIGN} 1 seed." in words
+    assert "(digits), protocol mnist, 5 splits \N{MULTIPLICATION SIGN} 1 seed." in words
     assert "scikit-learn digits, not the paper's Tiny-ImageNet." in words
     assert figure.texts[0].get_text() == FIGURES[name].title
     assert figure.get_size_inches()[0] == style.DOUBLE_COLUMN
@@ -288,7 +288,10 @@ def test_captions_name_the_experiment():
     context = read_context(synthetic_tables.context(splits=1, seeds=3))
     for spec in FIGURES.values():
         caption = spec.caption_for(context).replace("\N{NO-BREAK SPACE}", " ")
-        assert "Experiment digits on scikit-learn digits, 1 split \N{MULTIPLICATION SIGN} 3 seeds." in caption
+        assert (
+            "Experiment digits on scikit-learn digits, protocol mnist, 1 split \N{MULTIPLICATION SIGN} 3 seeds."
+            in caption
+        )
         assert "{" not in caption
 
 
@@ -369,7 +372,7 @@ def test_a_context_comes_as_text_or_file(tmp_path):
     assert read_context(json.dumps(plain)) == read_context(str(path)) == read_context(plain)
     for source, message in [
         ("{no", "is not valid JSON"),
-        ('{"experiment": "digits"}', "lacks title, dataset_title, splits, seeds"),
+        ('{"experiment": "digits"}', "lacks title, dataset_title, protocol, splits, seeds"),
         (str(tmp_path / "other.json"), "is missing"),
     ]:
         with pytest.raises(OpenSetError, match=message):

@@ -117,7 +117,8 @@ def test_the_best_student_is_bold(tidy_tables, published):
 def test_a_caption_says_what_was_measured(tidy_tables, published):
     for name in TABLES:
         caption = build(name, tidy_tables(), published).caption.replace("\N{NO-BREAK SPACE}", " ")
-        assert "Experiment digits on scikit-learn digits, 5 splits \N{MULTIPLICATION SIGN} 1 seed (n = 5)." in caption
+        scale = "protocol mnist, 5 splits \N{MULTIPLICATION SIGN} 1 seed (n = 5)"
+        assert f"Experiment digits on scikit-learn digits, {scale}." in caption
         assert "scikit-learn digits, not the paper's Tiny-ImageNet." in caption
         short = TABLES[name].caption_for(read_context(synthetic_tables.context()))
         assert "(n =" not in short and short.startswith(TABLES[name].caption)

@@ -196,7 +196,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         if isinstance(old, Mapping) and isinstance(value, Mapping) and "name" not in value:
             merged[key] = merge(old, value)
-        elif isinstance(old, Mapping) and value is None:
+        elif isinstance(old, Mapping) and value in (None, "null"):  # Snakemake's --config gives every value as text
             del merged[key]
         else:
             merged[key] = value
@@ -260,7 +260,7 @@ def _validated(model: type[Strict], value: Any, where: str) -> Any:
         lines = []
         for problem in error.errors():
             key = ".".join(part for part in (where, *map(str, problem["loc"])) if part)
-            message = problem["msg"].removeprefix("Value error, ")
+            message = problem["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list, such as [0]")
             lines.append(f"configuration: {key + ': ' if key else ''}{message}")
         raise SettingsError("\n       ".join(lines)) from error
 
@@ -560,6 +560,7 @@ class Experiment:
                 "experiment": self.name,
                 "title": self.settings.title,
                 "dataset_title": DATASETS[self.settings.data.dataset].title,
+                "protocol": self.protocol["name"],
                 "splits": len(self.splits),
                 "seeds": len(self.seeds),
                 "scale_note": self.settings.scale_note,

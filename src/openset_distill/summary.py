@@ -37,7 +37,9 @@ def show(tidy: str, figures: str, tables: str) -> None:
         table.add_row(labels[run], *(values.get(metric, "") for metric in COLUMNS))
     console = Console(width=None if Console().is_terminal else 100)
     console.print(table)
-    console.print(f"figures: {figures}/   tables: {tables}/", highlight=False)
+    places = {"figures": figures, "tables": tables}
+    made = [f"{kind}: {folder}/" for kind, folder in places.items() if Path(folder).is_dir()]
+    console.print("   ".join(made), highlight=False)
 
 
 def _is_headline(row: dict[str, str]) -> bool:

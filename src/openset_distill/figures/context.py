@@ -32,15 +32,16 @@ class Context:
     experiment: str
     title: str
     dataset_title: str
+    protocol: str  # whose known/unknown class splits
     splits: int = pydantic.Field(ge=1)  # number of known/unknown splits
     seeds: int = pydantic.Field(ge=1)  # number of seeds for each split
     scale_note: str = ""  # how this experiment differs from the paper's own scale
     highlight: Highlight = Highlight()
 
     def scale(self) -> str:
-        """Number of splits and seeds, in words that a line break does not part."""
+        """Protocol, and number of splits and seeds in words that a line break does not part."""
         words = f"{counted(self.splits, 'split')} \N{MULTIPLICATION SIGN} {counted(self.seeds, 'seed')}"
-        return words.replace(" ", "\N{NO-BREAK SPACE}")
+        return f"protocol {self.protocol}, " + words.replace(" ", "\N{NO-BREAK SPACE}")
 
     def words(self) -> dict[str, str]:
         """What a caption template may name."""
@@ -98,7 +99,7 @@ def read_context(source: str | Mapping[str, Any]) -> Context:
 
 
 def _required() -> list[str]:
-    return ["experiment", "title", "dataset_title", "splits", "seeds"]
+    return ["experiment", "title", "dataset_title", "protocol", "splits", "seeds"]
 
 
 def _refuse_unknown(what: str, data: Mapping[str, Any], cls: type) -> None:
