@@ -61,7 +61,7 @@ lock: environment
 	  --no-emit-index-url --no-emit-find-links --output-file requirements.lock pyproject.toml
 
 benchmark: environment
-	python benchmarks/workflow.py
+	python benchmarks/workflow.py --json docs/benchmarks/workflow.json
 
 dvc_yaml: environment
 	python workflow_scripts/dvc_stages.py --write

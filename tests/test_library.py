@@ -23,6 +23,7 @@ from openset_distill.feed import Feed, Normalize
 from openset_distill.files import read_json, write_json, written_whole
 from openset_distill.models import BACKBONES, build_classifier
 from openset_distill.models.classifier import Teacher
+from openset_distill.optimizer import SGD
 from openset_distill.registry import Registry, settings_class
 
 CPU = torch.device("cpu")
@@ -170,6 +171,35 @@ def test_a_teacher_is_frozen_and_an_ensemble_is_a_mean():
     assert not answer.requires_grad
     expected = (members[0](images)[1] + members[1](images)[1]) / 2
     assert torch.allclose(answer, expected.detach())
+
+
+# ---------------------------------------------------------------------------------------- optimizer
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"momentum": 0.9, "weight_decay": 5e-4},
+        {"momentum": 0.9, "weight_decay": 5e-4, "nesterov": True},
+        {"momentum": 0.0, "weight_decay": 0.0},
+    ],
+)
+def test_sgd_is_that_of_torch(settings):
+    torch.manual_seed(3)
+    ours = build_classifier({"name": "small_resnet", "widths": [4, 8]}, classes=3, channels=1)
+    theirs = build_classifier({"name": "small_resnet", "widths": [4, 8]}, classes=3, channels=1)
+    theirs.load_state_dict(ours.state_dict())
+    own, reference = SGD(ours.parameters(), **settings), torch.optim.SGD(theirs.parameters(), lr=0.1, **settings)
+    for step in range(5):
+        images, labels = torch.rand(8, 1, 8, 8), torch.arange(8) % 3
+        for model in (ours, theirs):
+            torch.nn.functional.cross_entropy(model(images)[1], labels).backward()
+        own.step(0.1 / (step + 1))
+        reference.param_groups[0]["lr"] = 0.1 / (step + 1)
+        reference.step()
+        reference.zero_grad()
+    for x, y in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(x, y)
 
 
 # --------------------------------------------------------------------------------------------- feed

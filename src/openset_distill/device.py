@@ -9,15 +9,17 @@ import torch
 
 
 def prepare_device(threads: int) -> torch.device:
-    """Picks the GPU if there is one, sets the number of CPU threads, and asks for deterministic kernels.
+    """Picks the GPU if there is one, with deterministic kernels, and sets the number of CPU threads.
 
     Sums of floats depend on the number of threads: the same seed gives the same bits for the same `threads`.
     """
     torch.set_num_threads(threads)
+    if not torch.cuda.is_available():
+        return torch.device("cpu")  # its kernels are deterministic; asking for it would import the compiler, a second
     # read by cuBLAS when its first handle is made; without it deterministic algorithms refuse to run
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device("cuda")
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

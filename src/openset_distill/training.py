@@ -20,6 +20,7 @@ from .feed import Feed, Normalize
 from .inference import accuracy
 from .methods import METHODS, Batch
 from .models.classifier import Classifier, Teacher
+from .optimizer import SGD
 from .training_state import Progress, restore, save
 
 
@@ -76,13 +77,11 @@ def train(
         raise TrainingError(f"{len(images)} training images do not fill one batch of {batch_size}; lower batch_size")
     if settings["select"] == "best_validation_accuracy" and len(validation[0]) == 0:
         raise TrainingError("select: best_validation_accuracy needs validation images; set validation_fraction above 0")
-    optimizer = torch.optim.SGD(
-        student.parameters(),
-        lr=settings["learning_rate"],
+    optimizer = SGD(
+        (parameter for parameter in student.parameters() if parameter.requires_grad),
         momentum=settings["momentum"],
-        nesterov=settings["nesterov"],
         weight_decay=settings["weight_decay"],
-        fused=True,
+        nesterov=settings["nesterov"],
     )
     best: dict[str, Tensor] = {}
     progress = restore(state_path, job, student, optimizer, best, report) or Progress()
@@ -98,8 +97,6 @@ def train(
             number = progress.epoch * steps + progress.step
             draws = generator(*key, "augment", number)
             torch.manual_seed(derive_seed(*key, "dropout", number))
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(settings, number, steps)
 
             chosen = order[progress.step * batch_size : (progress.step + 1) * batch_size]
             pixels = images.batch(chosen)
@@ -112,9 +109,8 @@ def train(
             with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
                 terms, statistics = method.loss(student, teacher, batch)
                 loss = sum(terms.values())
-            optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            optimizer.step()
+            optimizer.step(learning_rate(settings, number, steps))
 
             progress.add({"train_loss": loss, **{f"loss_{name}": term for name, term in terms.items()}, **statistics})
             progress.step += 1

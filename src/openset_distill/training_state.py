@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .checkpoint import load_tensors, save_tensors
 from .errors import CheckpointError, TrainingError
 from .models.classifier import Classifier
+from .optimizer import SGD
 
 
 @dataclass
@@ -48,15 +48,14 @@ def save(
     path: Path,
     job: dict[str, Any],
     student: Classifier,
-    optimizer: torch.optim.Optimizer,
+    optimizer: SGD,
     best: dict[str, Tensor],
     progress: Progress,
 ) -> None:
     """Writes all that continues the training: weights, momentum, best weights so far, position, history."""
     tensors = {f"model/{name}": tensor for name, tensor in student.state_dict().items()}
     tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors[f"momentum/{index}"] = state["momentum_buffer"]
+    tensors |= {f"momentum/{index}": buffer for index, buffer in enumerate(optimizer.momentum_buffers)}
     tensors |= {f"sum/{name}": total for name, total in progress.sums.items()}
     position = {
         "epoch": progress.epoch,
@@ -72,7 +71,7 @@ def restore(
     path: Path,
     job: dict[str, Any],
     student: Classifier,
-    optimizer: torch.optim.Optimizer,
+    optimizer: SGD,
     best: dict[str, Tensor],
     report: Callable[[str], None],
 ) -> Progress | None:
@@ -93,14 +92,7 @@ def restore(
         groups[group][rest] = tensor
     student.load_state_dict(groups["model"])
     best.update(groups["best"])
-    state = optimizer.state_dict()
-    parameters = list(student.parameters())
-    # in the memory layout of the parameter: the fused optimizer walks both side by side
-    state["state"] = {
-        int(index): {"momentum_buffer": torch.empty_like(parameters[int(index)]).copy_(tensor)}
-        for index, tensor in groups["momentum"].items()
-    }
-    optimizer.load_state_dict(state)
+    optimizer.restore([groups["momentum"][str(index)] for index in range(len(groups["momentum"]))])
     device = next(student.parameters()).device
     sums = {name: tensor.to(device) for name, tensor in groups["sum"].items()}
     progress = Progress(sums=sums, **json.loads(metadata["progress"]))
