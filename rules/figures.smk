@@ -49,7 +49,7 @@ for figure in SETTINGS.show.figures:
             name=figure,
             caption=FIGURES[figure].caption_for(CONTEXT),
             context=as_json(dataclasses.asdict(CONTEXT)),
-            tables=[part for name in FIGURES[figure].tables for part in ("--table", f"{name}={TIDY}/{name}.csv")],
+            tables=options("--table", [f"{name}={TIDY}/{name}.csv" for name in FIGURES[figure].tables]),
         shell:
             "python {input.code} --name {params.name} {params.tables:q} --context {params.context:q} "
             "--pdf {output.pdf:q} --png {output.png:q} --csv {output.csv:q} > {log:q} 2>&1"
@@ -95,7 +95,7 @@ for table in SETTINGS.show.tables:
             name=table,
             caption=TABLES[table].caption_for(CONTEXT),
             context=as_json(dataclasses.asdict(CONTEXT)),
-            tables=[part for name in TABLES[table].tables for part in ("--table", f"{name}={TIDY}/{name}.csv")],
+            tables=options("--table", [f"{name}={TIDY}/{name}.csv" for name in TABLES[table].tables]),
         shell:
             "python {input.code} --name {params.name} {params.tables:q} --context {params.context:q} "
             "--published {input.published:q} --csv {output.csv:q} --markdown {output.markdown:q} "

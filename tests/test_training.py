@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -210,7 +209,6 @@ def test_a_damaged_split(digits, split, tmp_path):
     fails(train(tmp_path / "run", job("ce"), digits, tmp_path), tmp_path / "run", "split.npz", "make the split again")
 
 
-@pytest.mark.skipif(not hasattr(os, "setxattr"), reason="a folder that refuses even root is made on Linux only")
 def test_a_results_folder_that_cannot_be_made(digits, split, tmp_path):
     (tmp_path / "run").write_text("a file where the folder should be")
     process = train(tmp_path / "run", job("ce"), digits, split)

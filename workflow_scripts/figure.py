@@ -9,22 +9,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from openset_distill.command import run
+from openset_distill.command import named_path, run
 from openset_distill.figures import figure_spec, read_context
-
-
-def table_path(text: str) -> tuple[str, str]:
-    name, separator, path = text.partition("=")
-    if not (name and separator and path):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH")
-    return name, path
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", required=True, help="figure in the registry")
     parser.add_argument(
-        "--table", type=table_path, action="append", default=[], metavar="NAME=PATH", help="a tidy table; repeatable"
+        "--table", type=named_path, action="append", default=[], metavar="NAME=PATH", help="a tidy table; repeatable"
     )
     parser.add_argument("--context", required=True, help="JSON text, or a .json file: experiment, splits, seeds ...")
     parser.add_argument("--pdf", required=True, type=Path, help="output: fonts embedded")

@@ -10,24 +10,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from openset_distill.command import run
+from openset_distill.command import named_path, run
 from openset_distill.figures import read_context
 from openset_distill.figures.tidy import read_tables
 from openset_distill.tables import read_published, save, table_spec
-
-
-def table_path(text: str) -> tuple[str, str]:
-    name, separator, path = text.partition("=")
-    if not (name and separator and path):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH")
-    return name, path
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", required=True, help="table in the registry")
     parser.add_argument(
-        "--table", type=table_path, action="append", default=[], metavar="NAME=PATH", help="a tidy table; repeatable"
+        "--table", type=named_path, action="append", default=[], metavar="NAME=PATH", help="a tidy table; repeatable"
     )
     parser.add_argument("--published", type=Path, help="numbers from the literature, for a table that prints them")
     parser.add_argument("--context", required=True, help="JSON text, or a .json file: experiment, splits, seeds ...")

@@ -109,14 +109,12 @@ def open_split(prepared: Path, others: Sequence[Path], split: Path, description:
             f"split {split} draws on {', '.join(described['sources'])}, {len(parts)} prepared datasets were given; "
             "make the split again"
         )
-    beyond = [("train_index", len(known.train)), ("validation_index", len(known.train))]
     for number, part in enumerate(parts):
         chosen = arrays["test_index"][arrays["test_source"] == number]
-        beyond_part = len(chosen) > 0 and chosen.max() >= len(part)
-        if beyond_part:
+        if len(chosen) and chosen.max() >= len(part):
             raise DataError(f"split {split} names test images that {described['sources'][number]} lacks; make it again")
-    for name, size in beyond:
-        if len(arrays[name]) and arrays[name].max() >= size:
+    for name in ("train_index", "validation_index"):
+        if len(arrays[name]) and arrays[name].max() >= len(known.train):
             raise DataError(f"split {split} names training images that {prepared} lacks; make the split again")
     return SplitData(known.train, parts, arrays, tuple(described["known"]), tuple(described["groups"]))
 
