@@ -64,12 +64,28 @@ def folder_of(path):
     return str(Path(path).parent)
 
 
-def teachers_of(wildcards):
-    return [f"{SPLIT}/{teacher}/weights.safetensors" for teacher in EXPERIMENT.runs[wildcards.run].teachers]
+def teachers_of(wildcards, run=None):
+    return [f"{SPLIT}/{teacher}/weights.safetensors" for teacher in EXPERIMENT.runs[run or wildcards.run].teachers]
+
+
+def answers_of(wildcards):
+    """The recording that a run reads, as a list: empty where it asks its teacher itself, or has none."""
+    recorded = EXPERIMENT.runs[wildcards.run].recorded
+    return [f"{SPLIT}/answers_{EXPERIMENT.recording(wildcards.run)}.safetensors"] if recorded else []
 
 
 def training_job(wildcards):
     return as_json(EXPERIMENT.training_job(wildcards.run, int(wildcards.split), int(wildcards.seed)))
+
+
+def recording_job(wildcards):
+    return as_json(EXPERIMENT.recording_job(wildcards.recording, int(wildcards.split), int(wildcards.seed)))
+
+
+def launch(kind):
+    """How Python starts a training: plainly, or as one process for each of its GPUs."""
+    gpus = wanted(kind).gpu
+    return f"-m torch.distributed.run --standalone --nproc-per-node {gpus}" if gpus > 1 else ""
 
 
 def tidy_tables(names):

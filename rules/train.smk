@@ -1,9 +1,10 @@
 # Teachers and students: one network a job.
 
 
+# {params.launch} is empty, or starts one process for each GPU of the job
 TRAIN = (
-    "python {input.code} --job {params.job:q} --prepared {params.prepared:q} {params.others:q} "
-    "--split {input.split:q} --description {input.description:q} {params.teachers:q} "
+    "python {params.launch} {input.code} --job {params.job:q} --prepared {params.prepared:q} {params.others:q} "
+    "--split {input.split:q} --description {input.description:q} {params.teachers:q} {params.answers:q} "
     "--weights {output.weights:q} --history {output.history:q} --outputs {output.outputs:q} "
     "--config {output.config:q} --provenance {output.provenance:q} --threads {threads} > {log:q} 2>&1"
 )
@@ -43,8 +44,47 @@ rule train_teacher:
         prepared=lambda wildcards, input: folder_of(input.manifest),
         others=options("--other", OTHERS.values()),
         teachers=[],
+        answers=[],
+        launch=launch("train_teacher"),
     shell:
         TRAIN
+
+
+# What a teacher says to every batch of its students' training, once for all students that see the same images.
+rule record_teacher:
+    input:
+        code="workflow_scripts/record_teacher.py",
+        manifest=f"{KNOWN}/manifest.json",
+        others=[f"{folder}/manifest.json" for folder in OTHERS.values()],
+        split=f"{SPLIT}/split.npz",
+        description=f"{SPLIT}/split.json",
+        teachers=lambda wildcards: teachers_of(wildcards, EXPERIMENT.recordings[wildcards.recording]),
+    output:
+        # as large as epochs x images x classes: gone as soon as the last student has read it
+        answers=temp(f"{SPLIT}/answers_{{recording}}.safetensors"),
+    log:
+        f"{LOGS}/split{{split}}_seed{{seed}}_{{recording}}_record.log",
+    benchmark:
+        f"{BENCHMARKS}/split{{split}}_seed{{seed}}_{{recording}}_record.tsv"
+    wildcard_constraints:
+        recording="[0-9a-f]{12}",
+    priority: 10
+    conda:
+        ENVIRONMENT
+    threads: wanted("train_student").threads
+    resources:
+        mem_mb=wanted("train_student").memory_mb,
+        runtime=wanted("train_student").runtime_min,
+        gpu=min(wanted("train_student").gpu, 1),
+    params:
+        job=recording_job,
+        prepared=lambda wildcards, input: folder_of(input.manifest),
+        others=options("--other", OTHERS.values()),
+        teachers=lambda wildcards, input: options("--teacher", input.teachers),
+    shell:
+        "python {input.code} --job {params.job:q} --prepared {params.prepared:q} {params.others:q} "
+        "--split {input.split:q} --description {input.description:q} {params.teachers:q} "
+        "--answers {output.answers:q} --threads {threads} > {log:q} 2>&1"
 
 
 # Everything else, baselines and distilled students alike.
@@ -56,6 +96,7 @@ use rule train_teacher as train_student with:
         split=f"{SPLIT}/split.npz",
         description=f"{SPLIT}/split.json",
         teachers=teachers_of,
+        answers=answers_of,
     wildcard_constraints:
         run="|".join(EXPERIMENT.student_runs) or "none",
     priority: 0
@@ -69,3 +110,5 @@ use rule train_teacher as train_student with:
         prepared=lambda wildcards, input: folder_of(input.manifest),
         others=options("--other", OTHERS.values()),
         teachers=lambda wildcards, input: options("--teacher", input.get("teachers", [])),
+        answers=lambda wildcards, input: options("--answers", input.get("answers", [])),
+        launch=launch("train_student"),

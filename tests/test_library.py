@@ -22,9 +22,9 @@ from openset_distill.errors import CheckpointError, DataError, OpenSetError, Set
 from openset_distill.feed import Feed, Normalize
 from openset_distill.files import read_json, write_json, written_whole
 from openset_distill.models import BACKBONES, build_classifier
-from openset_distill.models.classifier import Teacher
 from openset_distill.optimizer import SGD
 from openset_distill.registry import Registry, settings_class
+from openset_distill.teachers import Networks
 
 CPU = torch.device("cpu")
 
@@ -163,7 +163,7 @@ def test_every_backbone_has_a_line_of_documentation():
 def test_a_teacher_is_frozen_and_an_ensemble_is_a_mean():
     torch.manual_seed(1)
     members = [build_classifier({"name": "small_resnet", "widths": [4]}, classes=3, channels=1) for _ in range(2)]
-    teacher = Teacher(members)
+    teacher = Networks(members)
     teacher.train()
     assert not any(module.training for module in teacher.modules())
     images = torch.rand(4, 1, 8, 8)
@@ -189,7 +189,10 @@ def test_sgd_is_that_of_torch(settings):
     ours = build_classifier({"name": "small_resnet", "widths": [4, 8]}, classes=3, channels=1)
     theirs = build_classifier({"name": "small_resnet", "widths": [4, 8]}, classes=3, channels=1)
     theirs.load_state_dict(ours.state_dict())
-    own, reference = SGD(ours.parameters(), **settings), torch.optim.SGD(theirs.parameters(), lr=0.1, **settings)
+    own, reference = (
+        SGD(ours.parameters(), **settings),
+        torch.optim.SGD(theirs.parameters(), lr=0.1, fused=True, **settings),
+    )
     for step in range(5):
         images, labels = torch.rand(8, 1, 8, 8), torch.arange(8) % 3
         for model in (ours, theirs):

@@ -22,7 +22,15 @@ from openset_distill.experiment import Experiment, load
 CONFIGURATION = "config/config.yaml"
 RULES = {
     "data": ["download_dataset", "prepare_dataset"],
-    "split": ["make_split", "train_teacher", "train_student", "evaluate", "analyze_features", "embed_features"],
+    "split": [
+        "make_split",
+        "train_teacher",
+        "record_teacher",
+        "train_student",
+        "evaluate",
+        "analyze_features",
+        "embed_features",
+    ],
     "tidy": ["aggregate"],
 }
 HEADER = f"# Written by `python workflow_scripts/dvc_stages.py --write` from {CONFIGURATION}; do not edit by hand.\n"
@@ -66,6 +74,7 @@ def stages(experiment: Experiment) -> dict[str, Any]:
             "prepare",
             "split",
             "train",
+            "record_teacher",
             "evaluate",
             "analyze",
             "embed",
@@ -83,7 +92,7 @@ def stages(experiment: Experiment) -> dict[str, Any]:
             [experiment.raw(dataset) for dataset in datasets] + prepared,
         )
     }
-    of_split = [scripts[name] for name in ("split", "train", "evaluate", "analyze", "embed")]
+    of_split = [scripts[name] for name in ("split", "train", "record_teacher", "evaluate", "analyze", "embed")]
     for split in experiment.splits:
         folders = [f"{results}/split{split}/seed{seed}" for seed in experiment.seeds]
         targets = [f"{folder}/{run}/metrics.json" for folder in folders for run in experiment.runs]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 
 from openset_distill.command import run
@@ -20,6 +19,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--split", required=True, type=Path, help="split.npz")
     parser.add_argument("--description", required=True, type=Path, help="split.json")
     parser.add_argument("--teacher", action="append", default=[], type=Path, help="weights of a teacher (repeatable)")
+    parser.add_argument("--answers", type=Path, help="recording of these teachers' answers, to ask them nothing again")
     parser.add_argument("--weights", required=True, type=Path, help="output: the trained weights")
     parser.add_argument("--history", required=True, type=Path, help="output: one row an epoch, CSV")
     parser.add_argument(
@@ -34,50 +34,62 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
     # heavy imports wait until the command line is known to be right
-    import torch
-
-    from openset_distill.checkpoint import load_classifier, save_classifier
+    from openset_distill.checkpoint import save_classifier
     from openset_distill.device import prepare_device
+    from openset_distill.distributed import World, started_by_torchrun
     from openset_distill.files import write_json
+    from openset_distill.jobs import read_job
     from openset_distill.provenance import Provenance
     from openset_distill.runs import (
+        check_teachers,
         describe,
+        make_batches,
         make_student,
         open_split,
-        read_job,
-        require_teachers,
         save_test_outputs,
+        views,
         write_history,
     )
+    from openset_distill.teachers import Recording, load_networks
     from openset_distill.training import train
 
     job = read_job(arguments.job)
+    check_teachers(job, arguments.teacher)
     data = open_split(arguments.prepared, arguments.other, arguments.split, arguments.description)
     provenance = Provenance([arguments.split, *arguments.teacher])
     device = prepare_device(arguments.threads)
-    teacher = require_teachers(job, arguments.teacher, partial(load_classifier, classes=data.classes), device)
+    world = World.join(device) if started_by_torchrun() else None
+    if world:
+        world.check_batch(job["optimization"]["batch_size"])
+    teacher = None
+    if arguments.answers:
+        teacher = Recording(arguments.answers, views(job, arguments.split, arguments.teacher), device)
+    elif arguments.teacher:
+        teacher = load_networks(arguments.teacher, data.classes, device, world)
     student = make_student(job, data, device)
     state = arguments.weights.with_name("state.safetensors")
     history = train(
         job,
         student,
         teacher,
-        data.training(device),
-        torch.from_numpy(data.train_label).to(device),
+        make_batches(job, data, device),
         data.validation(device),
-        data.normalize(job, device),
         state_path=state,
+        world=world,
         report=lambda line: print(f"{job['run']}: {line}", file=sys.stderr, flush=True),
     )
-    save_test_outputs(arguments.outputs, student, data, job, device)
-    write_history(arguments.history, history)
-    write_json(arguments.config, job)
-    write_json(
-        arguments.provenance,
-        provenance.record(command=sys.argv, device=str(device), threads=arguments.threads, epochs=len(history)),
-    )
-    save_classifier(arguments.weights, student, describe(job, data))
-    state.unlink(missing_ok=True)
+    if world is None or world.leads:
+        save_test_outputs(arguments.outputs, student, data, job, device)
+        write_history(arguments.history, history)
+        write_json(arguments.config, job)
+        write_json(
+            arguments.provenance,
+            provenance.record(command=sys.argv, device=str(device), threads=arguments.threads, epochs=len(history)),
+        )
+        save_classifier(arguments.weights, student, describe(job, data))
+        state.unlink(missing_ok=True)
+    if world:
+        world.leave()
 
 
 if __name__ == "__main__":

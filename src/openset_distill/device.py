@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
 
 import torch
 
 
 def prepare_device(threads: int) -> torch.device:
     """Picks the GPU if there is one, with deterministic kernels, and sets the number of CPU threads.
+
+    Of several GPUs a process of `torchrun` takes the one of its number, any other process the one that the fewest
+    others have taken: workflow jobs that run side by side spread over the machine, or share its one GPU.
 
     Sums of floats depend on the number of threads: the same seed gives the same bits for the same `threads`.
     """
@@ -19,7 +27,36 @@ def prepare_device(threads: int) -> torch.device:
     # read by cuBLAS when its first handle is made; without it deterministic algorithms refuse to run
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    return torch.device("cuda")
+    if "LOCAL_RANK" in os.environ:
+        number = int(os.environ["LOCAL_RANK"])
+    else:
+        names = [str(torch.cuda.get_device_properties(number).uuid) for number in range(torch.cuda.device_count())]
+        number = least_taken(names, Path(tempfile.gettempdir()))
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
+
+
+_held: list[IO[str]] = []  # open as long as the process lives: the system ends a lock with its process, however it ends
+
+
+def least_taken(names: Sequence[str], folder: Path) -> int:
+    """The position of the device that the fewest processes hold; this process holds it until it ends.
+
+    Args:
+        names: of the devices, the same in every process.
+        folder: where the lock files lie, one for each device and place on it.
+    """
+    for place in range(1000):
+        for number, name in enumerate(names):
+            path = folder / f"openset-device-{name}-{place}.lock"
+            try:
+                stream = open(path, "a")  # noqa: SIM115 - must outlive this function
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:  # held by another process, or made by another user
+                continue
+            _held.append(stream)
+            return number
+    return 0
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

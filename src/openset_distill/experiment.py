@@ -21,6 +21,7 @@ from .augment import MULTI_SAMPLE, SINGLE_SAMPLE
 from .datasets.catalog import DATASETS, PUBLISHED_CHECKPOINTS, check_files, find, parse_checksum
 from .errors import OpenSetError, SettingsError, nearest
 from .figures import FIGURES, Context, read_context
+from .jobs import fingerprint, images_seen
 from .methods import METHODS
 from .models import BACKBONES
 from .scores import SCORES
@@ -102,10 +103,15 @@ class OptimizationSettings(Strict):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     select: Literal["last", "best_validation_accuracy"] = "last"
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
+    compile: bool = False
 
 
 class RunSettings(Strict):
-    """One trained network. `teacher` names the run, or the ensemble of runs, that it learns from."""
+    """One trained network.
+
+    `teacher` names the run, or the ensemble of runs, that it learns from. Its `answers` are `recorded` once for all
+    students that see the same images, or asked for `live` in every training.
+    """
 
     label: str | None = None
     family: str | None = None
@@ -114,6 +120,7 @@ class RunSettings(Strict):
     augment: AugmentSettings = AugmentSettings()
     optimization: OptimizationSettings = OptimizationSettings()
     teacher: Name | tuple[Name, ...] = "teacher"
+    answers: Literal["recorded", "live"] = "recorded"
 
 
 class EvaluationSettings(Strict):
@@ -288,6 +295,7 @@ class Run:
         needs_teacher = METHODS[self.method["name"]].needs_teacher
         teachers = (settings.teacher,) if isinstance(settings.teacher, str) else settings.teacher
         self.teachers: tuple[str, ...] = teachers if needs_teacher else ()
+        self.recorded = needs_teacher and settings.answers == "recorded"
         self.label = settings.label or name
         self.family = settings.family or self._family()
 
@@ -441,6 +449,30 @@ class Experiment:
             "optimization": resolved.optimization.model_dump(mode="json"),
             "normalization": {"mean": list(data.mean), "std": list(data.std)},
         }
+
+    # ------------------------------------------------------------------------------------------ recordings
+
+    def recording(self, run: str) -> str:
+        """The name of the recording of teachers' answers that a run reads.
+
+        Runs share one if they have the same teachers and see the same images; each split and seed has its own in its
+        own folder.
+        """
+        seen = images_seen(self.training_job(run, self.splits[0], self.seeds[0]))
+        return fingerprint([list(self.runs[run].teachers), seen])
+
+    @cached_property
+    def recordings(self) -> dict[str, str]:
+        """Every recording by its name: the first of the runs that read it."""
+        recordings: dict[str, str] = {}
+        for name, run in self.runs.items():
+            if run.recorded:
+                recordings.setdefault(self.recording(name), name)
+        return recordings
+
+    def recording_job(self, recording: str, split: int, seed: int) -> dict[str, Any]:
+        """What the job that makes a recording is given."""
+        return images_seen(self.training_job(self.recordings[recording], split, seed))
 
     # ------------------------------------------------------------------------------------------ data
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .datasets.index import StreamedImages
 from .datasets.pack import Images
 
 # On a GPU the images of a part are kept there whole up to this size; larger parts are sent batch by batch.
@@ -24,22 +27,49 @@ class Feed:
         index: int64 `[m]`, which of its images take part.
     """
 
-    def __init__(self, images: Images, index: np.ndarray, device: torch.device):
+    def __init__(self, images: Images | StreamedImages, index: np.ndarray, device: torch.device):
         self.images, self.index, self.device = images, index, device
         self.channels = images.shape[-1]
         self.resident: Tensor | None = None
+        # arrays that a CPU maps from disk are there at once
+        self.reads_ahead = device.type == "cuda" or isinstance(images, StreamedImages)
+        self._ahead: tuple[np.ndarray, Future[Tensor]] | None = None
         if device.type == "cuda" and len(index) * math.prod(images.shape) <= RESIDENT_BYTES:
             self.resident = torch.from_numpy(images.batch(index)).to(device)
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def batch(self, positions: Tensor) -> Tensor:
-        """Images uint8 `[batch, channels, height, width]`, channels last in memory, at `positions` (int64, CPU)."""
+    def place(self, positions: Tensor) -> Tensor:
+        """`positions` (int64) where `batch` reads them: on the device if the images are there, else on the CPU."""
+        return positions.to(self.device) if self.resident is not None else positions
+
+    def batch(self, positions: Tensor, following: Tensor | None = None) -> Tensor:
+        """Images uint8 `[batch, channels, height, width]`, channels last in memory, at `positions` (int64).
+
+        With `following`, the positions of the next batch, images that must be decoded or sent to a GPU are fetched for
+        it by a thread of their own while the network works on this one.
+        """
         if self.resident is not None:
-            return self.resident[positions.to(self.device, non_blocking=True)].permute(0, 3, 1, 2)
-        chosen = torch.from_numpy(self.images.batch(self.index[positions.numpy()]))
-        return chosen.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+            return self.resident[self.place(positions)].permute(0, 3, 1, 2)
+        wanted = positions.numpy()
+        if self._ahead is not None and np.array_equal(self._ahead[0], wanted):
+            pixels = self._ahead[1].result()
+        else:
+            pixels = self._read(wanted)
+        self._ahead = None
+        if following is not None and self.reads_ahead:
+            self._ahead = (following.numpy(), self._reader.submit(self._read, following.numpy()))
+        return pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+
+    def _read(self, positions: np.ndarray) -> Tensor:
+        pixels = torch.from_numpy(self.images.batch(self.index[positions]))
+        # only from pinned memory does a copy leave the host free
+        return pixels.pin_memory() if self.device.type == "cuda" else pixels
+
+    @cached_property
+    def _reader(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
 
 
 class Normalize:

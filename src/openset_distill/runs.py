@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
-import json
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,34 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .batches import Batches
 from .checkpoint import Described
 from .datasets.pack import Images, open_packed
 from .device import autocast_dtype, derive_seed
-from .errors import CheckpointError, DataError, SettingsError
+from .errors import CheckpointError, DataError
 from .evaluation import save_outputs
 from .feed import Feed, Normalize
-from .files import read_json, written_whole
+from .files import read_json, sha256, written_whole
 from .inference import predict
+from .jobs import images_seen
 from .methods import METHODS
 from .models import build_classifier
-from .models.classifier import Classifier, Teacher
-
-JOB_KEYS = {"experiment", "split", "seed", "run", "backbone", "method", "augment", "optimization", "normalization"}
-
-
-def read_job(text: str) -> dict[str, Any]:
-    """The resolved settings of a run, from JSON text or from the path of a JSON file.
-
-    Raises:
-        SettingsError: not JSON, or not the settings of a run.
-    """
-    try:
-        job = json.loads(text) if text.lstrip().startswith("{") else read_json(text)
-    except ValueError as error:
-        raise SettingsError(f"--job is not valid JSON: {error}") from error
-    if not isinstance(job, dict) or set(job) != JOB_KEYS:
-        raise SettingsError(f"--job must hold exactly the keys {', '.join(sorted(JOB_KEYS))}")
-    return job
+from .models.classifier import Classifier
 
 
 @dataclass(frozen=True)
@@ -131,25 +115,28 @@ def describe(job: dict[str, Any], data: SplitData) -> Described:
     return Described(job["backbone"], data.classes, data.channels, data.image_size)
 
 
-def require_teachers(
-    job: dict[str, Any],
-    paths: Sequence[Path],
-    load: Callable[[Path], tuple[Classifier, Described]],
-    device: torch.device,
-) -> Teacher | None:
-    """The frozen teacher of a run, an ensemble if several paths are given, or None if its method needs none.
+def make_batches(job: dict[str, Any], data: SplitData, device: torch.device) -> Batches:
+    """The training batches of a run, from the training images of its split."""
+    labels = torch.from_numpy(data.train_label).to(device)
+    return Batches(job, data.training(device), labels, data.normalize(job, device))
+
+
+def views(job: dict[str, Any], split: Path, teachers: Sequence[Path]) -> dict[str, Any]:
+    """All that decides what a run's teachers say to its images: what a recording of their answers must agree with.
 
     Raises:
-        CheckpointError: a teacher is needed and none is given, or the other way round.
+        OpenSetError: a file is missing.
     """
+    return {**images_seen(job), "split_sha256": sha256(split), "teachers_sha256": [sha256(path) for path in teachers]}
+
+
+def check_teachers(job: dict[str, Any], teachers: Sequence[Path]) -> None:
+    """Raises a CheckpointError if a teacher is needed and none is given, or the other way round."""
     needed = METHODS[job["method"]["name"]].needs_teacher
-    if needed and not paths:
+    if needed and not teachers:
         raise CheckpointError(f"run {job['run']!r} distils and was given no teacher; name its weights with --teacher")
-    if not needed and paths:
+    if not needed and teachers:
         raise CheckpointError(f"run {job['run']!r} does not distil; leave out --teacher")
-    if not needed:
-        return None
-    return Teacher([load(path)[0] for path in paths]).to(device, memory_format=torch.channels_last)
 
 
 def save_test_outputs(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ..registry import Registry
 from .asymmetric_distillation import AsymmetricDistillation
-from .base import Batch, Method, Terms
+from .base import Batch, Method, Teacher, Terms
 from .cross_entropy import CrossEntropy
 from .distillation import Distillation
 
@@ -22,4 +22,4 @@ METHODS = Registry(
     },
 )
 
-__all__ = ["METHODS", "Batch", "Method", "Terms"]
+__all__ = ["METHODS", "Batch", "Method", "Teacher", "Terms"]

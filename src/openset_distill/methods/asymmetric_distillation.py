@@ -8,12 +8,12 @@ import lazy_loader as lazy
 from pydantic import Field
 
 from ..registry import settings_class
-from .base import Batch, Terms
+from .base import Batch, Teacher, Terms
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..models.classifier import Classifier, Teacher
+    from ..models.classifier import Classifier
 
 # Parsing the workflow reads the settings of every method: torch waits until a loss is computed.
 torch = lazy.load("torch")
@@ -66,10 +66,9 @@ class AsymmetricDistillation:
 
     def loss(self, student: Classifier, teacher: Teacher | None, batch: Batch) -> tuple[Terms, Terms]:
         if batch.mixed is None:
-            return self._raw_loss(student, batch, teacher(batch.images)), {}
+            return self._raw_loss(student, batch, teacher.on_raw(batch)), {}
 
-        # one pass for both: the teacher has no batch statistics, so its answers do not depend on the company
-        on_raw, on_mixed = teacher(torch.cat([batch.images, batch.mixed.images])).chunk(2)
+        on_raw, on_mixed = teacher.on_both(batch)
         terms: Terms = {}
         if self.combine == "add":
             terms = self._raw_loss(student, batch, on_raw)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..augment import Mixed
-    from ..models.classifier import Classifier, Teacher
+    from ..models.classifier import Classifier
 
 Terms = dict[str, "Tensor"]
 
@@ -22,11 +22,23 @@ class Batch:
         images: float `[batch, channels, height, width]`, after the single-sample augmentations, normalised.
         labels: int64 `[batch]`.
         mixed: the same images after a multi-sample augmentation, or None when this batch is not mixed.
+        number: of the training step, counted from 0 through all epochs.
     """
 
     images: Tensor
     labels: Tensor
     mixed: Mixed | None
+    number: int
+
+
+class Teacher(Protocol):
+    """Whom a student learns from: logits `[batch, classes]`, without a graph, on the images of a batch."""
+
+    def on_raw(self, batch: Batch) -> Tensor: ...
+
+    def on_mixed(self, batch: Batch) -> Tensor: ...
+
+    def on_both(self, batch: Batch) -> tuple[Tensor, Tensor]: ...
 
 
 class Method(Protocol):

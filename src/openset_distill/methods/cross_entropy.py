@@ -8,10 +8,10 @@ import lazy_loader as lazy
 from pydantic import Field
 
 from ..registry import settings_class
-from .base import Batch, Terms
+from .base import Batch, Teacher, Terms
 
 if TYPE_CHECKING:
-    from ..models.classifier import Classifier, Teacher
+    from ..models.classifier import Classifier
 
 # Parsing the workflow reads the settings of every method: torch waits until a loss is computed.
 torch = lazy.load("torch")

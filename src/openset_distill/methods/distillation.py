@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ..registry import settings_class
-from .base import Batch, Terms
+from .base import Batch, Teacher, Terms
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..models.classifier import Classifier, Teacher
+    from ..models.classifier import Classifier
 
 
 @settings_class
@@ -34,11 +34,11 @@ class Distillation:
         from ..losses import mixed_cross_entropy
 
         if batch.mixed is None:
-            images, targets = batch.images, batch.labels[:, None]
+            images, targets, answer = batch.images, batch.labels[:, None], teacher.on_raw(batch)
             weights = batch.images.new_ones(targets.shape)
         else:
-            images, targets, weights = batch.mixed.images, batch.labels[batch.mixed.sources], batch.mixed.weights
-        answer = teacher(images)
+            images, targets, answer = batch.mixed.images, batch.labels[batch.mixed.sources], teacher.on_mixed(batch)
+            weights = batch.mixed.weights
         _, logits = student(images)
         main_label = targets.gather(1, weights.argmax(dim=1, keepdim=True)).squeeze(1)
         return {

@@ -25,7 +25,7 @@ class VGG32(nn.Module):
             setattr(self, f"conv{number}", nn.Conv2d(width_in, width, 3, stride, 1, bias=False))
             setattr(self, f"bn{number}", nn.BatchNorm2d(width))
             width_in = width
-        self.bn10 = nn.BatchNorm2d(128)
+        self.bn10 = nn.BatchNorm2d(128).requires_grad_(False)  # never used, so never trained
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, 0.0, 0.05)

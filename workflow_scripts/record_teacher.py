@@ -1,0 +1,47 @@
+"""Records what a teacher answers to every batch of a student's training, once for all students that see the same."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from openset_distill.command import run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--job", required=True, help="which images its students see: JSON text, or a .json file")
+    parser.add_argument("--prepared", required=True, type=Path, help="folder of the prepared dataset")
+    parser.add_argument(
+        "--other", action="append", default=[], type=Path, help="prepared dataset of unknowns, in order"
+    )
+    parser.add_argument("--split", required=True, type=Path, help="split.npz")
+    parser.add_argument("--description", required=True, type=Path, help="split.json")
+    parser.add_argument(
+        "--teacher", action="append", required=True, type=Path, help="weights of a teacher (repeatable)"
+    )
+    parser.add_argument("--answers", required=True, type=Path, help="output: the recorded answers")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    arguments = parser.parse_args()
+
+    from openset_distill.device import autocast_dtype, prepare_device
+    from openset_distill.jobs import IMAGES, read_job
+    from openset_distill.runs import make_batches, open_split, views
+    from openset_distill.teachers import load_networks, record
+
+    job = read_job(arguments.job, IMAGES)
+    data = open_split(arguments.prepared, arguments.other, arguments.split, arguments.description)
+    device = prepare_device(arguments.threads)
+    record(
+        arguments.answers,
+        load_networks(arguments.teacher, data.classes, device),
+        make_batches(job, data, device),
+        views(job, arguments.split, arguments.teacher),
+        dtype=autocast_dtype(job["optimization"]["precision"], device),
+        report=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+
+
+if __name__ == "__main__":
+    run(main)
