@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -143,31 +144,40 @@ def signal_is_handled(process: int, number: int) -> bool:
 # ----------------------------------------------------------------------------------- several processes
 
 
-def torchrun(folder: Path, settings: dict, digits: Path, split: Path, *more: object) -> subprocess.Popen[str]:
+def torchrun(
+    folder: Path, settings: dict, digits: Path, split: Path, *more: object, launch: tuple[str, ...] = ()
+) -> subprocess.Popen[str]:
     names = ["weights.safetensors", "history.csv", "outputs.npz", "config.json", "provenance.json"]
     outputs = [part for name in names for part in (f"--{name.split('.')[0]}", folder / name)]
     inputs = ["--prepared", digits, "--split", split / "split.npz", "--description", split / "split.json"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", *(launch or ("--standalone", "--nproc-per-node", "2"))]
     command = [*launcher, SCRIPTS / "train.py", "--job", json.dumps(settings), *inputs, *outputs, *more]
-    return subprocess.Popen(
-        list(map(str, command)),
-        cwd=REPOSITORY,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(list(map(str, command)), cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("run", ["cutmix", "ad_as_released", "ad_as_described"])
-def test_two_processes_train_what_one_does(run, teacher, digits, split, tmp_path):
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize(("run", "nodes"), [("ad_as_described", 1), ("cutmix", 2)])
+def test_two_processes_train_what_one_does(run, nodes, teacher, digits, split, tmp_path):
     names = [] if run == "cutmix" else ["--teacher", teacher / "weights.safetensors"]
     settings = job(run)
     # rounding differs, and training amplifies it step by step: one epoch is long enough to see a real difference
     settings["optimization"] |= {"epochs": 1, "warmup_epochs": 0}
     succeed(train(tmp_path / "one", settings, digits, split, *names))
-    process = torchrun(tmp_path / "two", settings, digits, split, *names)
-    _, errors = process.communicate(timeout=180)
-    assert process.returncode == 0, errors
+    launch: tuple[str, ...] = ()
+    if nodes == 2:
+        meeting = f"127.0.0.1:{free_port()}"
+        launch = ("--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", meeting)
+        launch += ("--local-addr", "127.0.0.1")
+    started = [torchrun(tmp_path / "two", settings, digits, split, *names, launch=launch) for _ in range(nodes)]
+    for process in started:
+        _, errors = process.communicate(timeout=180)
+        assert process.returncode == 0, errors
     for a, b in zip(history(tmp_path / "one"), history(tmp_path / "two"), strict=True):
         np.testing.assert_allclose([float(x) for x in a.values()], [float(x) for x in b.values()], rtol=1e-3, atol=1e-3)
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")

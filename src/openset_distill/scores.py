@@ -111,6 +111,8 @@ def _shifted(logits: np.ndarray) -> np.ndarray:
     return logits - logits.max(axis=1, keepdims=True)
 
 
+BLOCK = 16_384
+
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 SCORES: dict[str, Score] = {
@@ -125,9 +127,13 @@ SCORES: dict[str, Score] = {
 def score(name: str, features: np.ndarray, logits: np.ndarray) -> np.ndarray:
     """The score called `name` in `SCORES`, float64 `[n]`, larger = more known.
 
+    Every score looks at one image at a time, so they are taken in blocks: what is computed on the way in double
+    precision does not grow with the number of images.
+
     Raises:
         SettingsError: there is no score of that name.
     """
     if name not in SCORES:
         raise SettingsError(f"unknown score {name!r}; {nearest(name, SCORES)}")
-    return SCORES[name](features, logits)
+    blocks = [slice(start, start + BLOCK) for start in range(0, max(len(logits), 1), BLOCK)]
+    return np.concatenate([SCORES[name](features[block], logits[block]) for block in blocks])
