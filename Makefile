@@ -3,6 +3,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 export PATH := $(abspath $(VENV))/bin:$(PATH)
+TOOLS ?= .venv-tools
+COMPILE = pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header \
+  --no-emit-index-url --no-emit-find-links
 CONFIG = $(if $(EXPERIMENT),--configfile config/experiments/$(EXPERIMENT).yaml)
 
 .PHONY: help paper_figures test test_real_data environment figure report lint format lock benchmark dvc_yaml clean
@@ -57,8 +60,8 @@ format: environment
 	snakefmt Snakefile rules
 
 lock: environment
-	pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --extra dev --no-header \
-	  --no-emit-index-url --no-emit-find-links --output-file requirements.lock pyproject.toml
+	$(COMPILE) --extra dev --extra remotes --output-file requirements.lock pyproject.toml
+	$(COMPILE) --output-file requirements-tools.lock requirements-tools.in
 
 benchmark: environment
 	python benchmarks/workflow.py --json docs/benchmarks/workflow.json
