@@ -33,7 +33,7 @@ dependencies:
 def environment() -> str:
     """The text of environment.yml: every direct dependency with its locked version."""
     project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    wanted = project["dependencies"] + [one for extra in ("remotes", "dev") for one in project["optional-dependencies"][extra]]
     pins = re.findall(r"^([A-Za-z0-9._-]+)==([^ ;\\]+)", Path("requirements.lock").read_text(encoding="utf-8"), re.M)
     locked = {_plain(name): version for name, version in pins}
     lines = []
