@@ -326,3 +326,24 @@ def test_weights_that_do_not_fit_what_they_describe(tmp_path):
     save_tensors(path, tensors, metadata | {"backbone": json.dumps(backbone | {"widths": [5]})})
     with pytest.raises(CheckpointError, match="does not fit"):
         load_classifier(path)
+
+
+def test_a_killed_writer_leaves_nothing_for_long_and_a_living_one_is_left_alone(tmp_path):
+    from openset_distill.files import written_whole
+
+    (tmp_path / ".file.abc.partial").write_text("half")
+    (tmp_path / ".file2.abc.partial").write_text("of another file")
+    with written_whole(tmp_path / "file") as first:
+        first.write_text("first")
+        with written_whole(tmp_path / "file") as second:
+            second.write_text("second")
+    assert (tmp_path / "file").read_text() == "first"
+    assert {path.name for path in tmp_path.iterdir()} == {"file", ".file2.abc.partial"}
+
+
+def test_the_same_tensors_and_metadata_are_the_same_bytes(tmp_path):
+    from openset_distill.checkpoint import save_tensors
+
+    for name in "ab":
+        save_tensors(tmp_path / name, {"x": torch.ones(2)}, {key: key for key in ("one", "two", "three", "four")})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()

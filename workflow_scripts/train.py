@@ -37,7 +37,7 @@ def main() -> None:
     from openset_distill.checkpoint import save_classifier
     from openset_distill.device import prepare_device
     from openset_distill.distributed import World, started_by_torchrun
-    from openset_distill.files import write_json
+    from openset_distill.files import remove_leftovers, write_json
     from openset_distill.jobs import read_job
     from openset_distill.provenance import Provenance
     from openset_distill.runs import (
@@ -88,6 +88,7 @@ def main() -> None:
         )
         save_classifier(arguments.weights, student, describe(job, data))
         state.unlink(missing_ok=True)
+        remove_leftovers(state)
     if world:
         world.leave()
 
