@@ -56,7 +56,9 @@ def main() -> None:
     job = read_job(arguments.job)
     check_teachers(job, arguments.teacher)
     data = open_split(arguments.prepared, arguments.other, arguments.split, arguments.description)
-    provenance = Provenance([arguments.split, *arguments.teacher])
+    # a manifest holds the hashes of the images
+    manifests = [folder / "manifest.json" for folder in (arguments.prepared, *arguments.other)]
+    provenance = Provenance([arguments.split, *manifests, *arguments.teacher])
     device = prepare_device(arguments.threads)
     world = World.join(device) if started_by_torchrun() else None
     if world:
