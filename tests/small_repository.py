@@ -13,7 +13,7 @@ from conftest import REPOSITORY
 
 SOURCES = (
     "Snakefile", "rules", "workflow_scripts", "config", "profiles", "src", "environment.yml", "pyproject.toml",
-    "requirements.lock",
+    "requirements.lock", "LICENSE", "CITATION.cff", "README.md",
 )  # fmt: skip
 BIN = Path(sys.executable).parent
 
