@@ -64,5 +64,5 @@ onsuccess:
 onerror:
     print(
         "The workflow stopped at an error. The lines above name the step that failed and its log file. "
-        "What was complete stays, and the same command goes on from there."
+        "What was complete stays, and the same command goes on from there. `make doctor` looks for what is in the way."
     )
