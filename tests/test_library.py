@@ -347,3 +347,20 @@ def test_the_same_tensors_and_metadata_are_the_same_bytes(tmp_path):
     for name in "ab":
         save_tensors(tmp_path / name, {"x": torch.ones(2)}, {key: key for key in ("one", "two", "three", "four")})
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_energy_is_read_from_the_counters_of_the_machine(tmp_path):
+    from openset_distill.provenance import Energy
+
+    assert Energy(tmp_path).joules() == {"processors": None, "gpus": None}
+    # as Linux shows them: two packages, and a part that is in the first
+    for zone, count in (("intel-rapl:0", 900), ("intel-rapl:0:0", 5), ("intel-rapl:1", 100)):
+        (tmp_path / zone).mkdir()
+        (tmp_path / zone / "energy_uj").write_text(f"{count}000000\n")
+        (tmp_path / zone / "max_energy_range_uj").write_text("1000000000\n")
+    energy = Energy(tmp_path)
+    (tmp_path / "intel-rapl:0" / "energy_uj").write_text("50000000\n")  # began anew at a thousand joules
+    (tmp_path / "intel-rapl:1" / "energy_uj").write_text("130000000\n")
+    assert energy.joules()["processors"] == 150 + 30
+    (tmp_path / "intel-rapl:1" / "energy_uj").write_text("what is this\n")
+    assert energy.joules()["processors"] is None

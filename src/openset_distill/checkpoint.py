@@ -18,7 +18,6 @@ from .files import written_whole
 from .models import build_classifier
 from .models.classifier import Classifier
 
-
 # the one key of a file's own metadata
 METADATA = "openset-distill"
 

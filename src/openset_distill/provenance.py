@@ -18,7 +18,9 @@ import psutil
 from .errors import OpenSetError
 from .files import sha256
 
-PACKAGES = ("openset-distill", "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "safetensors")
+PACKAGES = (
+    "openset-distill", "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "safetensors",
+)  # fmt: skip
 # where Linux shows the energy counters of processors
 POWERCAP = Path("/sys/class/powercap")
 
