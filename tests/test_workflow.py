@@ -244,8 +244,8 @@ def test_every_rule_belongs_to_a_stage_of_dvc(finished):
     # a check from outside, on data that the default experiment does not have
     targets |= {"published_checkpoints", "evaluate_published_checkpoints"}
     stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
-    allowed = {
-        word for stage in stages.values() for word in stage["cmd"].split("--allowed-rules ")[1].split(" -- ")[0].split()
-    }
+    # the stage of the records runs no rule
+    commands = [stage["cmd"] for name, stage in stages.items() if name != "records"]
+    allowed = {word for cmd in commands for word in cmd.split("--allowed-rules ")[1].split(" -- ")[0].split()}
     rules = {line.strip() for line in listed.stdout.splitlines() if line.strip()} - targets
     assert rules - allowed == set()
