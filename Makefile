@@ -3,9 +3,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 export PATH := $(abspath $(VENV))/bin:$(PATH)
+TOOLS ?= .venv-tools
+COMPILE = pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header \
+  --no-emit-index-url --no-emit-find-links
+RESULTS ?= results/digits
 CONFIG = $(if $(EXPERIMENT),--configfile config/experiments/$(EXPERIMENT).yaml)
 
-.PHONY: help paper_figures test test_real_data environment figure report lint format lock benchmark dvc_yaml clean
+.PHONY: help paper_figures test test_stories test_real_data doctor crate tools environment figure report lint format lock benchmark dvc_yaml clean
 
 help:
 	@echo "make paper_figures               every figure and table of the default experiment"
@@ -13,7 +17,10 @@ help:
 	@echo "make figure NAME=two_sides       one figure"
 	@echo "make test                        the tests"
 	@echo "make test_real_data              the tests on real archives (OPENSET_MIRROR names their folder)"
+	@echo "make test_stories                kills, full disks, DVC with every kind of remote, RO-Crate (minutes)"
 	@echo "make report                      report.html: figures, tables and how they were made"
+	@echo "make crate [RESULTS=FOLDER]      a finished experiment as an RO-Crate, in crate/"
+	@echo "make doctor                      what keeps Snakemake or DVC from working here, and what helps"
 	@echo "make lint | format | lock | benchmark | dvc_yaml | clean"
 
 paper_figures: environment
@@ -26,7 +33,10 @@ report: environment
 	snakemake --report report.html paper_figures $(CONFIG)
 
 test: environment
-	python -m pytest -n 2 --dist loadfile -m "not real_data" tests
+	python -m pytest -n 2 --dist loadfile -m "not real_data and not stories" tests
+
+test_stories: environment tools
+	python -m pytest -n 2 --dist loadfile -m stories tests
 
 # Needs the official archives in the folder that OPENSET_MIRROR names; without it every test says so and is skipped.
 test_real_data: environment
@@ -45,6 +55,20 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+crate: environment
+	python workflow_scripts/crate.py --results $(RESULTS) --folder crate
+
+doctor: environment
+	python workflow_scripts/doctor.py
+
+# Validators and a server for the tests, apart from the stack that they would contradict.
+tools: $(TOOLS)/installed
+
+$(TOOLS)/installed: requirements-tools.lock
+	test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	@touch $@
+
 lint: environment
 	ruff check .
 	ruff format --check .
@@ -57,8 +81,8 @@ format: environment
 	snakefmt Snakefile rules
 
 lock: environment
-	pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --extra dev --no-header \
-	  --no-emit-index-url --no-emit-find-links --output-file requirements.lock pyproject.toml
+	$(COMPILE) --extra dev --extra remotes --output-file requirements.lock pyproject.toml
+	$(COMPILE) --output-file requirements-tools.lock requirements-tools.in
 
 benchmark: environment
 	python benchmarks/workflow.py --json docs/benchmarks/workflow.json

@@ -9,6 +9,10 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 
+# for `--sdm apptainer`; container/openset-distill.def makes it
+container: "openset-distill.sif"
+
+
 include: "rules/common.smk"
 include: "rules/data.smk"
 include: "rules/train.smk"
@@ -60,5 +64,5 @@ onsuccess:
 onerror:
     print(
         "The workflow stopped at an error. The lines above name the step that failed and its log file. "
-        "What was complete stays, and the same command goes on from there."
+        "What was complete stays, and the same command goes on from there. `make doctor` looks for what is in the way."
     )

@@ -1,6 +1,7 @@
 # The experiment, the places of its files, and what rules share.
 
 import json
+import os
 import shlex
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from openset_distill.summary import show
 resource_scopes:
     gpu="local",
 
+
+if not os.access(".snakemake" if os.path.exists(".snakemake") else ".", os.W_OK):
+    raise WorkflowError(f"{Path.cwd()} cannot be written; clone the repository into a folder of your own")
 
 try:
     EXPERIMENT = load(config, stands_alone=bool(workflow.configfiles))

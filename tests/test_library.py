@@ -326,3 +326,41 @@ def test_weights_that_do_not_fit_what_they_describe(tmp_path):
     save_tensors(path, tensors, metadata | {"backbone": json.dumps(backbone | {"widths": [5]})})
     with pytest.raises(CheckpointError, match="does not fit"):
         load_classifier(path)
+
+
+def test_a_killed_writer_leaves_nothing_for_long_and_a_living_one_is_left_alone(tmp_path):
+    from openset_distill.files import written_whole
+
+    (tmp_path / ".file.abc.partial").write_text("half")
+    (tmp_path / ".file2.abc.partial").write_text("of another file")
+    with written_whole(tmp_path / "file") as first:
+        first.write_text("first")
+        with written_whole(tmp_path / "file") as second:
+            second.write_text("second")
+    assert (tmp_path / "file").read_text() == "first"
+    assert {path.name for path in tmp_path.iterdir()} == {"file", ".file2.abc.partial"}
+
+
+def test_the_same_tensors_and_metadata_are_the_same_bytes(tmp_path):
+    from openset_distill.checkpoint import save_tensors
+
+    for name in "ab":
+        save_tensors(tmp_path / name, {"x": torch.ones(2)}, {key: key for key in ("one", "two", "three", "four")})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_energy_is_read_from_the_counters_of_the_machine(tmp_path):
+    from openset_distill.provenance import Energy
+
+    assert Energy(tmp_path).joules() == {"processors": None, "gpus": None}
+    # as Linux shows them: two packages, and a part that is in the first
+    for zone, count in (("intel-rapl:0", 900), ("intel-rapl:0:0", 5), ("intel-rapl:1", 100)):
+        (tmp_path / zone).mkdir()
+        (tmp_path / zone / "energy_uj").write_text(f"{count}000000\n")
+        (tmp_path / zone / "max_energy_range_uj").write_text("1000000000\n")
+    energy = Energy(tmp_path)
+    (tmp_path / "intel-rapl:0" / "energy_uj").write_text("50000000\n")  # began anew at a thousand joules
+    (tmp_path / "intel-rapl:1" / "energy_uj").write_text("130000000\n")
+    assert energy.joules()["processors"] == 150 + 30
+    (tmp_path / "intel-rapl:1" / "energy_uj").write_text("what is this\n")
+    assert energy.joules()["processors"] is None

@@ -47,7 +47,8 @@ def test_a_run_leaves_its_files_and_nothing_else(teacher, split):
     assert [int(row["epoch"]) for row in history(teacher)] == [1, 2, 3]
     provenance = json.loads((teacher / "provenance.json").read_text())
     assert provenance["packages"]["torch"] == torch.__version__.split("+")[0]
-    assert provenance["wall_seconds"] > 0
+    assert provenance["wall_seconds"] > 0 and set(provenance["machine_energy_joules"]) == {"processors", "gpus"}
+    assert any(name.endswith("manifest.json") for name in provenance["inputs_sha256"])
     assert not model.training
 
 

@@ -33,7 +33,8 @@ dependencies:
 def environment() -> str:
     """The text of environment.yml: every direct dependency with its locked version."""
     project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    extras = project["optional-dependencies"]
+    wanted = project["dependencies"] + extras["remotes"] + extras["dev"]
     pins = re.findall(r"^([A-Za-z0-9._-]+)==([^ ;\\]+)", Path("requirements.lock").read_text(encoding="utf-8"), re.M)
     locked = {_plain(name): version for name, version in pins}
     lines = []

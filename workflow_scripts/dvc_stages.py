@@ -4,7 +4,8 @@
     python workflow_scripts/dvc_stages.py --check
 
 Snakemake owns the commands and their order. A DVC stage is coarse: it calls Snakemake for some rules and records the
-hashes of what they made, so that `dvc push` and `dvc pull` carry it elsewhere.
+hashes of what they made, so that `dvc push` and `dvc pull` carry it elsewhere. The last stage, `records`, carries
+Snakemake's own records of what it made from what, so that it finds nothing to do elsewhere either.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ RULES = {
     ],
     "tidy": ["aggregate"],
 }
+# what Snakemake knows of each file it made: settings, code and hashes of the inputs
+RECORDS = ".snakemake/metadata"
 HEADER = f"# Written by `python workflow_scripts/dvc_stages.py --write` from {CONFIGURATION}; do not edit by hand.\n"
 
 
@@ -57,7 +60,7 @@ def stage(
         "outs": [{out: {"persist": True}} for out in outs],
     }
     if metrics:
-        made["metrics"] = [{metric: {"cache": False, "persist": True}} for metric in metrics]
+        made["metrics"] = [{metric: {"persist": True}} for metric in metrics]
     return made
 
 
@@ -122,7 +125,38 @@ def stages(experiment: Experiment) -> dict[str, Any]:
         ["config/reference/published_results.csv", *tidy],
         [f"{results}/tables"],
     )
-    return {"stages": made}
+    made["records"] = {
+        # the order: after every other stage, because each of them changes the records
+        "cmd": f"test -d {RECORDS}",
+        "deps": [headline, f"{results}/figures", f"{results}/tables"],
+        "outs": [{RECORDS: {"persist": True}}],
+    }
+    return {"stages": made, "plots": plots(results, figures)}
+
+
+def plots(results: str, figures: tuple[str, ...]) -> list[dict[str, Any]]:
+    """What `dvc plots show` and `dvc plots diff` draw, by the templates in .dvc/plots: training, and the two sides."""
+    history, two_sides = f"{results}/tidy/history.csv", f"{results}/figures/two_sides.csv"
+    drawn = [
+        _plot("Training loss", history, ("epoch", "Epoch"), ("train_loss", "Training loss"), "mean_by_run"),
+        _plot(
+            "Accuracy in training",
+            history,
+            ("epoch", "Epoch"),
+            ("validation_accuracy", "Validation accuracy"),
+            "mean_by_run",
+        ),
+    ]
+    if "two_sides" in figures:
+        x, y = ("accuracy_percent", "Closed-set accuracy (%)"), ("auroc_percent", "Open-set AUROC (%)")
+        drawn.append(_plot("Two sides", two_sides, x, y, "point_by_run"))
+    return drawn
+
+
+def _plot(title: str, file: str, x: tuple[str, str], y: tuple[str, str], template: str) -> dict[str, Any]:
+    """A plot of one file; `x` and `y` are column and label."""
+    drawn = {"x": x[0], "y": {file: y[0]}, "x_label": x[1], "y_label": y[1], "title": title, "template": template}
+    return {title: drawn}
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ def main() -> None:
     from openset_distill.checkpoint import save_classifier
     from openset_distill.device import prepare_device
     from openset_distill.distributed import World, started_by_torchrun
-    from openset_distill.files import write_json
+    from openset_distill.files import remove_leftovers, write_json
     from openset_distill.jobs import read_job
     from openset_distill.provenance import Provenance
     from openset_distill.runs import (
@@ -56,7 +56,9 @@ def main() -> None:
     job = read_job(arguments.job)
     check_teachers(job, arguments.teacher)
     data = open_split(arguments.prepared, arguments.other, arguments.split, arguments.description)
-    provenance = Provenance([arguments.split, *arguments.teacher])
+    # a manifest holds the hashes of the images
+    manifests = [folder / "manifest.json" for folder in (arguments.prepared, *arguments.other)]
+    provenance = Provenance([arguments.split, *manifests, *arguments.teacher])
     device = prepare_device(arguments.threads)
     world = World.join(device) if started_by_torchrun() else None
     if world:
@@ -88,6 +90,7 @@ def main() -> None:
         )
         save_classifier(arguments.weights, student, describe(job, data))
         state.unlink(missing_ok=True)
+        remove_leftovers(state)
     if world:
         world.leave()
 

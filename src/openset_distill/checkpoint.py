@@ -10,13 +10,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from .errors import CheckpointError
 from .files import written_whole
 from .models import build_classifier
 from .models.classifier import Classifier
+
+# the one key of a file's own metadata
+METADATA = "openset-distill"
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,18 @@ class Described:
 
 
 def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Writes tensors and text metadata; the file appears only when it is complete."""
+    """Writes tensors and text metadata; the file appears only when it is complete.
+
+    The same contents are the same bytes, so metadata go under one key: the format orders several at random.
+
+    Raises:
+        OpenSetError: the folder cannot be written or the disk is full.
+    """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # not save_file: it writes through a hidden file of its own, which a killed process would leave behind
+    contents = save(contiguous, metadata={METADATA: json.dumps(dict(metadata), sort_keys=True)})
     with written_whole(path) as partial:
-        save_file(contiguous, partial, metadata=dict(metadata))
+        partial.write_bytes(contents)
 
 
 def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -52,10 +63,12 @@ def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     try:
         with safe_open(path, framework="pt") as stream:
-            return {name: stream.get_tensor(name) for name in stream.keys()}, stream.metadata() or {}  # noqa: SIM118
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+            metadata = stream.metadata() or {}
+            return tensors, json.loads(metadata[METADATA]) if METADATA in metadata else metadata
     except FileNotFoundError as error:
         raise CheckpointError(f"checkpoint {path} is missing; run the training that makes it first") from error
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} is damaged ({error}); delete it and train it again") from error
 
 

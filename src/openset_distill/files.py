@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -18,7 +21,8 @@ from .errors import OpenSetError
 def written_whole(path: str | os.PathLike) -> Iterator[Path]:
     """Gives a temporary path in the folder of `path`; renames it to `path` when the block ends without an error.
 
-    A crash, a full disk or an exception leaves the old file (or none), never half of a new one.
+    A crash, a full disk or an exception leaves the old file (or none), never half of a new one. What a killed process
+    had begun to write is removed by the next one that writes the same file.
 
     Raises:
         OpenSetError: the folder cannot be written or the disk is full.
@@ -26,14 +30,15 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-        os.close(handle)
     except OSError as error:
         raise OpenSetError(
             f"cannot write {path}: {error.strerror or error}; choose a folder that you may write to, with free space"
         ) from error
     partial = Path(name)
     try:
+        _lock(handle)
         yield partial
         with open(partial, "rb+") as stream:
             os.fsync(stream.fileno())
@@ -43,11 +48,32 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
         os.chmod(partial, 0o666 & ~umask)
         os.replace(partial, path)
     except OSError as error:
+        kept = " (what it held before is kept)" if path.exists() else ""
         raise OpenSetError(
-            f"cannot write {path}: {error.strerror or error}; free some space or choose another folder, then run again"
+            f"cannot write {path}: {error.strerror or error}{kept}; "
+            "free some space or choose another folder, then run again"
         ) from error
     finally:
+        os.close(handle)
         partial.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: str | os.PathLike) -> None:
+    """Removes what killed processes had begun to write as `path`; what a living one is writing stays."""
+    path = Path(path)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        with contextlib.suppress(FileNotFoundError), open(leftover, "rb") as stream:
+            if _lock(stream.fileno()):
+                leftover.unlink(missing_ok=True)
+
+
+def _lock(handle: int) -> bool:
+    """Whether this process has the file's lock now; it ends with the process, however that ends."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # another process has it, or the file system has no locks
+        return False
+    return True
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

@@ -20,6 +20,7 @@ from .batches import Batches
 from .checkpoint import load_classifier, load_tensors, save_tensors
 from .distributed import Sharded, World
 from .errors import CheckpointError
+from .files import remove_leftovers
 from .interruption import Interrupted, StopRequest
 from .methods import Batch
 from .models.classifier import Classifier
@@ -154,6 +155,7 @@ def record(
     save(path)
     stop.release()
     state.unlink(missing_ok=True)
+    remove_leftovers(state)
 
 
 def _continued(

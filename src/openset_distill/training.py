@@ -128,7 +128,8 @@ def train(
         bar.set_postfix(epoch=progress.epoch, loss=f"{row['train_loss']:.3f}")
         if bar.disable and (time.monotonic() - reported > 30 or progress.epoch in (1, epochs)):
             reported = time.monotonic()
-            seconds_per_step = (reported - started) / (progress.epoch * steps - first)
+            # no step at all where the state that was continued is that of an epoch's last step
+            seconds_per_step = (reported - started) / max(progress.epoch * steps - first, 1)
             report(plain_line(row, epochs, seconds_per_step * steps))
 
     bar.close()
