@@ -10,6 +10,7 @@ min_version("9.27")
 
 
 include: "rules/common.smk"
+include: "rules/site.smk"
 include: "rules/data.smk"
 include: "rules/train.smk"
 include: "rules/evaluate.smk"
@@ -51,6 +52,12 @@ rule paper_training:
 rule published_checkpoints:
     input:
         rules.evaluate_published_checkpoints.output,
+
+
+onstart:
+    if workflow.executor_plugin.name == "slurm":
+        check_site()
+        name_jobs()
 
 
 onsuccess:

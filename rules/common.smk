@@ -46,11 +46,6 @@ wildcard_constraints:
     run="|".join(EXPERIMENT.runs),
 
 
-def wanted(kind):
-    """The configured resources of a kind of job."""
-    return getattr(SETTINGS.resources, kind)
-
-
 def as_json(value):
     return json.dumps(value)
 

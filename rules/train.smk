@@ -35,9 +35,7 @@ rule train_teacher:
         ENVIRONMENT
     threads: wanted("train_teacher").threads
     resources:
-        mem_mb=wanted("train_teacher").memory_mb,
-        runtime=wanted("train_teacher").runtime_min,
-        gpu=wanted("train_teacher").gpu,
+        **resources_of("train_teacher"),
     params:
         job=training_job,
         prepared=lambda wildcards, input: folder_of(input.manifest),
@@ -61,9 +59,7 @@ use rule train_teacher as train_student with:
     priority: 0
     threads: wanted("train_student").threads
     resources:
-        mem_mb=wanted("train_student").memory_mb,
-        runtime=wanted("train_student").runtime_min,
-        gpu=wanted("train_student").gpu,
+        **resources_of("train_student"),
     params:
         job=training_job,
         prepared=lambda wildcards, input: folder_of(input.manifest),

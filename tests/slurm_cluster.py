@@ -1,6 +1,6 @@
 """A real SLURM cluster of one node on the loopback interface, for the tests.
 
-    python tests/slurm_cluster.py start FOLDER   # writes what it needs into FOLDER, prints the variable to export
+    python tests/slurm_cluster.py start FOLDER   # writes what it needs into FOLDER, prints the variables to export
     python tests/slurm_cluster.py stop FOLDER
 
 Everything (keys, configuration, database, logs) lies in FOLDER. `start` on a running cluster changes nothing. The
@@ -107,7 +107,8 @@ def _path() -> str:
 
 def environment(folder: Path) -> dict[str, str]:
     """The variables with which SLURM's commands, and Snakemake, find this cluster."""
-    return os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": _path()}
+    path = os.pathsep.join([str(folder / "bin"), _path()])
+    return os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": path}
 
 
 def command(folder: Path, *arguments: str, timeout: float = 60) -> str:
@@ -208,6 +209,11 @@ def _write_configuration(folder: Path) -> None:
     (folder / "slurmdbd.conf").touch(mode=0o600)
     (folder / "slurmdbd.conf").write_text(SLURMDBD_CONF.format(**values))
     (folder / "gres.conf").write_text(f"NodeName={values['host']} Name=gpu File=/dev/null\n")
+    # Snakemake's job step takes SLURM_CONF out of the environment of `srun`, because it expects /etc/slurm
+    srun = folder / "bin" / "srun"
+    srun.parent.mkdir(exist_ok=True)
+    srun.write_text(f'#!/bin/sh\nexport SLURM_CONF="{folder}/slurm.conf"\nexec "{shutil.which("srun")}" "$@"\n')
+    srun.chmod(0o755)
     # last: its presence says that the folder is complete
     (folder / "slurm.conf").write_text(SLURM_CONF.format(**values))
 
@@ -298,7 +304,7 @@ def main() -> None:
         start(arguments.folder)
     except ClusterError as error:
         raise SystemExit(f"error: {error}") from error
-    print(f"export SLURM_CONF={arguments.folder.resolve()}/slurm.conf")
+    print(f"export SLURM_CONF={arguments.folder.resolve()}/slurm.conf PATH={arguments.folder.resolve()}/bin:$PATH")
 
 
 if __name__ == "__main__":

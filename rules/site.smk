@@ -1,0 +1,173 @@
+# Where jobs run: what the site's file adds to what the experiment asks for, once Snakemake submits jobs.
+
+import getpass
+import os
+import shutil
+import subprocess
+from typing import Annotated
+
+import yaml
+from pydantic import Field
+
+from openset_distill.errors import SettingsError
+from openset_distill.experiment import ResourceSettings, Strict, validated
+
+# true in the process that submits, and in the ones that it starts on other machines
+ON_CLUSTER = workflow.remote_exec or workflow.resource_settings.nodes is not None
+SITE_FILE = Path(os.environ.get("OPENSET_SITE") or Path(workflow.basedir, "profiles/slurm/site.yaml"))
+
+
+class SiteJob(Strict):
+    """What a site asks for in one kind of job; docs/cluster.md explains each key."""
+
+    account: str | None = None
+    partition: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    gres: str | None = None
+    mail: str | None = None
+    extra: str | None = None
+    save_seconds: Annotated[int, Field(ge=0)] = 120
+    threads: Annotated[int, Field(ge=1)] | None = None
+    memory_mb: Annotated[int, Field(ge=100)] | None = None
+    runtime_min: Annotated[int, Field(ge=1)] | None = None
+    gpu: Annotated[int, Field(ge=0)] | None = None
+
+
+class Site(Strict):
+    """The whole file: `every` job, and what differs for one kind of job. Downloads run where Snakemake runs."""
+
+    every: SiteJob = SiteJob()
+    prepare: SiteJob = SiteJob()
+    train_teacher: SiteJob = SiteJob()
+    train_student: SiteJob = SiteJob()
+    analyze: SiteJob = SiteJob()
+    light: SiteJob = SiteJob()
+
+
+def read_site():
+    """The site's file, or SLURM's own defaults where there is none."""
+    if not SITE_FILE.exists():
+        if "OPENSET_SITE" in os.environ:
+            raise SettingsError(f"the site's file {SITE_FILE} (variable OPENSET_SITE) does not exist; correct the path")
+        return Site()
+    try:
+        settings = yaml.safe_load(SITE_FILE.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{SITE_FILE} is not valid YAML: {error}") from error
+    return validated(Site, settings, source=str(SITE_FILE))
+
+
+def site(kind):
+    """What the site says about a kind of job: its own keys, on top of those of every job."""
+    own = getattr(SITE, kind, SiteJob())
+    return SITE.every.model_copy(update={key: getattr(own, key) for key in own.model_fields_set})
+
+
+def wanted(kind):
+    """The configured resources of a kind of job."""
+    resources = getattr(SETTINGS.resources, kind)
+    if not ON_CLUSTER:
+        return resources
+    overrides = {key: getattr(site(kind), key) for key in type(resources).model_fields}
+    return resources.model_copy(update={key: value for key, value in overrides.items() if value is not None})
+
+
+def resources_of(kind):
+    """The same as resources of a rule, and on a cluster what SLURM is told beyond them."""
+    job = wanted(kind)
+    resources = {"mem_mb": job.memory_mb, "runtime": job.runtime_min, "gpu": job.gpu}
+    if not ON_CLUSTER:
+        return resources
+    at = site(kind)
+    told = {
+        "slurm_account": at.account,
+        "slurm_partition": at.partition,
+        "qos": at.qos,
+        "constraint": at.constraint,
+    }
+    if at.gres and job.gpu:
+        told["gres"] = f"{at.gres}:{job.gpu}"
+        resources["gpu"] = 0
+    extra = [at.extra] if at.extra else []
+    if at.mail:
+        extra += [f"--mail-user={at.mail}", "--mail-type=FAIL"]
+    if kind.startswith("train_") and at.save_seconds:
+        # a training saves its state at this signal; a short job is not interrupted before three quarters of its time
+        extra.append(f"--signal=TERM@{min(at.save_seconds, 15 * job.runtime_min)}")
+    told["slurm_extra"] = " ".join(extra)
+    return resources | {name: value for name, value in told.items() if value}
+
+
+def check_site():
+    """Asks SLURM, for one job of each rule, whether it would take it, before any is submitted.
+
+    Raises a WorkflowError with SLURM's own words, what was asked for, and where to correct it.
+    """
+    if shutil.which("sbatch") is None:
+        raise WorkflowError(
+            "sbatch is not installed on this machine. Start the workflow on a login node of the cluster, or leave out "
+            "`--profile profiles/slurm` (and the variable SNAKEMAKE_PROFILE) to run it here."
+        )
+    rules_of = {}
+    for job in workflow.dag.needrun_jobs():
+        if not job.is_local:
+            rules_of.setdefault(sbatch_options(job), set()).add(job.rule.name)
+    for options, names in rules_of.items():
+        refusal = refused(["sbatch", "--test-only", *options, "--wrap=true"])
+        if refusal:
+            partitions = ", ".join(lines_of("sinfo", "--noheader", "--format=%R"))
+            associations = lines_of(
+                "sacctmgr", "-nP", "list", "associations", f"user={getpass.getuser()}", "format=account"
+            )
+            raise WorkflowError(
+                f"SLURM would refuse {', '.join(sorted(names))}: {refusal}\n"
+                f"Asked for: {' '.join(options)}\n"
+                f"There are: partitions {partitions or 'unknown'}; your accounts {', '.join(associations) or 'unknown'}\n"
+                f"Correct {SITE_FILE}, or `resources` of the experiment; docs/cluster.md explains the keys."
+            )
+
+
+def name_jobs():
+    """Puts the experiment before the name that all jobs of this call share; their comments say rule, split, seed, run."""
+    executor = workflow.scheduler._executor
+    executor.run_uuid = f"{EXPERIMENT.name}_{executor.run_uuid}"
+
+
+def sbatch_options(job):
+    """What a job will ask SLURM for."""
+    asked = job.resources
+    options = [f"--cpus-per-task={job.threads}", f"--mem={asked.mem_mb}", f"--time={asked.runtime}"]
+    names = {"slurm_account": "account", "slurm_partition": "partition", "gpu": "gpus"}
+    for name in ("slurm_account", "slurm_partition", "qos", "constraint", "gpu", "gres"):
+        if asked.get(name):
+            options.append(f"--{names.get(name, name)}={asked.get(name)}")
+    return (*options, *shlex.split(asked.get("slurm_extra", "")))
+
+
+def refused(command):
+    """What SLURM says against a submission, or nothing."""
+    answer = subprocess.run(command, capture_output=True, text=True)
+    return answer.stderr.strip() if answer.returncode else ""
+
+
+def lines_of(*command):
+    """The different lines that one of SLURM's commands prints; none where it fails."""
+    answer = subprocess.run(command, capture_output=True, text=True)
+    return sorted(set(answer.stdout.split())) if answer.returncode == 0 else []
+
+
+try:
+    SITE = read_site() if ON_CLUSTER else Site()
+except OpenSetError as error:
+    raise WorkflowError(str(error))
+
+if ON_CLUSTER:
+    # The jobs' own Snakemake must not submit again.
+    os.environ.pop("SNAKEMAKE_PROFILE", None)
+    # Without these, `cores: all` would cut a job down to the cores of the login node. A group of small jobs asks for no
+    # more than the largest single job.
+    LARGEST = [wanted(kind) for kind in ResourceSettings.model_fields]
+    workflow.resource_settings.cores = max(job.threads for job in LARGEST)
+    workflow.global_resources["_cores"] = workflow.resource_settings.cores
+    workflow.global_resources["mem_mb"] = max(job.memory_mb for job in LARGEST)
