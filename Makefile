@@ -5,7 +5,7 @@ VENV ?= .venv
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 CONFIG = $(if $(EXPERIMENT),--configfile config/experiments/$(EXPERIMENT).yaml)
 
-.PHONY: help paper_figures test test_real_data environment figure report lint format lock benchmark dvc_yaml clean
+.PHONY: help paper_figures test test_real_data test_slurm environment figure report lint format lock benchmark dvc_yaml clean
 
 help:
 	@echo "make paper_figures               every figure and table of the default experiment"
@@ -13,6 +13,7 @@ help:
 	@echo "make figure NAME=two_sides       one figure"
 	@echo "make test                        the tests"
 	@echo "make test_real_data              the tests on real archives (OPENSET_MIRROR names their folder)"
+	@echo "make test_slurm                  the tests on a SLURM cluster that they start themselves"
 	@echo "make report                      report.html: figures, tables and how they were made"
 	@echo "make lint | format | lock | benchmark | dvc_yaml | clean"
 
@@ -26,11 +27,15 @@ report: environment
 	snakemake --report report.html paper_figures $(CONFIG)
 
 test: environment
-	python -m pytest -n 2 --dist loadfile -m "not real_data" tests
+	python -m pytest -n 2 --dist loadfile -m "not real_data and not slurm" tests
 
 # Needs the official archives in the folder that OPENSET_MIRROR names; without it every test says so and is skipped.
 test_real_data: environment
 	python -m pytest -m real_data tests
+
+# Needs the programs of SLURM, MariaDB and MUNGE; without them every test says how to install them and is skipped.
+test_slurm: environment
+	python -m pytest -m slurm tests
 
 environment:
 	@if $(MAKE) --question --no-print-directory $(VENV)/installed; \

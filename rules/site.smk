@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import re
 import shutil
 import subprocess
 from typing import Annotated
@@ -114,7 +115,7 @@ def check_site():
         if not job.is_local:
             rules_of.setdefault(sbatch_options(job), set()).add(job.rule.name)
     for options, names in rules_of.items():
-        refusal = refused(["sbatch", "--test-only", *options, "--wrap=true"])
+        refusal = refused(options)
         if refusal:
             partitions = ", ".join(lines_of("sinfo", "--noheader", "--format=%R"))
             associations = lines_of(
@@ -135,9 +136,10 @@ def name_jobs():
 
 
 def sbatch_options(job):
-    """What a job will ask SLURM for."""
-    asked = job.resources
-    options = [f"--cpus-per-task={job.threads}", f"--mem={asked.mem_mb}", f"--time={asked.runtime}"]
+    """What a job will ask SLURM for. A group of short steps asks for the sum of their times."""
+    asked, groups = job.resources, workflow.group_settings
+    members = groups.group_components.get(groups.overwrite_groups.get(job.rule.name), 1)
+    options = [f"--cpus-per-task={job.threads}", f"--mem={asked.mem_mb}", f"--time={asked.runtime * members}"]
     names = {"slurm_account": "account", "slurm_partition": "partition", "gpu": "gpus"}
     for name in ("slurm_account", "slurm_partition", "qos", "constraint", "gpu", "gres"):
         if asked.get(name):
@@ -145,10 +147,31 @@ def sbatch_options(job):
     return (*options, *shlex.split(asked.get("slurm_extra", "")))
 
 
-def refused(command):
-    """What SLURM says against a submission, or nothing."""
-    answer = subprocess.run(command, capture_output=True, text=True)
-    return answer.stderr.strip() if answer.returncode else ""
+def refused(options):
+    """Why SLURM would not run a job, or nothing."""
+    answer = subprocess.run(["sbatch", "--test-only", *options, "--wrap=true"], capture_output=True, text=True)
+    if answer.returncode:
+        return answer.stderr.strip()
+    # many clusters accept a job that is longer than its partition allows, and never start it
+    asked = dict(option.split("=", 1) for option in options if "=" in option)
+    partition = asked.get("--partition") or re.search(r"in partition (\S+)|$", answer.stderr)[1]
+    if partition:
+        limits = [
+            minutes(limit) for limit in lines_of("sinfo", "--noheader", f"--partition={partition}", "--format=%l")
+        ]
+        if limits and float(asked["--time"]) > max(limits):
+            return f"partition {partition} runs no job longer than {max(limits):.0f} minutes"
+    return ""
+
+
+def minutes(limit):
+    """SLURM's [days-]hours:minutes:seconds as minutes."""
+    days, _, clock = limit.rpartition("-")
+    try:
+        seconds = sum(int(part) * 60**power for power, part in enumerate(reversed(clock.split(":"))))
+    except ValueError:  # infinite
+        return float("inf")
+    return int(days or 0) * 1440 + seconds / 60
 
 
 def lines_of(*command):

@@ -71,8 +71,9 @@ GresTypes=gpu
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=16000 Gres=gpu:1 State=UNKNOWN
-PartitionName=batch Nodes={host} Default=YES MaxTime=60 PriorityTier=1 GraceTime=20
-PartitionName=urgent Nodes={host} MaxTime=60 PriorityTier=2
+PartitionName=batch Nodes={host} Default=YES MaxTime=1440 PriorityTier=1 GraceTime=20
+PartitionName=short Nodes={host} MaxTime=5 PriorityTier=1
+PartitionName=urgent Nodes={host} MaxTime=1440 PriorityTier=2
 """
 
 SLURMDBD_CONF = """
@@ -100,6 +101,14 @@ def missing_programs() -> list[str]:
     return [program for program in PROGRAMS if shutil.which(program, path=_path()) is None]
 
 
+def how_to_install() -> str:
+    """For messages: what is missing, and the command that installs it."""
+    return (
+        f"SLURM is not installed here ({', '.join(missing_programs())} not found); as root: "
+        f"apt-get update && apt-get install --no-install-recommends {' '.join(PACKAGES)}"
+    )
+
+
 def _path() -> str:
     # Debian keeps daemons where an ordinary user's PATH does not look
     return os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/usr/local/sbin"])
@@ -125,12 +134,8 @@ def start(folder: Path) -> None:
     Raises:
         ClusterError: a program is missing, or a daemon did not come up within a minute.
     """
-    missing = missing_programs()
-    if missing:
-        raise ClusterError(
-            f"SLURM is not installed here ({', '.join(missing)} not found); as root: "
-            f"apt-get update && apt-get install --no-install-recommends {' '.join(PACKAGES)}"
-        )
+    if missing_programs():
+        raise ClusterError(how_to_install())
     folder = folder.resolve()
     if not (folder / "slurm.conf").exists():
         _write_configuration(folder)
@@ -187,6 +192,13 @@ def stop(folder: Path) -> None:
             time.sleep(0.1)
         if _process(folder, name) is not None:
             os.kill(number, signal.SIGKILL)
+
+
+def resume(folder: Path, node: str) -> None:
+    """Brings a node back that was set down. It may have come back by itself, which `scontrol` calls an error."""
+    resumed = ["scontrol", "update", f"nodename={node}", "state=resume"]
+    subprocess.run(resumed, env=environment(folder), capture_output=True, timeout=30)
+    _wait(folder, "slurmd", lambda: _node_is_up(folder))
 
 
 def _write_configuration(folder: Path) -> None:

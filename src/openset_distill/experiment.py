@@ -163,7 +163,7 @@ class ResourceSettings(Strict):
     train_teacher: JobResources = JobResources()
     train_student: JobResources = JobResources()
     analyze: JobResources = JobResources()
-    light: JobResources = JobResources()
+    light: JobResources = JobResources(runtime_min=10)
 
 
 class Settings(Strict):
