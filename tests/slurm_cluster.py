@@ -52,6 +52,7 @@ AccountingStoragePort={slurmdbd_port}
 AccountingStoragePass={folder}/munge.socket
 AccountingStorageEnforce=associations,limits,qos
 AccountingStoreFlags=job_comment
+AccountingStorageTRES=gres/gpu
 # without cgroups: memory is measured each second, and a job that takes more than it asked for is ended
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none

@@ -1,4 +1,4 @@
-"""The SLURM profile on a real cluster of one node: what a user submits, what goes wrong there, and what is left then."""
+"""The SLURM profile on a real cluster of one node: submitting, what goes wrong there, and what is left then."""
 
 from __future__ import annotations
 
