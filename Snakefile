@@ -65,6 +65,8 @@ onsuccess:
 
 
 onerror:
+    if workflow.executor_plugin.name == "slurm":
+        show_failed_jobs()
     print(
         "The workflow stopped at an error. The lines above name the step that failed and its log file. "
         "What was complete stays, and the same command goes on from there."

@@ -23,9 +23,7 @@ except OpenSetError as error:
 
 # Jobs find the library of this very checkout, also in an environment where it is not installed. A scheduler's SIGTERM
 # goes to the whole job: the shell outlives it, so that a training has the time to save its state.
-shell.prefix(
-    f"set -euo pipefail; trap : TERM; export PYTHONPATH={shlex.quote(str(Path(workflow.basedir, 'src')))}; "
-)
+shell.prefix(f"set -euo pipefail; trap : TERM; export PYTHONPATH={shlex.quote(str(Path(workflow.basedir, 'src')))}; ")
 
 ENVIRONMENT = "../environment.yml"
 SETTINGS = EXPERIMENT.settings

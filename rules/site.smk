@@ -135,6 +135,22 @@ def name_jobs():
     executor.run_uuid = f"{EXPERIMENT.name}_{executor.run_uuid}"
 
 
+def show_failed_jobs():
+    """Prints SLURM's own words on every job of this call that ended badly, and where its log lies."""
+    query = ["sacct", "-nPX", "--starttime=now-30days", f"--name={workflow.scheduler._executor.run_uuid}"]
+    answer = subprocess.run([*query, "--format=JobIDRaw,State,Elapsed,Timelimit"], capture_output=True, text=True)
+    for line in answer.stdout.splitlines():
+        number, state, elapsed, limit = line.split("|")
+        if state in ("COMPLETED", "RUNNING", "PENDING", "COMPLETING"):
+            continue
+        print(f"SLURM job {number}: {state} after {elapsed} of {limit}", end="")
+        for log in Path(".snakemake/slurm_logs").rglob(f"{number}.log"):
+            # what the node's daemon wrote between the lines of the job: memory, cancellation, time
+            words = re.findall(r"^slurmstepd.*?: error: (.*)$", log.read_text(errors="replace"), re.MULTILINE)
+            print(f"{'; ' + words[0] if words else ''}. Log: {log}", end="")
+        print()
+
+
 def sbatch_options(job):
     """What a job will ask SLURM for. A group of short steps asks for the sum of their times."""
     asked, groups = job.resources, workflow.group_settings
@@ -188,9 +204,9 @@ except OpenSetError as error:
 if ON_CLUSTER:
     # The jobs' own Snakemake must not submit again.
     os.environ.pop("SNAKEMAKE_PROFILE", None)
-    # Without these, `cores: all` would cut a job down to the cores of the login node. A group of small jobs asks for no
-    # more than the largest single job.
+    # Without these, `cores: all` would cut a job down to the cores of the login node. They bound a group of small jobs,
+    # which asks for about as much as the largest single job, and by their memory what runs on the login node itself.
     LARGEST = [wanted(kind) for kind in ResourceSettings.model_fields]
     workflow.resource_settings.cores = max(job.threads for job in LARGEST)
     workflow.global_resources["_cores"] = workflow.resource_settings.cores
-    workflow.global_resources["mem_mb"] = max(job.memory_mb for job in LARGEST)
+    workflow.global_resources["mem_mb"] = max(2 * wanted("light").memory_mb, *(job.memory_mb for job in LARGEST))

@@ -177,12 +177,7 @@ def stop(folder: Path) -> None:
     folder = folder.resolve()
     if _process(folder, "slurmctld"):
         # steps of jobs are processes of their own: end them while there is somebody who knows them
-        subprocess.run(
-            ["scancel", f"--user={getpass.getuser()}"], env=environment(folder), capture_output=True, timeout=30
-        )
-        deadline = time.monotonic() + 40
-        while time.monotonic() < deadline and _queue(folder):
-            time.sleep(0.5)
+        cancel_jobs(folder)
     for name in DAEMONS:
         number = _process(folder, name)
         if number is None:
@@ -193,6 +188,14 @@ def stop(folder: Path) -> None:
             time.sleep(0.1)
         if _process(folder, name) is not None:
             os.kill(number, signal.SIGKILL)
+
+
+def cancel_jobs(folder: Path) -> None:
+    """Cancels whatever waits or runs, and returns when it has ended."""
+    subprocess.run(["scancel", f"--user={getpass.getuser()}"], env=environment(folder), capture_output=True, timeout=30)
+    deadline = time.monotonic() + 40
+    while time.monotonic() < deadline and _queue(folder):
+        time.sleep(0.5)
 
 
 def resume(folder: Path, node: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import slurm_cluster
 import yaml
+from safetensors.numpy import load_file
 from test_workflow import BIN, copy_of_the_repository, dvc_repository, jobs
 
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow]
@@ -21,8 +22,10 @@ pytestmark = [pytest.mark.slurm, pytest.mark.workflow]
 RUN = Path("results/digits/split0/seed0/ce")
 LOG = Path("results/digits/logs/split0_seed0_ce_train.log")
 WEIGHTS = RUN / "weights.safetensors"
+ONE_GPU = "resources={train_student: {gpu: 1}}"
 # long enough to be interrupted: a training of some twenty seconds
-EPOCHS = 400
+EPOCHS = 300
+STARTED: list[subprocess.Popen[str]] = []
 
 
 @pytest.fixture(scope="session")
@@ -37,20 +40,28 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         slurm_cluster.stop(folder)
 
 
+@pytest.fixture(autouse=True)
+def nothing_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that failed half-way leaves neither a workflow nor jobs to the next one."""
+    yield
+    left = [process for process in STARTED if process.poll() is None]
+    STARTED.clear()
+    for process in left:
+        process.kill()
+        process.wait(timeout=30)
+    if left:
+        slurm_cluster.cancel_jobs(request.getfixturevalue("cluster"))
+
+
 def environment(cluster: Path, folder: Path, **more: str) -> dict[str, str]:
     there = slurm_cluster.environment(cluster)
     return there | {"PATH": f"{BIN}{os.pathsep}{there['PATH']}", "PYTHONPATH": str(folder / "src")} | more
 
 
-def call(cluster: Path, folder: Path, *arguments: str, profile: str = "profiles/slurm", **options) -> list[str]:
+def call(*arguments: str) -> list[str]:
     """The user's command, with shorter waits."""
     waits = ["--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "10"]
-    return ["snakemake", "--profile", profile, *waits, *arguments]
-
-
-def run(cluster: Path, folder: Path, *arguments: str, site: dict | None = None, **options) -> Finished:
-    process = begin(cluster, folder, *arguments, site=site, **options)
-    return finish(process)
+    return ["snakemake", "--profile", "profiles/slurm", *waits, *arguments]
 
 
 class Finished:
@@ -61,18 +72,18 @@ class Finished:
         self.submitted = re.findall(r"SLURM jobid (\d+)", output)
 
 
-def begin(
-    cluster: Path, folder: Path, *arguments: str, site: dict | None = None, profile: str = "profiles/slurm", **more: str
-) -> subprocess.Popen[str]:
+def begin(cluster: Path, folder: Path, *arguments: str, site: dict | None = None, **more: str) -> subprocess.Popen[str]:
     (folder / "profiles" / "slurm" / "site.yaml").write_text(yaml.safe_dump(site or {}))
-    return subprocess.Popen(
-        call(cluster, folder, *arguments, profile=profile),
+    process = subprocess.Popen(
+        call(*arguments),
         cwd=folder,
         env=environment(cluster, folder, **more),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+    STARTED.append(process)
+    return process
 
 
 def finish(process: subprocess.Popen[str], timeout: float = 400) -> Finished:
@@ -83,9 +94,13 @@ def finish(process: subprocess.Popen[str], timeout: float = 400) -> Finished:
     return Finished(process.returncode, output)
 
 
-def longer(epochs: int = EPOCHS) -> list[str]:
+def run(cluster: Path, folder: Path, *arguments: str, site: dict | None = None, **more: str) -> Finished:
+    return finish(begin(cluster, folder, *arguments, site=site, **more))
+
+
+def longer(epochs: int = EPOCHS, *config: str) -> list[str]:
     """One training of the finished workflow, to be done again at this length."""
-    return ["--config", f"runs={{ce: {{optimization: {{epochs: {epochs}}}}}}}", "--", str(WEIGHTS)]
+    return ["--config", f"runs={{ce: {{optimization: {{epochs: {epochs}}}}}}}", *config, "--", str(WEIGHTS)]
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str] | None = None, seconds: float = 90):
@@ -111,8 +126,9 @@ def states(cluster: Path, numbers: list[str], what: str = "State") -> list[str]:
     return text.splitlines()
 
 
-def weights(folder: Path) -> bytes:
-    return (folder / WEIGHTS).read_bytes()
+def weights(folder: Path) -> dict[str, bytes]:
+    """The bits of every tensor. The file's header may differ: its entries have no fixed order."""
+    return {name: tensor.tobytes() for name, tensor in load_file(folder / WEIGHTS).items()}
 
 
 @pytest.fixture(scope="module")
@@ -191,30 +207,22 @@ def test_dvc_submits_too(cluster, copy):
     assert json.loads(config.read_text())["optimization"]["epochs"] == 3
 
 
-def test_a_gpu_is_asked_for_as_the_site_wants_it(cluster, copy):
-    change = ["--config", "runs={ce: {optimization: {epochs: 3}}}", "resources={train_student: {gpu: 1}}"]
-    finished = run(cluster, copy, *change, "--", str(WEIGHTS), site={"train_student": {"gres": "gpu"}})
-    assert finished.returncode == 0, finished.output
-    assert "gres/gpu=1" in states(cluster, finished.submitted, "AllocTRES")[0]
-    change[1] = "runs={ce: {optimization: {epochs: 4}}}"
-    finished = run(cluster, copy, *change, "--", str(WEIGHTS))
-    assert finished.returncode == 0, finished.output
-    assert "gres/gpu=1" in states(cluster, finished.submitted, "AllocTRES")[0]
-
-
 # ------------------------------------------------------------------------------------------------ what goes wrong
 
 
 def test_a_cancelled_job_is_named_and_the_next_call_goes_on_to_the_same_bits(cluster, copy, uninterrupted):
-    process = begin(cluster, copy, "--retries", "0", *longer())
+    # a GPU asked for as some sites want it; the next test asks in the usual way
+    process = begin(cluster, copy, "--retries", "0", *longer(EPOCHS, ONE_GPU), site={"train_student": {"gres": "gpu"}})
     number = wait_until_it_trains(cluster, copy, process)
     second = run(cluster, copy, *longer())
-    assert second.returncode != 0 and "another Snakemake process" in second.output and "--unlock" in second.output
+    assert second.returncode != 0 and "cannot be locked" in second.output and "--unlock" in second.output
     slurm_cluster.command(cluster, "scancel", number)
     stopped = finish(process)
     assert stopped.returncode != 0
     assert f"SLURM-job '{number}' failed, SLURM status is: 'CANCELLED" in stopped.output
-    assert str(LOG) in stopped.output and f"{number}.log" in stopped.output and "goes on from there" in stopped.output
+    assert "gres/gpu=1" in states(cluster, [number], "AllocTRES")[0]
+    assert str(LOG) in stopped.output and "goes on from there" in stopped.output
+    assert f"SLURM job {number}: CANCELLED" in stopped.output and f"{number}.log" in stopped.output
     again = run(cluster, copy, *longer())
     assert jobs_of(again) == {"train_student": 1}
     assert "going on from epoch" in (copy / LOG).read_text()
@@ -222,13 +230,14 @@ def test_a_cancelled_job_is_named_and_the_next_call_goes_on_to_the_same_bits(clu
 
 
 def test_a_preempted_training_goes_on_by_itself_to_the_same_bits(cluster, copy, uninterrupted):
-    process = begin(cluster, copy, *longer())
+    process = begin(cluster, copy, *longer(EPOCHS, ONE_GPU))
     number = wait_until_it_trains(cluster, copy, process)
     urgent = ["sbatch", "--parsable", "--partition=urgent", "--cpus-per-task=4", "--output=/dev/null", "--wrap=sleep 3"]
     slurm_cluster.command(cluster, *urgent)
     finished = finish(process)
     assert finished.returncode == 0, finished.output
     assert "stopped by a signal" in finished.output and number in finished.submitted
+    assert "gres/gpu=1" in states(cluster, [number], "AllocTRES")[0]
     assert "going on from epoch" in (copy / LOG).read_text()
     assert weights(copy) == weights(uninterrupted)
 
@@ -238,16 +247,17 @@ def test_a_time_limit(cluster, copy, uninterrupted, tmp_path):
     seconds = json.loads((uninterrupted / RUN / "provenance.json").read_text())["wall_seconds"]
     warned, unwarned = copy, tmp_path / "unwarned"
     shutil.copytree(copy, unwarned, symlinks=True)
-    # longer than one job's minute, shorter than two jobs' three quarters of it; and longer than SLURM's patience
-    middle, long = (max(EPOCHS, int(EPOCHS / seconds * wanted)) for wanted in (60, 110))
+    # SLURM looks at its clock twice a minute: the warning may come half a minute early, the end half a minute late
+    middle, long = (max(EPOCHS, int(EPOCHS / seconds * wanted)) for wanted in (60, 120))
     limit = {"runtime_min": 1}
     processes = [
-        begin(cluster, warned, *longer(middle), site={"train_student": limit}),
+        begin(cluster, warned, "--retries", "5", *longer(middle), site={"train_student": limit}),
         begin(cluster, unwarned, "--retries", "0", *longer(long), site={"train_student": limit | {"save_seconds": 0}}),
     ]
     first, second = (finish(process) for process in processes)
     assert first.returncode == 0, first.output
-    assert len(first.submitted) == 2 and states(cluster, first.submitted) == ["FAILED", "COMPLETED"]
+    ended = states(cluster, first.submitted)
+    assert len(ended) > 1 and set(ended[:-1]) == {"FAILED"} and ended[-1] == "COMPLETED"
     assert "stopped by a signal" in first.output and "going on from epoch" in (warned / LOG).read_text()
     assert second.returncode != 0 and "SLURM status is: 'TIMEOUT'" in second.output, second.output
     assert str(LOG) in second.output
@@ -258,47 +268,40 @@ def test_a_time_limit(cluster, copy, uninterrupted, tmp_path):
 def test_too_little_memory(cluster, copy):
     stopped = run(cluster, copy, "--retries", "0", *longer(3), site={"train_student": {"memory_mb": 200}})
     assert stopped.returncode != 0
-    # with cgroups SLURM's own state is OUT_OF_MEMORY; without them it says so in the log of the job, which is shown
-    assert "exceeded memory limit" in stopped.output.lower() or "OUT_OF_MEMORY" in stopped.output, stopped.output
+    # with cgroups SLURM's own state is OUT_OF_MEMORY; without them the job's log says it, and the last lines repeat it
+    assert "exceeded memory limit" in stopped.output or "OUT_OF_MEMORY" in stopped.output, stopped.output
     assert jobs_of(run(cluster, copy, *longer(3))) == {"train_student": 1}
 
 
-@pytest.fixture
-def without_requeue(copy: Path) -> Path:
-    profile = copy / "profiles" / "slurm" / "config.yaml"
+def test_a_node_that_goes_down_and_comes_back(cluster, copy, uninterrupted, tmp_path):
+    """Two workflows lose their node: the profile's requeue continues the one, the other is told what happened."""
+    without = tmp_path / "without_requeue"
+    shutil.copytree(copy, without, symlinks=True)
+    profile = without / "profiles" / "slurm" / "config.yaml"
     text = profile.read_text()
     assert "slurm-requeue: true" in text
     profile.write_text(text.replace("slurm-requeue: true", "slurm-no-requeue: true"))
-    return copy
 
-
-def test_a_node_that_goes_down(cluster, without_requeue):
-    copy = without_requeue
-    process = begin(cluster, copy, "--retries", "0", *longer())
-    number = wait_until_it_trains(cluster, copy, process)
-    node = slurm_cluster.command(cluster, "sinfo", "--noheader", "--format=%n").split()[0]
-    slurm_cluster.command(cluster, "scontrol", "update", f"nodename={node}", "state=down", "reason=test")
-    try:
-        stopped = finish(process)
-    finally:
-        slurm_cluster.resume(cluster, node)
-    assert stopped.returncode != 0 and "NODE_FAIL" in stopped.output and f"'{number}'" in stopped.output
-    assert str(LOG) in stopped.output
-    assert jobs_of(run(cluster, copy, *longer())) == {"train_student": 1}
-
-
-def test_a_node_that_goes_down_with_requeue(cluster, copy, uninterrupted):
-    process = begin(cluster, copy, *longer())
-    number = wait_until_it_trains(cluster, copy, process)
+    processes = [begin(cluster, copy, *longer()), begin(cluster, without, "--retries", "0", *longer())]
+    queued, lost = (
+        wait_until_it_trains(cluster, folder, process)
+        for folder, process in zip((copy, without), processes, strict=True)
+    )
     node = slurm_cluster.command(cluster, "sinfo", "--noheader", "--format=%n").split()[0]
     slurm_cluster.command(cluster, "scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     slurm_cluster.resume(cluster, node)
+    wait_for(lambda: states(cluster, [queued]) == ["PENDING"])
     # SLURM lets a job wait two minutes before its next turn
-    wait_for(lambda: states(cluster, [number]) == ["PENDING"], process)
-    slurm_cluster.command(cluster, "scontrol", "update", f"jobid={number}", "starttime=now")
-    finished = finish(process)
-    assert finished.returncode == 0 and finished.submitted == [number], finished.output
+    slurm_cluster.command(cluster, "scontrol", "update", f"jobid={queued}", "starttime=now")
+
+    stopped = finish(processes[1])
+    assert stopped.returncode != 0 and f"SLURM job {lost}: NODE_FAIL" in stopped.output, stopped.output
+    assert str(LOG) in stopped.output
+    continued = finish(processes[0])
+    assert continued.returncode == 0 and continued.submitted == [queued], continued.output
     assert weights(copy) == weights(uninterrupted)
+    assert jobs_of(run(cluster, without, *longer())) == {"train_student": 1}
+    assert weights(without) == weights(uninterrupted)
 
 
 # ------------------------------------------------------------------------------------------------ wrong input
@@ -323,8 +326,7 @@ def test_a_mistake_about_the_site_stops_before_any_job(cluster, copy, site, word
     assert stopped.returncode != 0 and not stopped.submitted
     assert all(word in stopped.output for word in words), stopped.output
     assert "Traceback" not in stopped.output
-    # nothing was lost or locked
-    assert weights(copy) and jobs_of(run(cluster, copy, "-n", *longer(3))) == {"train_student": 1}
+    assert weights(copy)
 
 
 def test_a_missing_site_file(cluster, copy):
@@ -339,7 +341,7 @@ def test_no_sbatch(copy, tmp_path):
         (tools / name).symlink_to(shutil.which(name))
     path = f"{BIN}{os.pathsep}{tools}"
     process = subprocess.run(
-        call(tmp_path, copy, *longer(3)),
+        call(*longer(3)),
         cwd=copy,
         env=os.environ | {"PATH": path, "PYTHONPATH": str(copy / "src")},
         capture_output=True,
