@@ -143,12 +143,12 @@ def show_failed_jobs():
         number, state, elapsed, limit = line.split("|")
         if state in ("COMPLETED", "RUNNING", "PENDING", "COMPLETING"):
             continue
-        print(f"SLURM job {number}: {state} after {elapsed} of {limit}", end="")
+        parts = [f"SLURM job {number}: {state} after {elapsed} of {limit}"]
         for log in Path(".snakemake/slurm_logs").rglob(f"{number}.log"):
             # what the node's daemon wrote between the lines of the job: memory, cancellation, time
             words = re.findall(r"^slurmstepd.*?: error: (.*)$", log.read_text(errors="replace"), re.MULTILINE)
-            print(f"{'; ' + words[0] if words else ''}. Log: {log}", end="")
-        print()
+            parts += [*words[:1], f"log: {log}"]
+        print("; ".join(parts))
 
 
 def sbatch_options(job):
