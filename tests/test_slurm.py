@@ -86,7 +86,7 @@ def begin(cluster: Path, folder: Path, *arguments: str, site: dict | None = None
     return process
 
 
-def finish(process: subprocess.Popen[str], timeout: float = 400) -> Finished:
+def finish(process: subprocess.Popen[str], timeout: float = 300) -> Finished:
     try:
         output, _ = process.communicate(timeout=timeout)
     finally:
@@ -219,7 +219,7 @@ def test_a_cancelled_job_is_named_and_the_next_call_goes_on_to_the_same_bits(clu
     slurm_cluster.command(cluster, "scancel", number)
     stopped = finish(process)
     assert stopped.returncode != 0
-    assert f"SLURM-job '{number}' failed, SLURM status is: 'CANCELLED" in stopped.output
+    assert f"SLURM-job '{number}' failed, SLURM status is: 'CANCELLED'" in stopped.output
     assert "gres/gpu=1" in states(cluster, [number], "AllocTRES")[0]
     assert str(LOG) in stopped.output and "goes on from there" in stopped.output
     assert f"SLURM job {number}: CANCELLED" in stopped.output and f"{number}.log" in stopped.output
