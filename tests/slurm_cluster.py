@@ -11,6 +11,7 @@ process numbers. The node claims more than the machine has, so that a small mach
 from __future__ import annotations
 
 import argparse
+import contextlib
 import getpass
 import os
 import platform
@@ -54,7 +55,7 @@ AccountingStorageEnforce=associations,limits,qos
 AccountingStoreFlags=job_comment
 AccountingStorageTRES=gres/gpu
 # without cgroups: memory is measured each second, and a job that takes more than it asked for is ended
-ProctrackType=proctrack/linuxproc
+ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
@@ -188,6 +189,20 @@ def stop(folder: Path) -> None:
             time.sleep(0.1)
         if _process(folder, name) is not None:
             os.kill(number, signal.SIGKILL)
+    for number in _left_over(folder):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+
+
+def _left_over(folder: Path) -> list[int]:
+    """Processes of this cluster's jobs that outlived it: without cgroups SLURM may lose sight of one."""
+    mark, left = f"SLURM_CONF={folder}/slurm.conf".encode(), []
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            variables = (process / "environ").read_bytes().split(b"\0") if process.name.isdigit() else []
+            if mark in variables and any(variable.startswith(b"SLURM_JOB_ID=") for variable in variables):
+                left.append(int(process.name))
+    return left
 
 
 def cancel_jobs(folder: Path) -> None:
