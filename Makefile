@@ -9,7 +9,8 @@ COMPILE = pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --
 RESULTS ?= results/digits
 CONFIG = $(if $(EXPERIMENT),--configfile config/experiments/$(EXPERIMENT).yaml)
 
-.PHONY: help paper_figures test test_stories test_real_data doctor crate tools environment figure report lint format lock benchmark dvc_yaml clean
+.PHONY: help paper_figures test test_stories test_slurm test_real_data doctor crate tools environment figure report \
+  lint format lock benchmark benchmark_data dvc_yaml clean
 
 help:
 	@echo "make paper_figures               every figure and table of the default experiment"
@@ -18,6 +19,7 @@ help:
 	@echo "make test                        the tests"
 	@echo "make test_real_data              the tests on real archives (OPENSET_MIRROR names their folder)"
 	@echo "make test_stories                kills, full disks, DVC with every kind of remote, RO-Crate (minutes)"
+	@echo "make test_slurm                  the tests on a SLURM cluster that they start themselves"
 	@echo "make report                      report.html: figures, tables and how they were made"
 	@echo "make crate [RESULTS=FOLDER]      a finished experiment as an RO-Crate, in crate/"
 	@echo "make doctor                      what keeps Snakemake or DVC from working here, and what helps"
@@ -33,7 +35,7 @@ report: environment
 	snakemake --report report.html paper_figures $(CONFIG)
 
 test: environment
-	python -m pytest -n 2 --dist loadfile -m "not real_data and not stories" tests
+	python -m pytest -n 2 --dist loadfile -m "not real_data and not slurm and not stories" tests
 
 test_stories: environment tools
 	python -m pytest -n 2 --dist loadfile -m stories tests
@@ -41,6 +43,10 @@ test_stories: environment tools
 # Needs the official archives in the folder that OPENSET_MIRROR names; without it every test says so and is skipped.
 test_real_data: environment
 	python -m pytest -m real_data tests
+
+# Needs the programs of SLURM, MariaDB and MUNGE; without them every test says how to install them and is skipped.
+test_slurm: environment
+	python -m pytest -m slurm tests
 
 environment:
 	@if $(MAKE) --question --no-print-directory $(VENV)/installed; \

@@ -14,6 +14,7 @@ container: "openset-distill.sif"
 
 
 include: "rules/common.smk"
+include: "rules/site.smk"
 include: "rules/data.smk"
 include: "rules/train.smk"
 include: "rules/evaluate.smk"
@@ -57,11 +58,19 @@ rule published_checkpoints:
         rules.evaluate_published_checkpoints.output,
 
 
+onstart:
+    if workflow.executor_plugin.name == "slurm":
+        check_site()
+        name_jobs()
+
+
 onsuccess:
     show(TIDY, FIGURES_FOLDER, TABLES_FOLDER)
 
 
 onerror:
+    if workflow.executor_plugin.name == "slurm":
+        show_failed_jobs()
     print(
         "The workflow stopped at an error. The lines above name the step that failed and its log file. "
         "What was complete stays, and the same command goes on from there. `make doctor` looks for what is in the way."

@@ -20,9 +20,7 @@ rule analyze_features:
         ENVIRONMENT
     threads: wanted("analyze").threads
     resources:
-        mem_mb=wanted("analyze").memory_mb,
-        runtime=wanted("analyze").runtime_min,
-        gpu=wanted("analyze").gpu,
+        **resources_of("analyze"),
     params:
         settings=as_json(EXPERIMENT.analysis_job()),
         prepared=lambda wildcards, input: folder_of(input.manifest),
@@ -51,9 +49,7 @@ rule embed_features:
         ENVIRONMENT
     threads: wanted("light").threads
     resources:
-        mem_mb=wanted("light").memory_mb,
-        runtime=wanted("light").runtime_min,
-        gpu=wanted("light").gpu,
+        **resources_of("light"),
     params:
         samples=SETTINGS.analysis.embedding_samples,
     shell:

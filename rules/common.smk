@@ -25,8 +25,9 @@ try:
 except OpenSetError as error:
     raise WorkflowError(str(error))
 
-# jobs find the library of this very checkout, also in an environment where it is not installed
-shell.prefix(f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(Path(workflow.basedir, 'src')))}; ")
+# Jobs find the library of this very checkout, also in an environment where it is not installed. A scheduler's SIGTERM
+# goes to the whole job: the shell outlives it, so that a training has the time to save its state.
+shell.prefix(f"set -euo pipefail; trap : TERM; export PYTHONPATH={shlex.quote(str(Path(workflow.basedir, 'src')))}; ")
 
 ENVIRONMENT = "../environment.yml"
 SETTINGS = EXPERIMENT.settings
@@ -48,11 +49,6 @@ wildcard_constraints:
     split=r"\d+",
     seed=r"\d+",
     run="|".join(EXPERIMENT.runs),
-
-
-def wanted(kind):
-    """The configured resources of a kind of job."""
-    return getattr(SETTINGS.resources, kind)
 
 
 def as_json(value):

@@ -19,9 +19,7 @@ rule download_dataset:
         ENVIRONMENT
     threads: wanted("download").threads
     resources:
-        mem_mb=wanted("download").memory_mb,
-        runtime=wanted("download").runtime_min,
-        gpu=wanted("download").gpu,
+        **resources_of("download"),
     params:
         folder=lambda wildcards, output: folder_of(output.record),
         told=lambda wildcards: EXPERIMENT.download_options(wildcards.dataset),
@@ -49,9 +47,7 @@ rule prepare_dataset:
         ENVIRONMENT
     threads: wanted("prepare").threads
     resources:
-        mem_mb=wanted("prepare").memory_mb,
-        runtime=wanted("prepare").runtime_min,
-        gpu=wanted("prepare").gpu,
+        **resources_of("prepare"),
     params:
         raw=lambda wildcards, input: input.images or folder_of(input.record),
     shell:
@@ -79,9 +75,7 @@ rule make_split:
         ENVIRONMENT
     threads: wanted("light").threads
     resources:
-        mem_mb=wanted("light").memory_mb,
-        runtime=wanted("light").runtime_min,
-        gpu=wanted("light").gpu,
+        **resources_of("light"),
     params:
         prepared=lambda wildcards, input: folder_of(input.manifest),
         others=options("--other", [f"{name}={folder}" for name, folder in OTHERS.items()]),

@@ -20,9 +20,7 @@ rule evaluate:
         ENVIRONMENT
     threads: wanted("light").threads
     resources:
-        mem_mb=wanted("light").memory_mb,
-        runtime=wanted("light").runtime_min,
-        gpu=wanted("light").gpu,
+        **resources_of("light"),
     params:
         settings=as_json(EXPERIMENT.evaluation_job()),
     shell:
@@ -60,9 +58,7 @@ rule aggregate:
         ENVIRONMENT
     threads: wanted("light").threads
     resources:
-        mem_mb=wanted("light").memory_mb,
-        runtime=wanted("light").runtime_min,
-        gpu=wanted("light").gpu,
+        **resources_of("light"),
     params:
         results=lambda wildcards, output: folder_of(folder_of(output.headline)),
         layout=as_json(EXPERIMENT.layout()),

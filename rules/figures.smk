@@ -42,9 +42,7 @@ for figure in SETTINGS.show.figures:
             ENVIRONMENT
         threads: wanted("light").threads
         resources:
-            mem_mb=wanted("light").memory_mb,
-            runtime=wanted("light").runtime_min,
-            gpu=wanted("light").gpu,
+            **resources_of("light"),
         params:
             name=figure,
             caption=FIGURES[figure].caption_for(CONTEXT),
@@ -88,9 +86,7 @@ for table in SETTINGS.show.tables:
             ENVIRONMENT
         threads: wanted("light").threads
         resources:
-            mem_mb=wanted("light").memory_mb,
-            runtime=wanted("light").runtime_min,
-            gpu=wanted("light").gpu,
+            **resources_of("light"),
         params:
             name=table,
             caption=TABLES[table].caption_for(CONTEXT),

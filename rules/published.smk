@@ -26,9 +26,7 @@ rule evaluate_published_checkpoints:
     threads: wanted("analyze").threads
     resources:
         # a batch of 512 images in float32
-        mem_mb=max(4000, wanted("analyze").memory_mb),
-        runtime=wanted("analyze").runtime_min,
-        gpu=wanted("analyze").gpu,
+        **(resources_of("analyze") | {"mem_mb": max(4000, wanted("analyze").memory_mb)}),
     params:
         prepared=lambda wildcards, input: folder_of(input.manifest),
         checkpoints=options("--checkpoint", EXPERIMENT.published_checkpoints()),

@@ -36,9 +36,7 @@ rule train_teacher:
         ENVIRONMENT
     threads: wanted("train_teacher").threads
     resources:
-        mem_mb=wanted("train_teacher").memory_mb,
-        runtime=wanted("train_teacher").runtime_min,
-        gpu=wanted("train_teacher").gpu,
+        **resources_of("train_teacher"),
     params:
         job=training_job,
         prepared=lambda wildcards, input: folder_of(input.manifest),
@@ -73,9 +71,7 @@ rule record_teacher:
         ENVIRONMENT
     threads: wanted("train_student").threads
     resources:
-        mem_mb=wanted("train_student").memory_mb,
-        runtime=wanted("train_student").runtime_min,
-        gpu=min(wanted("train_student").gpu, 1),
+        **resources_of("train_student", most_gpus=1),
     params:
         job=recording_job,
         prepared=lambda wildcards, input: folder_of(input.manifest),
@@ -102,9 +98,7 @@ use rule train_teacher as train_student with:
     priority: 0
     threads: wanted("train_student").threads
     resources:
-        mem_mb=wanted("train_student").memory_mb,
-        runtime=wanted("train_student").runtime_min,
-        gpu=wanted("train_student").gpu,
+        **resources_of("train_student"),
     params:
         job=training_job,
         prepared=lambda wildcards, input: folder_of(input.manifest),

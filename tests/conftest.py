@@ -19,11 +19,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
-    """Where OPENSET_REQUIRE_MIRROR is set, a test on real data that skips has failed."""
+    """Where OPENSET_REQUIRE_MIRROR (or _SLURM) is set, a test on real data (or on a cluster) that skips has failed."""
     report = yield
-    if report.skipped and "real_data" in item.keywords and os.environ.get("OPENSET_REQUIRE_MIRROR"):
-        report.outcome = "failed"
-        report.longrepr = f"{item.nodeid} skipped, but OPENSET_REQUIRE_MIRROR is set: {report.longrepr}"
+    for marker, variable in (("real_data", "OPENSET_REQUIRE_MIRROR"), ("slurm", "OPENSET_REQUIRE_SLURM")):
+        if report.skipped and marker in item.keywords and os.environ.get(variable):
+            report.outcome = "failed"
+            report.longrepr = f"{item.nodeid} skipped, but {variable} is set: {report.longrepr}"
     return report
 
 

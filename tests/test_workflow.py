@@ -169,12 +169,27 @@ def test_a_killed_workflow_goes_on_from_what_was_complete(copy):
 
 def test_the_slurm_profile_plans_resources_for_each_job(finished, tmp_path):
     folder = copy_of_the_repository(tmp_path / "slurm")
+    site = {
+        "every": {"account": "project", "partition": "cpu", "mail": "me@localhost"},
+        "train_student": {"partition": "gpu", "gres": "gpu:a100", "threads": 64},
+    }
+    (folder / "profiles" / "slurm" / "site.yaml").write_text(yaml.safe_dump(site))
     resources = "resources={train_student: {gpu: 1, memory_mb: 3000, runtime_min: 7, threads: 2}}"
     process = run(folder, "snakemake", "--profile", "profiles/slurm", "-n", "paper_figures", "--config", resources)
     assert process.returncode == 0, process.stderr
-    student = (process.stdout + process.stderr).split("\nrule train_student:")[1].split("\nrule ")[0]
-    assert "threads: 2" in student and "mem_mb=3000" in student and "runtime=7" in student and "gpu=1" in student
-    assert "slurm_partition=batch" in student and "slurm_account=default" in student
+    plan = process.stdout + process.stderr
+    student = plan.split("\nrule train_student:")[1].split("\nrule ")[0]
+    # more threads than this machine has cores
+    assert "threads: 64" in student and "mem_mb=3000" in student and "runtime=7" in student
+    assert "slurm_partition=gpu" in student and "slurm_account=project" in student and "gres=gpu:a100:1" in student
+    assert "--mail-user=me@localhost" in student and "--signal=TERM@105" in student
+    teacher = plan.split("\nrule train_teacher:")[1].split("\nrule ")[0]
+    assert "slurm_partition=cpu" in teacher and "gres" not in teacher
+    assert "Group job evaluations" in plan
+    # without the profile the site's file says nothing
+    here = snakemake(folder, "-n", "paper_figures", "--config", resources)
+    assert jobs(here)["train_student"] == 8
+    assert "slurm_partition" not in here.stdout and "threads: 64" not in here.stdout
 
 
 def test_the_report_holds_figures_and_captions(finished):

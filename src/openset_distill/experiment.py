@@ -170,7 +170,7 @@ class ResourceSettings(Strict):
     train_teacher: JobResources = JobResources()
     train_student: JobResources = JobResources()
     analyze: JobResources = JobResources()
-    light: JobResources = JobResources()
+    light: JobResources = JobResources(runtime_min=10)
 
 
 class Settings(Strict):
@@ -257,10 +257,19 @@ def load(
     base = configuration.pop("extends", None if stands_alone else default)
     if base is not None:
         configuration = merge(read_configuration(base), configuration)
-    return Experiment(_validated(Settings, configuration, ""))
+    return Experiment(validated(Settings, configuration))
 
 
-def _validated(model: type[Strict], value: Any, where: str) -> Any:
+def validated(model: type[Strict], value: Any, where: str = "", *, source: str = "configuration") -> Any:
+    """`value` as `model`.
+
+    Args:
+        where: key under which the value stands, for messages.
+        source: what holds the settings, for messages.
+
+    Raises:
+        SettingsError: one line for each unknown key, wrong type or value out of range.
+    """
     try:
         return model.model_validate(value)
     except pydantic.ValidationError as error:
@@ -268,7 +277,7 @@ def _validated(model: type[Strict], value: Any, where: str) -> Any:
         for problem in error.errors():
             key = ".".join(part for part in (where, *map(str, problem["loc"])) if part)
             message = problem["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list, such as [0]")
-            lines.append(f"configuration: {key + ': ' if key else ''}{message}")
+            lines.append(f"{source}: {key + ': ' if key else ''}{message}")
         raise SettingsError("\n       ".join(lines)) from error
 
 
@@ -319,11 +328,11 @@ class Experiment:
         self.name = settings.experiment
         self.splits = settings.protocol.splits
         self.seeds = settings.seeds
-        _validated(RunSettings, settings.defaults, "defaults")
+        validated(RunSettings, settings.defaults, "defaults")
         self.runs: dict[str, Run] = {}
         for name, overrides in settings.runs.items():
             merged = merge(settings.defaults, overrides or {})
-            self.runs[name] = Run(name, _validated(RunSettings, merged, f"runs.{name}"))
+            self.runs[name] = Run(name, validated(RunSettings, merged, f"runs.{name}"))
         self._check_references()
 
     def _check_references(self) -> None:
