@@ -54,8 +54,8 @@ def half_written() -> Iterator[str]:
     for folder in (Path("results"), Path("data")):
         for path in sorted(folder.rglob(".*.partial")):
             yield f"{path} is what a killed process had begun to write; the next run of that job removes it"
-        for path in sorted(folder.rglob("state.safetensors")):
-            yield f"{path} is the state of a training that was stopped: the same command goes on from there"
+        for path in sorted(folder.rglob("*state.safetensors")):
+            yield f"{path} is the state of a job that was stopped: the same command goes on from there"
 
 
 def from_the_future() -> Iterator[str]:

@@ -1,0 +1,130 @@
+"""Puts the results in docs/benchmarks/*.json into the tables of docs/benchmarks.md, between its markers.
+
+python benchmarks/report.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from measure import REPOSITORY
+
+PAGE = REPOSITORY / "docs" / "benchmarks.md"
+CASES = {
+    "small_64": "small residual network, 64x64, batch 64",
+    "resnet18_32": "ResNet-18, 32x32, batch 32",
+    "resnet18_64": "ResNet-18, 64x64, batch 32",
+    "mobilenet_v2_32": "MobileNetV2, 32x32, batch 32",
+}
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, [":--"] + ["--:"] * (len(head) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def load(name: str) -> dict[str, Any]:
+    path = REPOSITORY / "docs" / "benchmarks" / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def shown(value: dict[str, Any], digits: int = 0) -> str:
+    return f"{value['median']:.{digits}f}"
+
+
+def with_spread(value: dict[str, Any], digits: int = 1) -> str:
+    return f"{value['median']:.{digits}f} ({value['min']:.{digits}f} to {value['max']:.{digits}f})"
+
+
+def training() -> str:
+    rows, n = [], []
+    for result in (load("training_small"), load("training")):
+        for case, measured in result.get("cases", {}).items():
+            for method, found in measured["methods"].items():
+                best = found.get("engine, recorded", found["engine"])
+                n.append(best["times_plain"]["n"])
+                rows.append(
+                    [
+                        f"{CASES[case]}: {method}",
+                        shown(found["plain"]["images_a_second"]),
+                        shown(found["engine"]["images_a_second"]),
+                        shown(best["images_a_second"]) if best is not found["engine"] else "",
+                        with_spread(best["times_plain"]),
+                    ]
+                )
+    head = ["images a second", "plain", "engine", "engine, recorded answers", "times plain (min to max)"]
+    return table(head, rows) + f"\n\nn = {min(n)} to {max(n)} rounds of both implementations by turns."
+
+
+def engine() -> str:
+    rows = []
+    for result in (load("training_small"), load("training")):
+        for case, measured in result.get("cases", {}).items():
+            found = measured["methods"].get("cross entropy")
+            if not found:
+                continue
+            fast, plain = found["engine"], found["plain"]
+            gflops = fast["images_a_second"]["median"] * fast["student_gflop_an_image"]
+            ceiling = result["matrix_product_gflops"][result["type"]]
+            arrangements = fast["all_arrangements"]
+            rows.append(
+                [
+                    CASES[case],
+                    f"{gflops:.0f} ({100 * gflops / ceiling:.0f}%)",
+                    ", ".join(f"{name}: {shown(value)}" for name, value in arrangements.items()),
+                    f"{shown(fast['seconds_to_first_step'], 1)} / {shown(plain['seconds_to_first_step'], 1)}",
+                    f"{fast['peak_mib']} / {plain['peak_mib']}",
+                ]
+            )
+    head = [
+        "cross entropy",
+        "GFLOP/s (of the ceiling)",
+        "images a second by processes x threads",
+        "seconds to the first step, engine / plain",
+        "peak MiB of a process, engine / plain",
+    ]
+    return table(head, rows)
+
+
+def quality() -> str:
+    rows = []
+    for method, found in load("quality").get("methods", {}).items():
+        for implementation, row in found.items():
+            seconds = f"{row['seconds_a_network']:.0f}"
+            if "seconds_of_recording_a_network" in row:
+                seconds += f" + {row['seconds_of_recording_a_network']:.0f} recording"
+            rows.append(
+                [f"{method}, {implementation}", with_spread(row["accuracy"]), with_spread(row["auroc"]), seconds]
+            )
+    return table(["", "accuracy (%)", "AUROC (%)", "seconds a network"], rows)
+
+
+def scale() -> str:
+    result, rows = load("scale"), []
+    for count, found in result.get("metrics", {}).items():
+        seconds = found["seconds"]
+        evaluation = [result["evaluation"].get(f"{count}, {resamples} resamples") for resamples in (0, 1000)]
+        rows.append(
+            [
+                f"{int(count):,}",
+                *(f"{1000 * seconds[name]['median']:.0f} ms" for name in ("auroc", "oscr", "fpr_at_tpr", "openauc")),
+                *(f"{one['seconds']:.1f} s, {one['peak_mib']} MiB" if one else "" for one in evaluation),
+            ]
+        )
+    head = ["test images", "AUROC", "OSCR", "FPR95", "OpenAUC", "whole evaluation", "with 1,000 resamples"]
+    return table(head, rows)
+
+
+def main() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    for name, make in {"training": training, "engine": engine, "quality": quality, "scale": scale}.items():
+        before, _, rest = text.partition(f"<!-- {name} -->\n")
+        after = rest.partition("<!-- end -->")[2]
+        text = f"{before}<!-- {name} -->\n{make()}\n<!-- end -->{after}"
+    PAGE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
