@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import hashlib
 import os
@@ -22,6 +23,7 @@ def prepare_device(threads: int) -> torch.device:
     Sums of floats depend on the number of threads: the same seed gives the same bits for the same `threads`.
     """
     torch.set_num_threads(threads)
+    keep_freed_memory()
     if not torch.cuda.is_available():
         return torch.device("cpu")  # its kernels are deterministic; asking for it would import the compiler, a second
     # read by cuBLAS when its first handle is made; without it deterministic algorithms refuse to run
@@ -34,6 +36,19 @@ def prepare_device(threads: int) -> torch.device:
         number = least_taken(names, Path(tempfile.gettempdir()))
     torch.cuda.set_device(number)
     return torch.device("cuda", number)
+
+
+def keep_freed_memory() -> None:
+    """Asks the C library to keep what is freed for the next allocation instead of giving it back to the system.
+
+    A training step frees and allocates the same few hundred megabytes; taking them from the system each time costs a
+    tenth of the step on a CPU. Nothing happens where the C library is not glibc.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD (its largest value), as malloc.h numbers them
+        for parameter, size in ((-1, 2**31 - 1), (-2, 64 * 2**20), (-3, 32 * 2**20)):
+            library.mallopt(parameter, size)
 
 
 _held: list[IO[str]] = []  # open as long as the process lives: the system ends a lock with its process, however it ends

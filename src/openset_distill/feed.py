@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .augment.base import as_rows, from_rows
 from .datasets.index import StreamedImages
 from .datasets.pack import Images
 
@@ -73,7 +74,7 @@ class Feed:
 
 
 class Normalize:
-    """uint8 images -> float32, `(x / 255 - mean) / std` per channel.
+    """uint8 images -> float32, `(x / 255 - mean) / std` per channel; the memory format is kept.
 
     A statistic for three channels serves grey images by its mean over the channels.
     """
@@ -83,9 +84,12 @@ class Normalize:
             statistic = torch.tensor(values, dtype=torch.float32, device=device)
             if len(values) != channels:
                 statistic = statistic.mean().expand(channels)
-            return 255 * statistic[:, None, None]
+            return 255 * statistic
 
         self.mean, self.std = per_channel(mean), per_channel(std)
 
     def __call__(self, images: Tensor) -> Tensor:
-        return (images.float() - self.mean) / self.std
+        rows, step = as_rows(images)
+        # channels last: a row of memory holds the channels in turn, and a statistic of that length is the fast way
+        mean, std = (s.repeat(rows.shape[-1] // step) if step > 1 else s[:, None, None] for s in (self.mean, self.std))
+        return from_rows(rows.float().sub_(mean).div_(std), step)
