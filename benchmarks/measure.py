@@ -86,17 +86,23 @@ def synthetic(folder: Path, size: int, images: int = 640, classes: int = 20) -> 
             path.parent.mkdir(parents=True, exist_ok=True)
             coarse = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
             Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC).save(path)
-    prepared, split = folder / "prepared", folder / "split"
+    options = ["--raw", folder / "raw"]
+    protocol = '{"name": "random", "known": ' + str(classes - 2) + "}"
+    prepared, split = prepared_with_split(folder, "image_folder", size, protocol, *options)
+    files = {"prepared": prepared, "split": split, "description": split.with_suffix(".json")}
+    return files | {"images": exported(prepared, split, folder / "png")}
+
+
+def prepared_with_split(folder: Path, dataset: str, size: int, protocol: str, *options: object) -> tuple[Path, Path]:
+    """A dataset as the workflow's own commands prepare it, in colour, and split 0 of a protocol: folder, split.npz."""
+    prepared, split = folder / "prepared", folder / "split" / "split.npz"
     names = ("train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy", "manifest.json")
     outputs = [word for n in names for word in (f"--{n.partition('.')[0].replace('_', '-')}", prepared / n)]
-    files = {"prepared": prepared, "split": split / "split.npz", "description": split / "split.json"}
-    together(
-        [python(SCRIPTS / "prepare.py", "--dataset", "image_folder", "--raw", folder / "raw", "--size", size, *outputs)]
-    )
-    arrays = ["--arrays", files["split"], "--description", files["description"]]
-    options = ["--protocol", '{"name": "random", "known": ' + str(classes - 2) + "}", "--validation-fraction", 0]
-    together([python(SCRIPTS / "split.py", "--prepared", prepared, *options, *arrays)])
-    return files | {"images": exported(prepared, files["split"], folder / "png")}
+    prepare = python(SCRIPTS / "prepare.py", "--dataset", dataset, *options, "--size", size, "--channels", 3, *outputs)
+    arrays = ["--arrays", split, "--description", split.with_suffix(".json"), "--validation-fraction", 0]
+    together([prepare])
+    together([python(SCRIPTS / "split.py", "--prepared", prepared, "--protocol", protocol, *arrays)])
+    return prepared, split
 
 
 def exported(prepared: Path, split: Path, folder: Path) -> Path:

@@ -1,9 +1,11 @@
 """Accuracy, AUROC and training time of both implementations on real images: speed must not be bought with quality.
 
-    python benchmarks/quality.py --prepared data/prepared/tinyimagenet/64x3 --split FOLDER/split.npz [--json FILE]
+    python benchmarks/quality.py [--json FILE]
+    python benchmarks/quality.py --case small_64 --prepared data/prepared/tinyimagenet/64x3 --split FOLDER/split.npz
 
-For each method and seed both implementations train the same job. The teacher is trained once, by the engine. Trainings
-run side by side, one a core, as the workflow has them.
+Without a prepared dataset it takes split 0 of the digits that ship inside scikit-learn. For each method and seed both
+implementations train the same job. The teacher is trained once, by the engine. Trainings run side by side, one a core,
+as the workflow has them.
 """
 
 from __future__ import annotations
@@ -18,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import REPOSITORY, SCRIPTS, exported, machine, python, spread, together
-from training import METHODS, Case, job, small, teacher_job
+from measure import REPOSITORY, SCRIPTS, exported, machine, prepared_with_split, python, spread, together
+from training import CASES, METHODS, job, teacher_job
 
 from openset_distill.jobs import images_seen
 from openset_distill.metrics import accuracy, auroc
 
-CASE = Case(small(16, 32, 64, 128), small(24, 48, 96, 192), 64, 64, 0)
 COMPARED = ("cross entropy", "asymmetric distillation")
 
 
@@ -50,25 +51,29 @@ def side_by_side(commands: list[list[object]], cores: int) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prepared", required=True, type=Path, help="folder of the prepared dataset")
-    parser.add_argument("--split", required=True, type=Path, help="split.npz; split.json lies beside it")
-    parser.add_argument("--epochs", type=int, default=10, help="epochs of each training")
+    parser.add_argument("--case", choices=CASES, default="digits_8", help="networks, image size and batch size")
+    parser.add_argument("--prepared", type=Path, help="folder of a prepared dataset")
+    parser.add_argument("--split", type=Path, help="its split.npz; split.json lies beside it")
+    parser.add_argument("--epochs", type=int, default=30, help="epochs of each training")
     parser.add_argument("--seeds", type=int, default=4, help="trainings of each method and implementation")
     parser.add_argument("--json", type=Path, help="also write the results here")
     arguments = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
-    split = arguments.split.resolve()
-    inputs = ["--prepared", arguments.prepared.resolve(), "--split", split, "--description", split.with_suffix(".json")]
+    case = CASES[arguments.case]
     result: dict[str, Any] = {
         "machine": machine("torch", "torchvision"),
         "epochs": arguments.epochs,
-        "student": CASE.student,
-        "teacher": CASE.teacher,
+        "case": arguments.case,
         "methods": {},
     }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        images = exported(arguments.prepared.resolve(), split, folder / "png")
+        if arguments.prepared:
+            prepared, split = arguments.prepared.resolve(), arguments.split.resolve()
+        else:
+            prepared, split = prepared_with_split(folder, "digits", case.size, "mnist")
+        images = exported(prepared, split, folder / "png")
+        inputs = ["--prepared", prepared, "--split", split, "--description", split.with_suffix(".json")]
 
         def engine(run: str, settings: dict[str, Any], *more: object) -> list[object]:
             files = {"weights": "w.safetensors", "history": "h.csv", "outputs": "o.npz", "config": "c.json"}
@@ -76,11 +81,11 @@ def main() -> None:
             outputs = [word for key, file in files.items() for word in (f"--{key}", folder / run / file)]
             return python(SCRIPTS / "train.py", "--job", json.dumps(settings), *inputs, *outputs, *more)
 
-        together([engine("teacher", teacher_job(CASE, arguments.epochs), "--threads", cores)])
+        together([engine("teacher", teacher_job(case, arguments.epochs), "--threads", cores)])
         teacher = ["--teacher", folder / "teacher" / "w.safetensors"]
         for method in COMPARED:
             taught = teacher if METHODS[method][0] != "cross_entropy" else []
-            of_seed = [job(CASE, method, arguments.epochs) | {"seed": seed} for seed in range(arguments.seeds)]
+            of_seed = [job(case, method, arguments.epochs) | {"seed": seed} for seed in range(arguments.seeds)]
             commands: dict[str, list[list[object]]] = {"engine": [], "plain": []}
             recording = 0.0
             for seed, settings in enumerate(of_seed):

@@ -13,6 +13,7 @@ from measure import REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "benchmarks.md"
 CASES = {
+    "digits_8": "the digits' network, 8x8, batch 64",
     "small_64": "small residual network, 64x64, batch 64",
     "resnet18_32": "ResNet-18, 32x32, batch 32",
     "resnet18_64": "ResNet-18, 64x64, batch 32",

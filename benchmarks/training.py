@@ -40,11 +40,12 @@ class Case:
     images: int
 
 
-def small(*widths: int) -> dict[str, Any]:
-    return {"name": "small_resnet", "widths": list(widths), "depth": 1, "stem_stride": 2}
+def small(*widths: int, stem: int = 2) -> dict[str, Any]:
+    return {"name": "small_resnet", "widths": list(widths), "depth": 1, "stem_stride": stem}
 
 
 CASES = {
+    "digits_8": Case(small(16, 32, stem=1), small(32, 64, stem=1), 8, 64, 1280),
     "small_64": Case(small(32, 64, 128, 256), small(48, 96, 192, 384), 64, 64, 640),
     "resnet18_32": Case({"name": "resnet18"}, {"name": "resnet50"}, 32, 32, 128),
     "resnet18_64": Case({"name": "resnet18"}, {"name": "resnet50"}, 64, 32, 64),
@@ -63,7 +64,7 @@ def job(case: Case, method: str, epochs: int) -> dict[str, Any]:
     """The paper's augmentation and optimizer on the case's networks."""
     objective, multi = METHODS[method]
     single = [
-        {"name": "random_crop", "padding": 4},
+        {"name": "random_crop", "padding": min(4, case.size // 8)},
         "horizontal_flip",
         {"name": "randaugment", "num_ops": 1, "magnitude": 9},
     ]
