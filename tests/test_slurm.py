@@ -291,7 +291,8 @@ def test_a_node_that_goes_down_and_comes_back(cluster, copy, uninterrupted, tmp_
     slurm_cluster.command(cluster, "scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     slurm_cluster.resume(cluster, node)
     wait_for(lambda: states(cluster, [queued]) == ["PENDING"])
-    # SLURM lets a job wait two minutes before its next turn
+    # SLURM lets a job wait two minutes before its next turn, in which the node clears up
+    wait_for(lambda: not slurm_cluster.has_steps(queued))
     slurm_cluster.command(cluster, "scontrol", "update", f"jobid={queued}", "starttime=now")
 
     stopped = finish(processes[1])
