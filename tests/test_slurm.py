@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -41,16 +42,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A test that failed half-way leaves neither a workflow nor jobs to the next one."""
+def nothing_left_running() -> Iterator[None]:
+    """A test that failed half-way leaves neither a workflow nor its jobs to the next one."""
     yield
-    left = [process for process in STARTED if process.poll() is None]
+    for process in STARTED:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)  # Snakemake cancels its jobs
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
     STARTED.clear()
-    for process in left:
-        process.kill()
-        process.wait(timeout=30)
-    if left:
-        slurm_cluster.cancel_jobs(request.getfixturevalue("cluster"))
 
 
 def environment(cluster: Path, folder: Path, **more: str) -> dict[str, str]:
@@ -116,7 +118,8 @@ def wait_until_it_trains(cluster: Path, folder: Path, process: subprocess.Popen[
     """The number of the SLURM job, once its training has done an epoch."""
     started = time.time()
     log = folder / LOG
-    wait_for(lambda: log.stat().st_mtime > started and "epoch 1/" in log.read_text(), process)
+    # Snakemake removes the log of the time before
+    wait_for(lambda: log.exists() and log.stat().st_mtime > started and "epoch 1/" in log.read_text(), process)
     name = next((folder / ".snakemake" / "slurm_logs" / "rule_train_student" / "0_0_ce").glob("*.log"))
     return name.stem
 
