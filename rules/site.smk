@@ -206,9 +206,11 @@ except OpenSetError as error:
 if ON_CLUSTER:
     # The jobs' own Snakemake must not submit again.
     os.environ.pop("SNAKEMAKE_PROFILE", None)
-    # Without these, `cores: all` would cut a job down to the cores of the login node. They bound a group of small jobs,
-    # which asks for about as much as the largest single job, and by their memory what runs on the login node itself.
+    # Without these, `cores: all` and `gpu=1` of the default profile would cut every job down to the login node. They
+    # bound a group of small jobs, which asks for about as much as the largest single job, and by their memory what runs
+    # on the login node itself.
     LARGEST = [wanted(kind) for kind in ResourceSettings.model_fields]
     workflow.resource_settings.cores = max(job.threads for job in LARGEST)
     workflow.global_resources["_cores"] = workflow.resource_settings.cores
+    workflow.global_resources["gpu"] = max(job.gpu for job in LARGEST)
     workflow.global_resources["mem_mb"] = max(2 * wanted("light").memory_mb, *(job.memory_mb for job in LARGEST))

@@ -220,6 +220,17 @@ def resume(folder: Path, node: str) -> None:
     _wait(folder, "slurmd", lambda: _node_is_up(folder))
 
 
+def has_steps(number: str) -> bool:
+    """Whether the node still clears up after a job. Started again before that, it would fail and drain the node."""
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if process.name.isdigit() and (process / "cmdline").read_bytes().startswith(
+                f"slurmstepd: [{number}.".encode()
+            ):
+                return True
+    return False
+
+
 def _write_configuration(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -41,16 +42,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A test that failed half-way leaves neither a workflow nor jobs to the next one."""
+def nothing_left_running() -> Iterator[None]:
+    """A test that failed half-way leaves neither a workflow nor its jobs to the next one."""
     yield
-    left = [process for process in STARTED if process.poll() is None]
+    for process in STARTED:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)  # Snakemake cancels its jobs
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
     STARTED.clear()
-    for process in left:
-        process.kill()
-        process.wait(timeout=30)
-    if left:
-        slurm_cluster.cancel_jobs(request.getfixturevalue("cluster"))
 
 
 def environment(cluster: Path, folder: Path, **more: str) -> dict[str, str]:
@@ -116,7 +118,8 @@ def wait_until_it_trains(cluster: Path, folder: Path, process: subprocess.Popen[
     """The number of the SLURM job, once its training has done an epoch."""
     started = time.time()
     log = folder / LOG
-    wait_for(lambda: log.stat().st_mtime > started and "epoch 1/" in log.read_text(), process)
+    # Snakemake removes the log of the time before
+    wait_for(lambda: log.exists() and log.stat().st_mtime > started and "epoch 1/" in log.read_text(), process)
     name = next((folder / ".snakemake" / "slurm_logs" / "rule_train_student" / "0_0_ce").glob("*.log"))
     return name.stem
 
@@ -164,6 +167,25 @@ def uninterrupted(first: tuple[Path, Finished], tmp_path_factory: pytest.TempPat
     return folder
 
 
+@pytest.fixture(scope="module")
+def limited(cluster: Path, first: tuple[Path, Finished], uninterrupted: Path, tmp_path_factory) -> Iterator[list]:
+    """Two trainings with a time limit of one minute, begun early because they take longest: warned, and not warned."""
+    seconds = json.loads((uninterrupted / RUN / "provenance.json").read_text())["wall_seconds"]
+    # SLURM looks at its clock twice a minute: the warning may come half a minute early, the end half a minute late
+    lengths = [max(EPOCHS, int(EPOCHS / seconds * wanted)) for wanted in (50, 120)]
+    options = [(["--retries", "8"], {}), (["--retries", "0"], {"save_seconds": 0})]
+    begun = []
+    for epochs, (arguments, site) in zip(lengths, options, strict=True):
+        folder = tmp_path_factory.mktemp("limited") / "copy"
+        shutil.copytree(first[0], folder, symlinks=True)
+        process = begin(cluster, folder, *arguments, *longer(epochs), site={"train_student": {"runtime_min": 1} | site})
+        STARTED.remove(process)
+        begun.append((folder, process, epochs))
+    yield begun
+    for _, process, _ in begun:
+        process.kill()
+
+
 # ------------------------------------------------------------------------------------------------ as it should be
 
 
@@ -185,7 +207,7 @@ def test_nothing_to_do_the_second_time(cluster, first):
     assert again.returncode == 0 and "Nothing to be done" in again.output
 
 
-def test_dvc_submits_too(cluster, copy):
+def test_dvc_submits_too(cluster, copy, limited):
     folder = dvc_repository(copy)
     path = folder / "config" / "config.yaml"
     settings = yaml.safe_load(path.read_text())
@@ -229,6 +251,27 @@ def test_a_cancelled_job_is_named_and_the_next_call_goes_on_to_the_same_bits(clu
     assert weights(copy) == weights(uninterrupted)
 
 
+def test_too_little_memory(cluster, copy):
+    stopped = run(cluster, copy, "--retries", "0", *longer(3), site={"train_student": {"memory_mb": 200}})
+    assert stopped.returncode != 0
+    # with cgroups SLURM's own state is OUT_OF_MEMORY; without them the job's log says it, and the last lines repeat it
+    assert "exceeded memory limit" in stopped.output or "OUT_OF_MEMORY" in stopped.output, stopped.output
+    assert jobs_of(run(cluster, copy, *longer(3))) == {"train_student": 1}
+
+
+def test_a_time_limit(cluster, limited):
+    (warned, first, _), (unwarned, second, epochs) = limited
+    first, second = finish(first), finish(second)
+    assert first.returncode == 0, first.output
+    ended = states(cluster, first.submitted)
+    assert len(ended) > 1 and set(ended[:-1]) == {"FAILED"} and ended[-1] == "COMPLETED"
+    assert "stopped by a signal" in first.output and "going on from epoch" in (warned / LOG).read_text()
+    assert second.returncode != 0 and "SLURM status is: 'TIMEOUT'" in second.output, second.output
+    assert "DUE TO TIME LIMIT" in second.output and str(LOG) in second.output
+    again = run(cluster, unwarned, *longer(epochs))
+    assert jobs_of(again) == {"train_student": 1} and "going on from epoch" in (unwarned / LOG).read_text()
+
+
 def test_a_preempted_training_goes_on_by_itself_to_the_same_bits(cluster, copy, uninterrupted):
     process = begin(cluster, copy, *longer(EPOCHS, ONE_GPU))
     number = wait_until_it_trains(cluster, copy, process)
@@ -240,37 +283,6 @@ def test_a_preempted_training_goes_on_by_itself_to_the_same_bits(cluster, copy, 
     assert "gres/gpu=1" in states(cluster, [number], "AllocTRES")[0]
     assert "going on from epoch" in (copy / LOG).read_text()
     assert weights(copy) == weights(uninterrupted)
-
-
-def test_a_time_limit(cluster, copy, uninterrupted, tmp_path):
-    """One training is warned before the limit and goes on in a second job; another one runs into the limit."""
-    seconds = json.loads((uninterrupted / RUN / "provenance.json").read_text())["wall_seconds"]
-    warned, unwarned = copy, tmp_path / "unwarned"
-    shutil.copytree(copy, unwarned, symlinks=True)
-    # SLURM looks at its clock twice a minute: the warning may come half a minute early, the end half a minute late
-    middle, long = (max(EPOCHS, int(EPOCHS / seconds * wanted)) for wanted in (60, 120))
-    limit = {"runtime_min": 1}
-    processes = [
-        begin(cluster, warned, "--retries", "5", *longer(middle), site={"train_student": limit}),
-        begin(cluster, unwarned, "--retries", "0", *longer(long), site={"train_student": limit | {"save_seconds": 0}}),
-    ]
-    first, second = (finish(process) for process in processes)
-    assert first.returncode == 0, first.output
-    ended = states(cluster, first.submitted)
-    assert len(ended) > 1 and set(ended[:-1]) == {"FAILED"} and ended[-1] == "COMPLETED"
-    assert "stopped by a signal" in first.output and "going on from epoch" in (warned / LOG).read_text()
-    assert second.returncode != 0 and "SLURM status is: 'TIMEOUT'" in second.output, second.output
-    assert str(LOG) in second.output
-    again = run(cluster, unwarned, *longer(long))
-    assert jobs_of(again) == {"train_student": 1} and "going on from epoch" in (unwarned / LOG).read_text()
-
-
-def test_too_little_memory(cluster, copy):
-    stopped = run(cluster, copy, "--retries", "0", *longer(3), site={"train_student": {"memory_mb": 200}})
-    assert stopped.returncode != 0
-    # with cgroups SLURM's own state is OUT_OF_MEMORY; without them the job's log says it, and the last lines repeat it
-    assert "exceeded memory limit" in stopped.output or "OUT_OF_MEMORY" in stopped.output, stopped.output
-    assert jobs_of(run(cluster, copy, *longer(3))) == {"train_student": 1}
 
 
 def test_a_node_that_goes_down_and_comes_back(cluster, copy, uninterrupted, tmp_path):
@@ -291,7 +303,8 @@ def test_a_node_that_goes_down_and_comes_back(cluster, copy, uninterrupted, tmp_
     slurm_cluster.command(cluster, "scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     slurm_cluster.resume(cluster, node)
     wait_for(lambda: states(cluster, [queued]) == ["PENDING"])
-    # SLURM lets a job wait two minutes before its next turn
+    # SLURM lets a job wait two minutes before its next turn, in which the node clears up
+    wait_for(lambda: not slurm_cluster.has_steps(queued))
     slurm_cluster.command(cluster, "scontrol", "update", f"jobid={queued}", "starttime=now")
 
     stopped = finish(processes[1])

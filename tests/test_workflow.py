@@ -174,14 +174,14 @@ def test_the_slurm_profile_plans_resources_for_each_job(finished, tmp_path):
         "train_student": {"partition": "gpu", "gres": "gpu:a100", "threads": 64},
     }
     (folder / "profiles" / "slurm" / "site.yaml").write_text(yaml.safe_dump(site))
-    resources = "resources={train_student: {gpu: 1, memory_mb: 3000, runtime_min: 7, threads: 2}}"
+    resources = "resources={train_student: {gpu: 2, memory_mb: 3000, runtime_min: 7, threads: 2}}"
     process = run(folder, "snakemake", "--profile", "profiles/slurm", "-n", "paper_figures", "--config", resources)
     assert process.returncode == 0, process.stderr
     plan = process.stdout + process.stderr
     student = plan.split("\nrule train_student:")[1].split("\nrule ")[0]
-    # more threads than this machine has cores
+    # more threads than this machine has cores, more GPUs than the one that the default profile counts
     assert "threads: 64" in student and "mem_mb=3000" in student and "runtime=7" in student
-    assert "slurm_partition=gpu" in student and "slurm_account=project" in student and "gres=gpu:a100:1" in student
+    assert "slurm_partition=gpu" in student and "slurm_account=project" in student and "gres=gpu:a100:2" in student
     assert "--mail-user=me@localhost" in student and "--signal=TERM@105" in student
     teacher = plan.split("\nrule train_teacher:")[1].split("\nrule ")[0]
     assert "slurm_partition=cpu" in teacher and "gres" not in teacher
