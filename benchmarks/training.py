@@ -29,6 +29,8 @@ from openset_distill.experiment import load
 from openset_distill.jobs import images_seen
 
 STUDENTS_OF_A_TEACHER = 3
+# long enough that the start of the process does not count
+RECORDED_EPOCHS = 10
 
 
 @dataclass(frozen=True)
@@ -146,14 +148,18 @@ def prepare(case: Case, folder: Path, epochs: int, cores: int) -> tuple[dict[str
     together([python(SCRIPTS / "train.py", "--job", json.dumps(of_teacher), *inputs, *written, "--threads", cores)])
     files |= {"teacher": outputs["weights"], "answers": folder / "answers.safetensors"}
     seconds = {}
-    for count in (1, epochs):
+    for count in (1, 1 + RECORDED_EPOCHS):
         seen = json.dumps(images_seen(job(case, "asymmetric distillation", count)))
         command = python(SCRIPTS / "record_teacher.py", "--job", seen, *inputs, "--teacher", files["teacher"])
+        answers = folder / f"answers_{count}.safetensors"
         started = time.perf_counter()
-        together([[*command, "--answers", files["answers"], "--threads", cores]])
+        together([[*command, "--answers", answers, "--threads", cores]])
         seconds[count] = time.perf_counter() - started
-    batches = len(range(0, images - case.batch + 1, case.batch))
-    return files, (epochs - 1) * batches * case.batch / (seconds[epochs] - seconds[1])
+    seen = json.dumps(images_seen(job(case, "asymmetric distillation", epochs)))
+    command = python(SCRIPTS / "record_teacher.py", "--job", seen, *inputs, "--teacher", files["teacher"])
+    together([[*command, "--answers", files["answers"], "--threads", cores]])
+    recorded = RECORDED_EPOCHS * (images // case.batch) * case.batch
+    return files, recorded / (seconds[1 + RECORDED_EPOCHS] - seconds[1])
 
 
 def summary(rounds: list[dict[str, Any]], recording: float | None) -> dict[str, Any]:
