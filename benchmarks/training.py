@@ -208,21 +208,24 @@ def main() -> None:
         "students_of_a_teacher": STUDENTS_OF_A_TEACHER,
         "cases": {},
     }
+    if arguments.json and arguments.json.exists():
+        # what this call does not measure stays
+        result["cases"] = json.loads(arguments.json.read_text())["cases"]
     for name in arguments.case:
         case = CASES[name]
         with tempfile.TemporaryDirectory() as folder:
             files, recording = prepare(case, Path(folder), arguments.epochs, cores)
-            row = {"recording_images_a_second": round(recording, 1), "methods": {}}
+            row = result["cases"].get(name, {"methods": {}}) | {"recording_images_a_second": round(recording, 1)}
             for method in arguments.method:
                 rounds = [
                     measure(case, method, Path(folder), files, cores, arguments.epochs)
                     for _ in range(arguments.repeats)
                 ]
-                row["methods"][method] = summary(rounds, recording)
+                row["methods"][method] = {**summary(rounds, recording), "commit": result["machine"]["commit"]}
                 print(
                     name,
                     method,
-                    {k: v["images_a_second"]["median"] for k, v in row["methods"][method].items()},
+                    {k: v["images_a_second"]["median"] for k, v in row["methods"][method].items() if k != "commit"},
                     flush=True,
                 )
             result["cases"][name] = row
