@@ -5,7 +5,7 @@
 Both train the same job on the same images, in processes of their own, by turns. Each is measured as one process with
 all cores and as one process a core, side by side (the workflow trains several networks at a time), and the better of
 the two counts, for both. Distillation is measured twice: with a teacher that answers in each training, and with its
-recorded answers, where the recording's time is shared by the three students that the smallest experiment has.
+recorded answers; the speed of recording, which all students of a teacher share, stands beside them.
 The matrix-product ceiling is that of `torch.mm` on this machine, in the type that the engine trains in.
 """
 
@@ -28,7 +28,6 @@ from openset_distill.device import autocast_dtype
 from openset_distill.experiment import load
 from openset_distill.jobs import images_seen
 
-STUDENTS_OF_A_TEACHER = 3
 # long enough that the start of the process does not count
 RECORDED_EPOCHS = 10
 
@@ -162,7 +161,7 @@ def prepare(case: Case, folder: Path, epochs: int, cores: int) -> tuple[dict[str
     return files, recorded / (seconds[1 + RECORDED_EPOCHS] - seconds[1])
 
 
-def summary(rounds: list[dict[str, Any]], recording: float | None) -> dict[str, Any]:
+def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     """The better arrangement of each implementation, over all rounds, and the ratios round by round."""
     made: dict[str, Any] = {}
     rates: dict[str, list[float]] = {}
@@ -170,8 +169,6 @@ def summary(rounds: list[dict[str, Any]], recording: float | None) -> dict[str, 
         best = max(rounds[0][name], key=lambda a: statistics.median(r[name][a]["rate"] for r in rounds))
         chosen = [r[name][best] for r in rounds]
         rates[name] = [one["rate"] for one in chosen]
-        if name == "engine, recorded":
-            rates[name] = [1 / (1 / r + 1 / (STUDENTS_OF_A_TEACHER * recording)) for r in rates[name]]
         made[name] = {
             "processes x threads": best,
             "images_a_second": spread(rates[name]),
@@ -205,7 +202,6 @@ def main() -> None:
         "matrix_product_gflops": {
             str(t).removeprefix("torch."): round(ceiling(t, device.type) / 1e9) for t in (torch.float32, dtype)
         },
-        "students_of_a_teacher": STUDENTS_OF_A_TEACHER,
         "cases": {},
     }
     if arguments.json and arguments.json.exists():
@@ -221,7 +217,7 @@ def main() -> None:
                     measure(case, method, Path(folder), files, cores, arguments.epochs)
                     for _ in range(arguments.repeats)
                 ]
-                row["methods"][method] = {**summary(rounds, recording), "commit": result["machine"]["commit"]}
+                row["methods"][method] = {**summary(rounds), "commit": result["machine"]["commit"]}
                 print(
                     name,
                     method,
