@@ -10,7 +10,7 @@ RESULTS ?= results/digits
 CONFIG = $(if $(EXPERIMENT),--configfile config/experiments/$(EXPERIMENT).yaml)
 
 .PHONY: help paper_figures test test_stories test_slurm test_real_data doctor crate tools environment figure report \
-  lint format lock benchmark benchmark_data dvc_yaml clean
+  lint format lock benchmark dvc_yaml clean
 
 help:
 	@echo "make paper_figures               every figure and table of the default experiment"
@@ -92,6 +92,10 @@ lock: environment
 
 benchmark: environment
 	python benchmarks/workflow.py --json docs/benchmarks/workflow.json
+	python benchmarks/training.py --case small_64 --json docs/benchmarks/training_small.json
+	python benchmarks/quality.py --json docs/benchmarks/quality.json
+	python benchmarks/scale.py --json docs/benchmarks/scale.json
+	python benchmarks/report.py
 
 dvc_yaml: environment
 	python workflow_scripts/dvc_stages.py --write

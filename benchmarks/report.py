@@ -52,13 +52,15 @@ def training() -> str:
                             f"{CASES[case]}: {method}{', recorded answers' if name != 'engine' else ''}",
                             shown(found["plain"]["images_a_second"]),
                             shown(found[name]["images_a_second"]),
-                            with_spread(found[name]["times_plain"]),
+                            with_spread(found[name]["times_plain"]) if "times_plain" in found[name] else "",
                         ]
                     )
-                    n.append(found[name]["times_plain"]["n"])
-            rows.append([f"{CASES[case]}: recording", "", f"{measured['recording_images_a_second']:.0f}", ""])
+                    n.append(found[name]["images_a_second"]["n"])
+            recording = measured["recording_images_a_second"]
+            shown_rate = f"{recording:.0f}" if recording else "not measured"
+            rows.append([f"{CASES[case]}: recording", "", shown_rate, ""])
     head = ["images a second", "plain", "engine", "times plain (min to max)"]
-    return table(head, rows) + f"\n\nn = {min(n)} to {max(n)} rounds of both implementations by turns."
+    return table(head, rows) + f"\n\nn = {min(n)} or more rounds of both implementations by turns."
 
 
 def engine() -> str:
@@ -70,12 +72,12 @@ def engine() -> str:
                 continue
             fast, plain = found["engine"], found["plain"]
             gflops = fast["images_a_second"]["median"] * fast["student_gflop_an_image"]
-            ceiling = result["matrix_product_gflops"][result["type"]]
+            ceiling = (result["matrix_product_gflops"] or {}).get(result["type"])
             arrangements = fast["all_arrangements"]
             rows.append(
                 [
                     CASES[case],
-                    f"{gflops:.0f} ({100 * gflops / ceiling:.0f}%)",
+                    f"{gflops:.0f} ({100 * gflops / ceiling:.0f}%)" if ceiling else f"{gflops:.0f} (not measured)",
                     ", ".join(f"{name}: {shown(value)}" for name, value in arrangements.items()),
                     f"{shown(fast['seconds_to_first_step'], 1)} / {shown(plain['seconds_to_first_step'], 1)}",
                     f"{fast['peak_mib']} / {plain['peak_mib']}",
