@@ -272,7 +272,8 @@ def test_a_time_limit(cluster, limited):
     # it would train for minutes more: it is enough to see that it goes on, and that nothing else is done again
     assert jobs_of(run(cluster, unwarned, "-n", *longer(epochs))) == {"train_student": 1}
     again = begin(cluster, unwarned, "--retries", "0", *longer(epochs))
-    wait_for(lambda: "going on from epoch" in (unwarned / LOG).read_text(), again)
+    log = unwarned / LOG
+    wait_for(lambda: log.exists() and "going on from epoch" in log.read_text(), again)
     slurm_cluster.cancel_jobs(cluster)
     assert finish(again).returncode != 0
 
