@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY / "tests"))
 
 import slurm_cluster  # noqa: E402
-from test_workflow import copy_of_the_repository, jobs  # noqa: E402
+from small_repository import copy_of_the_repository, jobs  # noqa: E402
 
 WAITS = ["--profile", "profiles/slurm", "--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5"]
 NO_GROUPS = ["--groups", "nothing=nothing"]

@@ -16,7 +16,7 @@ import pytest
 import slurm_cluster
 import yaml
 from safetensors.numpy import load_file
-from test_workflow import BIN, copy_of_the_repository, dvc_repository, jobs
+from small_repository import BIN, copy_of_the_repository, dvc_repository, jobs
 
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow]
 
