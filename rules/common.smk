@@ -37,9 +37,11 @@ SPLIT = f"{RESULTS}/split{{split}}/seed{{seed}}"
 RUN = f"{SPLIT}/{{run}}"
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
-TIDY = f"{RESULTS}/tidy"
-FIGURES_FOLDER = f"{RESULTS}/figures"
-TABLES_FOLDER = f"{RESULTS}/tables"
+# kept results hold tidy tables and no networks: figures and tables are drawn beside them
+SHOWN = SETTINGS.redraw or RESULTS
+TIDY = f"{SHOWN}/tidy"
+FIGURES_FOLDER = f"{SHOWN}/figures"
+TABLES_FOLDER = f"{SHOWN}/tables"
 
 
 wildcard_constraints:

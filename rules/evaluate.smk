@@ -29,6 +29,7 @@ rule evaluate:
         "> {log:q} 2>&1"
 
 
+# Always from the runs of this experiment, also while kept results are redrawn.
 rule aggregate:
     input:
         code="workflow_scripts/aggregate.py",
@@ -42,14 +43,14 @@ rule aggregate:
         mixing=expand(f"{SPLIT}/mixing.csv", **GRID),
         embedding=EXPERIMENT.embeddings(SPLIT),
     output:
-        runs=f"{TIDY}/runs.csv",
-        summary=f"{TIDY}/summary.csv",
-        history=f"{TIDY}/history.csv",
-        curves=f"{TIDY}/curves.csv",
-        activations=f"{TIDY}/activations.csv",
-        mixing=f"{TIDY}/mixing.csv",
-        embedding=f"{TIDY}/embedding.csv",
-        headline=f"{TIDY}/headline.json",
+        runs=f"{RESULTS}/tidy/runs.csv",
+        summary=f"{RESULTS}/tidy/summary.csv",
+        history=f"{RESULTS}/tidy/history.csv",
+        curves=f"{RESULTS}/tidy/curves.csv",
+        activations=f"{RESULTS}/tidy/activations.csv",
+        mixing=f"{RESULTS}/tidy/mixing.csv",
+        embedding=f"{RESULTS}/tidy/embedding.csv",
+        headline=f"{RESULTS}/tidy/headline.json",
     log:
         f"{LOGS}/aggregate.log",
     benchmark:

@@ -102,6 +102,26 @@ def test_a_run_can_be_taken_out_on_the_command_line(finished):
     assert planned["train_student"] == 6 and planned["train_teacher"] == 2  # nothing of results/digits is touched
 
 
+def test_kept_results_are_redrawn_from_their_tidy_tables_alone(copy):
+    keep = [
+        sys.executable,
+        "workflow_scripts/keep_results.py",
+        "--results",
+        "results/digits",
+        "--folder",
+        "docs/results/d",
+    ]
+    process = run(copy, *keep, "--configuration", "config/config.yaml")
+    assert process.returncode == 0, process.stderr
+    kept = copy / "docs" / "results" / "d"
+    before = {path: path.read_bytes() for path in sorted(kept.glob("*/*.csv"))}
+    shutil.rmtree(copy / "results")
+    done = jobs(snakemake(copy, "paper_figures", "--forceall", "--configfile", "docs/results/d/experiment.yaml"))
+    assert not {"make_split", "train_teacher", "train_student", "evaluate", "aggregate"} & set(done)
+    assert done["two_sides"] == done["table_benchmark"] == 1
+    assert {path: path.read_bytes() for path in before} == before and any("figures" in str(path) for path in before)
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [

@@ -1,9 +1,11 @@
 """Copies what is worth keeping of a finished experiment: figures, tables, tidy tables, and where each run comes from.
 
-    python workflow_scripts/keep_results.py --results results/tinyimagenet_cpu --folder docs/results/tinyimagenet_cpu
+    python workflow_scripts/keep_results.py --results results/tinyimagenet_cpu --folder docs/results/tinyimagenet_cpu \\
+        --configuration config/experiments/tinyimagenet_cpu.yaml
 
 Weights and outputs are not copied. `provenance.json` holds, for each run, its resolved settings and its record of
-versions, hardware, inputs, time and memory.
+versions, hardware, inputs, time and memory. `experiment.yaml` draws the figures and tables again from the kept files:
+`snakemake --cores all paper_figures --configfile docs/results/tinyimagenet_cpu/experiment.yaml`.
 """
 
 from __future__ import annotations
@@ -12,9 +14,12 @@ import argparse
 import shutil
 from pathlib import Path
 
+import yaml
+
 from openset_distill.command import run
 from openset_distill.errors import OpenSetError
-from openset_distill.files import read_json, write_json
+from openset_distill.experiment import load, read_configuration
+from openset_distill.files import read_json, write_json, written_whole
 
 KEPT = ("figures/*.png", "figures/*.csv", "tables/*", "tidy/*")
 
@@ -23,7 +28,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", required=True, type=Path, help="folder of the finished experiment")
     parser.add_argument("--folder", required=True, type=Path, help="where the copy goes; it is replaced")
+    parser.add_argument("--configuration", required=True, type=Path, help="the experiment's configuration file")
     arguments = parser.parse_args()
+    experiment = load(read_configuration(arguments.configuration), stands_alone=True)
     files = [path for pattern in KEPT for path in sorted(arguments.results.glob(pattern))]
     records = sorted(arguments.results.glob("split*/seed*/*/provenance.json"))
     if not files or not records:
@@ -42,6 +49,16 @@ def main() -> None:
         for record in records
     }
     write_json(arguments.folder / "provenance.json", runs)
+    # what is shown is named one by one: figures and tables that come later need tidy tables that are not kept here
+    configuration = experiment.settings.model_dump(mode="json", exclude_defaults=True)
+    configuration |= {"redraw": arguments.folder.as_posix(), "show": experiment.settings.show.model_dump(mode="json")}
+    with written_whole(arguments.folder / "experiment.yaml") as partial:
+        partial.write_text(
+            f"# Draws these figures and tables again from tidy/: snakemake --cores all paper_figures \\\n"
+            f"#   --configfile {arguments.folder.as_posix()}/experiment.yaml\n\n"
+            + yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True, width=120),
+            encoding="utf-8",
+        )
 
 
 if __name__ == "__main__":

@@ -180,6 +180,7 @@ class Settings(Strict):
     title: str
     scale_note: str = ""
     results: str = "results"
+    redraw: str | None = None
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     data: DataSettings
     protocol: ProtocolSettings
