@@ -220,6 +220,19 @@ def resume(folder: Path, node: str) -> None:
     _wait(folder, "slurmd", lambda: _node_is_up(folder))
 
 
+def begins(folder: Path, number: str, node: str) -> bool:
+    """Whether a job that waits for its next turn has got it. If not, asks for it at once. A job that came before the
+    node had cleared up is held and the node drained: both are undone."""
+    state = command(folder, "squeue", "--noheader", f"--jobs={number}", "--states=all", "--format=%T").strip()
+    if state != "PENDING":
+        return True
+    resume(folder, node)
+    for wish in (["release", number], ["update", f"jobid={number}", "starttime=now"]):
+        # it may have begun meanwhile, which `scontrol` calls an error
+        subprocess.run(["scontrol", *wish], env=environment(folder), capture_output=True, timeout=30)
+    return False
+
+
 def has_steps(number: str) -> bool:
     """Whether the node still clears up after a job. Started again before that, it would fail and drain the node."""
     for process in Path("/proc").iterdir():

@@ -91,8 +91,9 @@ def begin(cluster: Path, folder: Path, *arguments: str, site: dict | None = None
 def finish(process: subprocess.Popen[str], timeout: float = 300) -> Finished:
     try:
         output, _ = process.communicate(timeout=timeout)
-    finally:
+    except subprocess.TimeoutExpired:
         process.kill()
+        raise AssertionError(f"not finished after {timeout} s: {process.communicate()[0]}") from None
     return Finished(process.returncode, output)
 
 
@@ -311,7 +312,8 @@ def test_a_node_that_goes_down_and_comes_back(cluster, copy, uninterrupted, tmp_
     wait_for(lambda: states(cluster, [queued]) == ["PENDING"])
     # SLURM lets a job wait two minutes before its next turn, in which the node clears up
     wait_for(lambda: not slurm_cluster.has_steps(queued))
-    slurm_cluster.command(cluster, "scontrol", "update", f"jobid={queued}", "starttime=now")
+    goes_on = "going on from epoch"
+    wait_for(lambda: slurm_cluster.begins(cluster, queued, node) and goes_on in (copy / LOG).read_text())
 
     stopped = finish(processes[1])
     assert stopped.returncode != 0 and f"SLURM job {lost}: NODE_FAIL" in stopped.output, stopped.output
