@@ -30,7 +30,7 @@ SMALL = {
 }
 LEFT_OUT = (
     "ssa_none", "ssa_randaugment", "ssa_cutout", "mixup", "ad_as_described", "ad_mixed_teacher", "ad_no_joint",
-    "ad_no_relabel",
+    "ad_no_relabel", "ad_soft",
 )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ def test_the_default_is_valid_and_complete():
     families = {name: run.family for name, run in experiment.runs.items()}
     assert families["ce"] == "cross_entropy" and families["cutmix"] == "msa" and families["kd_mixed"] == "distillation"
     assert families["ad_as_described"] == "asymmetric" and families["ad_no_joint"] == "ablation"
+    assert families["ad_soft"] == "asymmetric"
 
 
 @pytest.mark.parametrize(

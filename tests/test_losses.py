@@ -280,3 +280,95 @@ def test_gradient_of_the_mixed_loss(preset, case):
         return sum(method.mixed_loss(student, t_raw, t_mixed, labels, sources, weights)[0].values())
 
     assert torch.autograd.gradcheck(loss, logits(3, 41, scale=1.0).requires_grad_())
+
+
+# ------------------------------------------------------------------------- soft asymmetric distillation
+
+
+def weighted_pearson(x: list[float], y: list[float], part: list[float]) -> float:
+    total = sum(part)
+    mean_x, mean_y = (sum(c * v for c, v in zip(part, values, strict=True)) / total for values in (x, y))
+    products = [(c, a - mean_x, b - mean_y) for c, a, b in zip(part, x, y, strict=True)]
+    return sum(c * a * b for c, a, b in products) / math.sqrt(
+        sum(c * a * a for c, a, _ in products) * sum(c * b * b for c, _, b in products)
+    )
+
+
+def literal_soft(s_mixed, t_raw, t_mixed, labels, partner, lam) -> dict[str, float]:
+    """The terms of a mixed batch, sample by sample from the words of the method's documentation."""
+    n = len(labels)
+    pairs = [(int(labels[i]), int(labels[partner[i]])) for i in range(n)]
+    part = [sum(softmax(t_mixed[i].tolist())[k] for k in set(pairs[i])) for i in range(n)]
+    p, q = [softmax(row) for row in s_mixed.tolist()], [softmax(row) for row in t_mixed.tolist()]
+    rows = sum(c * (1 - pearson(a, b)) for c, a, b in zip(part, p, q, strict=True)) / n
+    columns = [weighted_pearson([row[k] for row in p], [row[k] for row in q], part) for k in range(CLASSES)]
+    relabel = sum(
+        (1 - part[i]) * -(lam * math.log(p[i][own]) + (1 - lam) * math.log(p[i][other]))
+        for i, (own, other) in enumerate(pairs)
+    )
+    return {
+        "joint": lam * literal_dist(s_mixed, t_raw) + (1 - lam) * literal_dist(s_mixed, t_raw[partner]),
+        "easy": rows + (sum(part) / n * (1 - sum(columns) / CLASSES) if n > 1 else 0),
+        "relabel": relabel / n,
+    }
+
+
+def mixed_batch(batch: int, lam: float, seed: int = 50):
+    """labels, partner, sources and weights of a batch in which every sample is mixed with another one."""
+    labels = torch.randint(CLASSES, (batch,), generator=torch.Generator().manual_seed(seed))
+    partner = torch.arange(batch).roll(1)
+    sources = torch.stack([torch.arange(batch), partner], dim=1)
+    return labels, partner, sources, torch.tensor([[lam, 1 - lam]] * batch, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("batch", [2, 9])
+def test_soft_asymmetric_distillation_is_the_formula(batch, lam):
+    labels, partner, sources, weights = mixed_batch(batch, lam)
+    s_mixed, t_raw, t_mixed = logits(batch, 51), logits(batch, 52), logits(batch, 53, scale=1.0)
+    method = METHODS.build("soft_asymmetric_distillation")
+    terms, statistics = method.mixed_loss(s_mixed, t_raw, t_mixed, labels, sources, weights)
+    expected = literal_soft(s_mixed, t_raw, t_mixed, labels, partner, lam)
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected, abs=1e-10)
+    assert 0 < statistics["confidence"] < 1
+
+
+@pytest.mark.parametrize("case", ["none", "one", "all", "some"])
+@pytest.mark.parametrize("easy_target", ["mixed", "raw_a", "raw_pair"])
+def test_a_teacher_that_is_sure_turns_the_soft_switch_into_the_hard_one(easy_target, case):
+    labels, partner, sources, weights = mixed_batch(9, 0.3)
+    t_mixed = teacher_on_mixed(case, labels, partner)
+    t_mixed += 1e3 * F.one_hot(t_mixed.argmax(dim=1), CLASSES)  # softmax of exactly one and zero
+    given = (logits(9, 51), logits(9, 52), t_mixed, labels, sources, weights)
+    soft, statistics = METHODS.build({"name": "soft_asymmetric_distillation", "easy_target": easy_target}).mixed_loss(
+        *given
+    )
+    hard, _ = METHODS.build(
+        {"name": "asymmetric_distillation", "preset": "as_described", "smoothing": 0, "easy_target": easy_target}
+    ).mixed_loss(*given)
+    share = losses.hard_samples(t_mixed, labels, sources).double().mean()
+    assert statistics["hard_share"].item() == pytest.approx(share.item())
+    assert statistics["confidence"].item() == pytest.approx(1 - share.item())
+    assert soft["joint"].item() == hard["joint"].item()
+    assert soft["easy"].item() == pytest.approx(((1 - share) * hard["easy"]).item(), abs=1e-12)
+    assert soft["relabel"].item() == pytest.approx((share * hard["relabel"]).item(), abs=1e-12)
+
+
+def test_a_label_that_two_sources_share_counts_once():
+    teacher = logits(2, 54)
+    labels, sources = torch.tensor([1, 1]), torch.tensor([[0, 1], [1, 0]])
+    expected = teacher.softmax(dim=1)[:, 1].tolist()
+    assert losses.source_confidence(teacher, labels, sources).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("easy_target", ["mixed", "raw_a", "raw_pair"])
+def test_gradient_of_the_soft_mixed_loss(easy_target, batch):
+    labels, _, sources, weights = mixed_batch(batch, 0.4)
+    t_raw, t_mixed = logits(batch, 55), logits(batch, 56, scale=1.0)
+    method = METHODS.build({"name": "soft_asymmetric_distillation", "easy_target": easy_target})
+
+    def loss(student):
+        return sum(method.mixed_loss(student, t_raw, t_mixed, labels, sources, weights)[0].values())
+
+    assert torch.autograd.gradcheck(loss, logits(batch, 57, scale=1.0).requires_grad_())

@@ -312,13 +312,7 @@ class Run:
     def _family(self) -> str:
         if self.name == "teacher":
             return "teacher"
-        if self.method["name"] == "asymmetric_distillation":
-            return "asymmetric"
-        if self.teachers:
-            return "distillation"
-        if self.multi is not None:
-            return "msa"
-        return "cross_entropy"
+        return METHODS[self.method["name"]].family or ("cross_entropy" if self.multi is None else "msa")
 
 
 class Experiment:

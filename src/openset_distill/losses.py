@@ -35,18 +35,19 @@ def dist(
         weight: `[batch]`, how much each sample counts. The rows are weighted one by one; a column runs over the whole
             batch, so it takes the mean weight. With one weight for the whole batch this is exactly weight * DIST.
         mask: bool `[batch]`, which samples take part: the same as DIST of `student[mask]`, without the host
-            synchronisation that a selection of unknown length costs on a GPU.
+            synchronisation that a selection of unknown length costs on a GPU. Numbers in [0, 1] are parts: the mean
+            over rows and the correlations of columns are weighted by them.
 
     No sample at all gives 0. A single sample has no relation between samples: its column term is 0.
     """
     p, q = (student / tau).softmax(dim=1), (teacher.detach() / tau).softmax(dim=1)
     part = p.new_ones(len(p)) if mask is None else mask.to(p.dtype)
     count = part.sum()
-    share = part / count.clamp(min=1)
+    share = part / count.clamp(min=EPSILON)
     rows = 1 - F.cosine_similarity(p - p.mean(dim=1, keepdim=True), q - q.mean(dim=1, keepdim=True), dim=1, eps=EPSILON)
-    centred_p = (p - share @ p) * part[:, None]
-    centred_q = (q - share @ q) * part[:, None]
-    columns = (1 - F.cosine_similarity(centred_p, centred_q, dim=0, eps=EPSILON)).mean() * (count > 1)
+    centred_p = (p - share @ p) * part.sqrt()[:, None]
+    centred_q = (q - share @ q) * part.sqrt()[:, None]
+    columns = (1 - F.cosine_similarity(centred_p, centred_q, dim=0, eps=EPSILON)).mean() * (part.count_nonzero() > 1)
     if weight is not None:
         rows, columns = weight * rows, (share @ weight) * columns
     return (beta * (share @ rows) + gamma * columns) * tau**2
@@ -119,6 +120,17 @@ def hard_samples(teacher_mixed: Tensor, labels: Tensor, sources: Tensor) -> Tens
         bool `[batch]` (Jia et al. 2024, selective relabel).
     """
     return (teacher_mixed.argmax(dim=1, keepdim=True) != labels[sources]).all(dim=1)
+
+
+def source_confidence(teacher_mixed: Tensor, labels: Tensor, sources: Tensor) -> Tensor:
+    """How much of a mixed sample the teacher recognises: its softmax probability on the distinct labels of the sources.
+
+    Returns:
+        float `[batch]` in [0, 1], without a graph: the soft counterpart of `hard_samples`, of this project.
+    """
+    probability = teacher_mixed.detach().softmax(dim=1)
+    is_source = torch.zeros_like(probability, dtype=torch.bool).scatter_(1, labels[sources], True)
+    return (probability * is_source).sum(dim=1).clamp(max=1)
 
 
 def mixed_cross_entropy(

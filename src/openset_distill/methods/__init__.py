@@ -12,6 +12,7 @@ from .asymmetric_distillation import AsymmetricDistillation
 from .base import Batch, Method, Teacher, Terms
 from .cross_entropy import CrossEntropy
 from .distillation import Distillation
+from .soft_asymmetric_distillation import SoftAsymmetricDistillation
 
 METHODS = Registry(
     "method",
@@ -19,6 +20,7 @@ METHODS = Registry(
         "cross_entropy": CrossEntropy,
         "distillation": Distillation,
         "asymmetric_distillation": AsymmetricDistillation,
+        "soft_asymmetric_distillation": SoftAsymmetricDistillation,
     },
 )
 

@@ -19,6 +19,17 @@ if TYPE_CHECKING:
 torch = lazy.load("torch")
 
 
+def raw_loss(student: Classifier, batch: Batch, answer: Tensor, *, alpha: float, **relations: float) -> Terms:
+    """`alpha * CE(S(x), y) + DIST(S(x), T(x))`; `relations` are beta, gamma and tau of `losses.dist`."""
+    from ..losses import dist
+
+    _, logits = student(batch.images)
+    return {
+        "label": alpha * torch.nn.functional.cross_entropy(logits, batch.labels),
+        "distill": dist(logits, answer, **relations),
+    }
+
+
 @settings_class
 class AsymmetricDistillation:
     """The paper's method; every choice is a switch, so each row of the ablation is a setting.
@@ -59,19 +70,21 @@ class AsymmetricDistillation:
     raw_pass: bool = False
 
     needs_teacher: ClassVar[bool] = True
+    family: ClassVar[str | None] = "asymmetric"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "as_released": {"smoothing": 0.0, "easy_target": "raw_a", "combine": "replace"},
         "as_described": {"smoothing": 0.75, "easy_target": "mixed", "combine": "add"},
     }
 
     def loss(self, student: Classifier, teacher: Teacher | None, batch: Batch) -> tuple[Terms, Terms]:
+        relations = {"beta": self.beta, "gamma": self.gamma, "tau": self.tau}
         if batch.mixed is None:
-            return self._raw_loss(student, batch, teacher.on_raw(batch)), {}
+            return raw_loss(student, batch, teacher.on_raw(batch), alpha=self.alpha, **relations), {}
 
         on_raw, on_mixed = teacher.on_both(batch)
         terms: Terms = {}
         if self.combine == "add":
-            terms = self._raw_loss(student, batch, on_raw)
+            terms = raw_loss(student, batch, on_raw, alpha=self.alpha, **relations)
         elif self.raw_pass:
             with torch.no_grad():
                 student(batch.images)
@@ -80,15 +93,6 @@ class AsymmetricDistillation:
             logits, on_raw, on_mixed, batch.labels, batch.mixed.sources, batch.mixed.weights
         )
         return terms | mixed_terms, statistics
-
-    def _raw_loss(self, student: Classifier, batch: Batch, answer: Tensor) -> Terms:
-        from ..losses import dist
-
-        _, logits = student(batch.images)
-        return {
-            "label": self.alpha * torch.nn.functional.cross_entropy(logits, batch.labels),
-            "distill": dist(logits, answer, beta=self.beta, gamma=self.gamma, tau=self.tau),
-        }
 
     def mixed_loss(
         self, student: Tensor, on_raw: Tensor, on_mixed: Tensor, labels: Tensor, sources: Tensor, weights: Tensor

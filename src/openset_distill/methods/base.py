@@ -42,9 +42,15 @@ class Teacher(Protocol):
 
 
 class Method(Protocol):
-    """A training objective. `needs_teacher` says whether `loss` is given one."""
+    """A training objective.
+
+    Attributes:
+        needs_teacher: whether `loss` is given one.
+        family: of a run that names none; None is msa where its images are mixed and cross_entropy where not.
+    """
 
     needs_teacher: ClassVar[bool]
+    family: ClassVar[str | None]
 
     def loss(self, student: Classifier, teacher: Teacher | None, batch: Batch) -> tuple[Terms, Terms]:
         """(terms whose sum is the loss, statistics to record)."""

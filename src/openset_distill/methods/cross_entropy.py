@@ -24,6 +24,7 @@ class CrossEntropy:
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     needs_teacher: ClassVar[bool] = False
+    family: ClassVar[str | None] = None
 
     def loss(self, student: Classifier, teacher: Teacher | None, batch: Batch) -> tuple[Terms, Terms]:
         from ..losses import mixed_cross_entropy

@@ -29,6 +29,7 @@ class Distillation:
     tau: Annotated[float, Field(gt=0)] = 1.0
 
     needs_teacher: ClassVar[bool] = True
+    family: ClassVar[str | None] = "distillation"
 
     def loss(self, student: Classifier, teacher: Teacher | None, batch: Batch) -> tuple[Terms, Terms]:
         from ..losses import mixed_cross_entropy
