@@ -33,6 +33,32 @@ rule analyze_features:
         "{params.configs:q} --mixing {output.mixing:q} --threads {threads} > {log:q} 2>&1"
 
 
+# All runs in one job: each is compared with the teacher, whose features are read once.
+rule measure_features:
+    input:
+        code="workflow_scripts/measure.py",
+        outputs=[f"{SPLIT}/{run}/outputs.npz" for run in EXPERIMENT.runs],
+        weights=[f"{SPLIT}/{run}/weights.safetensors" for run in EXPERIMENT.runs],
+    output:
+        features=f"{SPLIT}/features.csv",
+    log:
+        f"{LOGS}/split{{split}}_seed{{seed}}_measure.log",
+    benchmark:
+        f"{BENCHMARKS}/split{{split}}_seed{{seed}}_measure.tsv"
+    conda:
+        ENVIRONMENT
+    threads: wanted("light").threads
+    resources:
+        **resources_of("light"),
+    params:
+        runs=lambda wildcards, input: options("--run", named(EXPERIMENT.runs, input.outputs)),
+        heads=lambda wildcards, input: options("--head", named(EXPERIMENT.runs, input.weights)),
+        teacher=options("--teacher", EXPERIMENT.teacher_runs[:1]),
+    shell:
+        "python {input.code} {params.runs:q} {params.heads:q} {params.teacher:q} --features {output.features:q} "
+        "> {log:q} 2>&1"
+
+
 # One split is drawn in the figure, so only that one is embedded.
 rule embed_features:
     input:

@@ -40,6 +40,7 @@ rule aggregate:
             file=["metrics.json", "curves.csv", "activations.csv", "history.csv"],
         ),
         mixing=expand(f"{SPLIT}/mixing.csv", **GRID),
+        features=expand(f"{SPLIT}/features.csv", **GRID),
         embedding=EXPERIMENT.embeddings(SPLIT),
     output:
         runs=f"{TIDY}/runs.csv",
@@ -48,6 +49,7 @@ rule aggregate:
         curves=f"{TIDY}/curves.csv",
         activations=f"{TIDY}/activations.csv",
         mixing=f"{TIDY}/mixing.csv",
+        features=f"{TIDY}/features.csv",
         embedding=f"{TIDY}/embedding.csv",
         headline=f"{TIDY}/headline.json",
     log:

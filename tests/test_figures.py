@@ -245,6 +245,30 @@ def test_feature_space_with_many_classes(tmp_path, count, entry):
     assert entry in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
+def test_feature_geometry_shows_means_of_knowns_and_unknowns(drawn):
+    tables, figure, data = drawn("full", "feature_geometry")
+    table = tables["features"]
+    chosen = (table["run"] == "cutmix") & (table["quantity"] == "feature_norm_mean") & (table["group"] == "unknown")
+    one = data[(data["run"] == "cutmix") & (data["quantity"] == "feature_norm_mean") & (data["group"] == "unknown")]
+    assert one["mean"].item() == pytest.approx(table.loc[chosen, "value"].mean())
+    assert one["std"].item() == pytest.approx(table.loc[chosen, "value"].std()) and one["n"].item() == 5
+    assert "teacher" not in set(data.loc[data["quantity"] == "cka_teacher", "run"])
+    points = {float(line.get_xdata()[0]) for axes in figure.axes for line in axes.lines if len(line.get_xdata()) == 1}
+    assert points == set(data["mean"])
+
+
+def test_feature_geometry_without_a_teacher_has_no_panel_for_it(tmp_path):
+    table = synthetic_tables.make(splits=1, runs=("ce", "cutmix"))["features"]
+    table = table[table["quantity"] != "cka_teacher"]
+    table.loc[table["quantity"] == "nc1", "value"] = np.nan
+    figure, data = FIGURES["feature_geometry"].draw(
+        read(tmp_path, {"features": table}), read_context(synthetic_tables.context(highlight={}))
+    )
+    titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()]
+    assert titles == ["Feature norm", "Maximum logit", "Effective rank", "Silhouette"]
+    assert not {"cka_teacher", "nc1"} & set(data["quantity"])
+
+
 def test_training_dynamics_leaves_out_a_panel_without_numbers(tmp_path):
     table = synthetic_tables.make(splits=1, runs=("ce", "cutmix"))["history"]
     figure, data = FIGURES["training_dynamics"].draw(

@@ -27,7 +27,7 @@ def main() -> None:
 
     import torch
 
-    from openset_distill.analysis import mixing_response
+    from openset_distill.analysis.mixing import mixing_response
     from openset_distill.checkpoint import load_classifier
     from openset_distill.collect import write_rows
     from openset_distill.device import generator, prepare_device

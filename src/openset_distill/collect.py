@@ -87,10 +87,10 @@ class Collector:
                     rows.append({**about, "split": split, "seed": seed, **self.identity(run), **values})
         return rows
 
-    def mixing(self) -> Iterator[Row]:
-        """mixing.csv: the scans over lambda of every split and seed."""
+    def unit_rows(self, file: str) -> Iterator[Row]:
+        """The rows of one CSV file of every split and seed that has a column `run`, each preceded as in `run_rows`."""
         for split, seed, folder in self.units():
-            for row in read_rows(folder / "mixing.csv"):
+            for row in read_rows(folder / file):
                 yield {**self.identity(row["run"]), "split": split, "seed": seed, **row}
 
     def embedding(self, runs: Sequence[str]) -> Iterator[Row]:
@@ -152,6 +152,7 @@ class Collector:
         write_rows(folder / "history.csv", self.run_rows("history.csv"))
         write_rows(folder / "curves.csv", self.run_rows("curves.csv"))
         write_rows(folder / "activations.csv", self.run_rows("activations.csv"))
-        write_rows(folder / "mixing.csv", self.mixing())
+        write_rows(folder / "mixing.csv", self.unit_rows("mixing.csv"))
+        write_rows(folder / "features.csv", self.unit_rows("features.csv"))
         write_rows(folder / "embedding.csv", self.embedding(self.layout["embedded"]))
         write_json(folder / "headline.json", self.headline())

@@ -123,6 +123,16 @@ FIGURES: dict[str, FigureSpec] = {
             needs=needs_families(("cross_entropy",)),
         ),
         FigureSpec(
+            name="feature_geometry",
+            module=f"{__name__}.feature_geometry",
+            tables=("features",),
+            title="Feature geometry",
+            caption="Magnitude and effective rank of knowns and unknowns, simplified silhouette, variability within "
+            "classes relative to that between them (NC1, smaller is more collapsed), and debiased linear CKA with the "
+            "teacher, on the features of test images." + _EXPERIMENT,
+            needs=needs_families(_ANY_RUN),
+        ),
+        FigureSpec(
             name="ablation",
             module=f"{__name__}.ablation",
             tables=("runs",),

@@ -71,6 +71,7 @@ LAYOUTS = {
     "curves": Layout(text=(*_RUN, "curve"), numbers=("split", "seed"), fractions=("x", "y")),
     "activations": Layout(text=_RUN, numbers=("split", "seed", "maximum_logit", "feature_norm"), fractions=("known",)),
     "mixing": Layout(text=(*_RUN, "mixing", "quantity"), numbers=("split", "seed", "value"), fractions=("lam",)),
+    "features": Layout(text=(*_RUN, "quantity", "group"), numbers=("split", "seed"), blanks=("value",)),
     "embedding": Layout(text=(*_RUN, "class"), numbers=("split", "seed", "x", "y")),
 }
 RULE = "aggregate"  # of the workflow, the one that writes the tidy tables
