@@ -269,6 +269,16 @@ def test_feature_geometry_without_a_teacher_has_no_panel_for_it(tmp_path):
     assert not {"cka_teacher", "nc1"} & set(data["quantity"])
 
 
+def test_training_dynamics_says_what_hard_means(drawn):
+    tables, figure, data = drawn("full", "training_dynamics")
+    table = tables["history"]
+    rows = table[(table["run"] == "ad_as_released") & (table["epoch"] == 60)]
+    shown = data[(data["run"] == "ad_as_released") & (data["epoch"] == 60)].set_index("quantity")["mean"]
+    assert shown["hard_share_percent"] == pytest.approx(100 * rows["hard_share"].mean())
+    assert set(data.loc[data["quantity"] == "hard_share_percent", "run"]) == {"ad_as_released", "ad_as_described"}
+    assert "is neither source of the mixed image" in footer(figure).replace("\n", " ")
+
+
 def test_training_dynamics_leaves_out_a_panel_without_numbers(tmp_path):
     table = synthetic_tables.make(splits=1, runs=("ce", "cutmix"))["history"]
     figure, data = FIGURES["training_dynamics"].draw(

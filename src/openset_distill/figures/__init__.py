@@ -155,8 +155,9 @@ FIGURES: dict[str, FigureSpec] = {
             module=f"{__name__}.training_dynamics",
             tables=("history",),
             title="Training dynamics",
-            caption="Training loss, validation accuracy and share of hard samples against the epoch: mean over splits "
-            "and seeds, band of one standard deviation." + _EXPERIMENT,
+            caption="Training loss, validation accuracy and the share of mixed samples that are hard (the top class of "
+            "the teacher is neither source) against the epoch: mean over splits and seeds, band of one standard "
+            "deviation." + _EXPERIMENT,
             needs=needs_families(_ANY_RUN),
         ),
     )
