@@ -59,6 +59,41 @@ rule measure_features:
         "> {log:q} 2>&1"
 
 
+# Pictures are of one split and seed, so only those are asked for.
+rule explain_features:
+    input:
+        code="workflow_scripts/explain.py",
+        manifest=f"{KNOWN}/manifest.json",
+        others=[f"{folder}/manifest.json" for folder in OTHERS.values()],
+        split=f"{SPLIT}/split.npz",
+        description=f"{SPLIT}/split.json",
+        weights=[f"{SPLIT}/{run}/weights.safetensors" for run in EXPERIMENT.analyzed_runs],
+        configs=[f"{SPLIT}/{run}/config.json" for run in EXPERIMENT.analyzed_runs],
+    output:
+        attention=f"{SPLIT}/attention.csv",
+        pictures=f"{SPLIT}/pictures.csv",
+    log:
+        f"{LOGS}/split{{split}}_seed{{seed}}_explain.log",
+    benchmark:
+        f"{BENCHMARKS}/split{{split}}_seed{{seed}}_explain.tsv"
+    conda:
+        ENVIRONMENT
+    threads: wanted("analyze").threads
+    resources:
+        **resources_of("analyze"),
+    params:
+        prepared=lambda wildcards, input: folder_of(input.manifest),
+        others=options("--other", OTHERS.values()),
+        weights=lambda wildcards, input: options("--weights", input.weights),
+        configs=lambda wildcards, input: options("--config", input.configs),
+        pairs=SETTINGS.analysis.attention_samples,
+    shell:
+        "python {input.code} --pairs {params.pairs} --seed {wildcards.seed} --prepared {params.prepared:q} "
+        "{params.others:q} --split {input.split:q} --description {input.description:q} {params.weights:q} "
+        "{params.configs:q} --attention {output.attention:q} --pictures {output.pictures:q} --threads {threads} "
+        "> {log:q} 2>&1"
+
+
 # One split is drawn in the figure, so only that one is embedded.
 rule embed_features:
     input:

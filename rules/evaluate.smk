@@ -41,6 +41,7 @@ rule aggregate:
         ),
         mixing=expand(f"{SPLIT}/mixing.csv", **GRID),
         features=expand(f"{SPLIT}/features.csv", **GRID),
+        explained=[f"{EXPERIMENT.first(SPLIT)}/{file}.csv" for file in ("attention", "pictures")],
         embedding=EXPERIMENT.embeddings(SPLIT),
     output:
         runs=f"{TIDY}/runs.csv",
@@ -50,6 +51,8 @@ rule aggregate:
         activations=f"{TIDY}/activations.csv",
         mixing=f"{TIDY}/mixing.csv",
         features=f"{TIDY}/features.csv",
+        attention=f"{TIDY}/attention.csv",
+        pictures=f"{TIDY}/pictures.csv",
         embedding=f"{TIDY}/embedding.csv",
         headline=f"{TIDY}/headline.json",
     log:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 # run: (label, family, accuracy, AUROC, mean maximum logit of knowns)
 RUNS: dict[str, tuple[str, str, float, float, float]] = {
@@ -76,6 +79,8 @@ def make(
         "mixing": _mixing(generator, runs, pairs),
         "embedding": _embedding(generator, runs, pairs, classes),
         "features": _features(generator, runs, pairs),
+        "attention": _attention(generator, runs, pairs),
+        "pictures": _pictures(generator, pairs, classes),
     }
 
 
@@ -294,4 +299,45 @@ def _features(generator, runs, pairs) -> pd.DataFrame:
                 noisy = value * np.exp(generator.normal(0, 0.04))
                 place = {"split": split, "seed": seed, "quantity": quantity, "group": group}
                 rows.append({**_identity(run), **place, "value": noisy})
+    return pd.DataFrame(rows)
+
+
+def _picture(pixels) -> str:
+    stream = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(stream, format="PNG")
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def _attention(generator, runs, pairs, count: int = 40, shown: int = 4, side: int = 16) -> pd.DataFrame:
+    rows = []
+    split, seed = pairs[0]
+    areas = generator.uniform(0.15, 0.7, count)
+    for run in runs:
+        for view, number in (("a", shown), ("b", shown), ("mixed", count)):
+            for pair in range(number):
+                if view == "mixed":
+                    says = generator.choice(["a", "b", "neither"], p=[0.5, 0.3, 0.2])
+                    shares = {"area_b": areas[pair], "on_b": np.clip(areas[pair] + generator.normal(0, 0.1), 0, 1)}
+                else:
+                    says, shares = view, {"area_b": np.nan, "on_b": np.nan}
+                y, x = np.mgrid[:side, :side] - generator.uniform(4, side - 4, 2)[:, None, None]
+                heat = _picture(255 * np.exp(-(x**2 + y**2) / 20)) if pair < shown else ""
+                place = {"split": split, "seed": seed, "pair": pair, "view": view, "says": says}
+                rows.append({**_identity(run), **place, **shares, "map": heat})
+    return pd.DataFrame(rows)
+
+
+def _pictures(generator, pairs, classes, shown: int = 4, side: int = 16) -> pd.DataFrame:
+    rows = []
+    split, seed = pairs[0]
+    for pair in range(shown):
+        one, other = generator.integers(0, 256, (2, 4, 4, 3)).repeat(side // 4, axis=1).repeat(side // 4, axis=2)
+        pasted = np.zeros((side, side), dtype=bool)
+        pasted[2 + pair : 9 + pair, 5:13] = True
+        mixed = np.where(pasted[:, :, None], other, one)
+        views = {"a": one, "b": other, "mixed": mixed, "pasted": 255 * pasted}
+        for view, pixels in views.items():
+            name = {"a": classes[0], "b": classes[-1]}.get(view, "")
+            place = {"split": split, "seed": seed, "pair": pair, "view": view, "class": name}
+            rows.append({**place, "picture": _picture(pixels)})
     return pd.DataFrame(rows)

@@ -44,7 +44,10 @@ def drawn(tmp_path_factory):
         if scenario not in made:
             tables = synthetic_tables.make(**settings)
             if scenario == "long":
-                tables = {key: table.assign(label=table["label"] + LONG) for key, table in tables.items()}
+                tables = {
+                    key: table.assign(label=table["label"] + LONG) if "label" in table else table
+                    for key, table in tables.items()
+                }
             made[scenario] = read(tmp_path_factory.mktemp(scenario), tables)
         if (scenario, name) not in made:
             context = read_context(synthetic_tables.context(**settings))
@@ -233,6 +236,36 @@ def test_feature_space_shows_every_point_of_the_first_split(drawn):
     assert len(data) == table["run"].isin(set(data["run"])).sum()
     drawn_points = sum(len(collection.get_offsets()) for axes in figure.axes for collection in axes.collections)
     assert drawn_points == len(data)
+
+
+def test_attention_shows_shares_of_pairs_and_of_all(drawn):
+    tables, figure, data = drawn("full", "attention")
+    mixed = tables["attention"][(tables["attention"]["run"] == "cutmix") & (tables["attention"]["view"] == "mixed")]
+    everything = data[(data["run"] == "cutmix") & (data["pair"] == "all")].iloc[0]
+    named = mixed[mixed["says"] != "neither"]
+    assert everything["pairs"] == len(mixed) == 40 and 0 < len(named) < 40
+    assert everything["named_percent"] == pytest.approx(100 * len(named) / 40)
+    own = [row.on_b if row.says == "b" else 1 - row.on_b for row in named.itertuples()]
+    area = [row.area_b if row.says == "b" else 1 - row.area_b for row in named.itertuples()]
+    assert everything["on_named_percent"] == pytest.approx(100 * np.mean(own))
+    assert everything["area_named_percent"] == pytest.approx(100 * np.mean(area))
+    one = mixed[mixed["pair"] == 1].iloc[0]
+    words = [text.get_text() for text in texts(figure)]
+    assert f"says {one['says']}\nb: {100 * one['on_b']:.0f} %" in words
+    assert f"b: {100 * one['area_b']:.0f} %" in words and "Says a or b, of 40 pairs" in words
+
+
+def test_attention_with_a_map_of_zeros_and_a_damaged_picture(tmp_path):
+    tables = synthetic_tables.make(splits=1, runs=("ce", "cutmix"))
+    attention, pictures = tables["attention"], tables["pictures"]
+    attention.loc[attention["view"] == "mixed", "on_b"] = np.nan
+    context = read_context(synthetic_tables.context(highlight={}))
+    figure, data = FIGURES["attention"].draw(read(tmp_path, {"attention": attention, "pictures": pictures}), context)
+    assert sum(text.get_text().endswith("b: none") for text in texts(figure)) == 2 * 4
+    assert data["on_b_percent"].isna().all() and "teacher" not in set(data["run"])
+    pictures.loc[3, "picture"] = "iVBORw0KGgo="
+    with pytest.raises(DataError, match=r"cannot be read .* make them again with the rule aggregate"):
+        FIGURES["attention"].draw(read(tmp_path, {"attention": attention, "pictures": pictures}), context)
 
 
 @pytest.mark.parametrize(("count", "entry"), [(20, "class 19 of many"), (60, "known, 60 classes by colour and marker")])

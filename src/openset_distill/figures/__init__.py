@@ -133,6 +133,16 @@ FIGURES: dict[str, FigureSpec] = {
             needs=needs_families(_ANY_RUN),
         ),
         FigureSpec(
+            name="attention",
+            module=f"{__name__}.attention",
+            tables=("attention", "pictures"),
+            title="Attention in mixed images",
+            caption="Grad-CAM of teacher and students on CutMix images of known test images, with the class that each "
+            "network says and the share of its map that lies on the pasted image b; below, over all pairs, the map's "
+            "share on the source that the network says beside that source's area." + _EXPERIMENT,
+            needs=needs_families(("cross_entropy",)),
+        ),
+        FigureSpec(
             name="ablation",
             module=f"{__name__}.ablation",
             tables=("runs",),

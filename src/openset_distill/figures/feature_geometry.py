@@ -22,7 +22,7 @@ PANELS = {
     "nc1": ("NC1", ("known",)),
     "cka_teacher": ("CKA with the teacher", ("known",)),
 }
-LOGARITHMIC = ("nc1",)
+RATIOS = ("nc1",)  # on a logarithmic scale where they differ much
 COLUMNS = 3
 LABEL_ROOM = 118.0  # points
 
@@ -69,7 +69,8 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
         axes.set_ylim(-lines.sum(), 0)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        if quantity in LOGARITHMIC:
+        means = [row["mean"] for row in drawn if row["quantity"] == quantity]
+        if quantity in RATIOS and max(means) > 10 * min(means):
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
             axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

@@ -44,6 +44,10 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
             line = style.mean_band(axes, scaled, "epoch", quantity, look[run], labels[run], marks=6)
             drawn.append(line.assign(quantity=name, run=run, label=labels[run]))
         axes.set(title=title, xlabel="Epoch")
+        if factor == 100:
+            # a band of a share may leave the possible, the axis should not
+            low, high = axes.get_ylim()
+            axes.set_ylim(max(low, -2), min(high, 102))
         if quantity == "train_loss" and (shown[quantity].dropna() > 0).all():
             axes.set_yscale("log")
             # plain numbers: the exponent of a power of ten would be smaller than the smallest type allowed
