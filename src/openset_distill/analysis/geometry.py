@@ -16,21 +16,22 @@ import numpy as np
 BLOCK = 8192  # rows that are float64 at a time
 
 
-def blocks(features: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """The features of some rows, float64 `[at most BLOCK, d]` at a time."""
+def blocks(features: np.ndarray, rows: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """The features of some rows, float64 `[at most BLOCK, d]` at a time, and their place among the rows."""
     for start in range(0, len(rows), BLOCK):
-        yield features[rows[start : start + BLOCK]].astype(np.float64)
+        part = slice(start, start + BLOCK)
+        yield part, features[rows[part]].astype(np.float64)
 
 
 def mean_of(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Their mean, float64 `[d]`."""
-    return sum(block.sum(axis=0) for block in blocks(features, rows)) / len(rows)
+    return sum(block.sum(axis=0) for _, block in blocks(features, rows)) / len(rows)
 
 
 def covariance(features: np.ndarray, rows: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """Their covariance about `mean`, float64 `[d, d]`, divided by their number."""
     total = np.zeros((len(mean), len(mean)))
-    for block in blocks(features, rows):
+    for _, block in blocks(features, rows):
         block -= mean
         total += block.T @ block
     return total / len(rows)
@@ -63,15 +64,17 @@ class Classes:
     @classmethod
     def of(cls, features: np.ndarray, labels: np.ndarray) -> Classes:
         """From features `[n, d]` and labels int `[n]`; images with a negative label belong to no class."""
-        order = np.argsort(labels, kind="stable")
-        present, starts = np.unique(labels[order], return_index=True)
-        members = dict(zip(present.tolist(), np.split(order, starts[1:]), strict=True))
-        known = [label for label in members if label >= 0]
-        means = np.stack([mean_of(features, members[label]) for label in known])
-        within = sum(
-            covariance(features, members[label], mean) for label, mean in zip(known, means, strict=True)
-        ) / len(known)
-        return cls(np.array(known), means, within)
+        present, own, counts = np.unique(labels[labels >= 0], return_inverse=True, return_counts=True)
+        rows = np.flatnonzero(labels >= 0)
+        order = np.argsort(own, kind="stable")
+        members = np.split(rows[order], np.cumsum(counts)[:-1])
+        means = np.stack([mean_of(features, part) for part in members])
+        weight = 1 / np.sqrt(counts * len(counts))
+        within = np.zeros((means.shape[1], means.shape[1]))
+        for part, block in blocks(features, rows):
+            block = (block - means[own[part]]) * weight[own[part], None]
+            within += block.T @ block
+        return cls(present, means, within)
 
     @property
     def centred(self) -> np.ndarray:
@@ -148,21 +151,19 @@ def nearest_mean(features: np.ndarray, labels: np.ndarray, predicted: np.ndarray
     own = np.searchsorted(classes.labels, labels[rows])
     squared_norms = np.square(classes.means).sum(axis=1)
     nearest, a, b = np.empty(len(rows), dtype=int), np.empty(len(rows)), np.empty(len(rows))
-    start = 0
-    for block in blocks(features, rows):
-        here = slice(start, start := start + len(block))
+    for part, block in blocks(features, rows):
         squared = np.square(block).sum(axis=1)[:, None] - 2 * block @ classes.means.T + squared_norms
         distance = np.sqrt(squared.clip(min=0))
-        nearest[here] = classes.labels[distance.argmin(axis=1)]
-        a[here] = distance[np.arange(len(block)), own[here]]
-        distance[np.arange(len(block)), own[here]] = np.inf
-        b[here] = distance.min(axis=1)
+        nearest[part] = classes.labels[distance.argmin(axis=1)]
+        a[part] = distance[np.arange(len(block)), own[part]]
+        distance[np.arange(len(block)), own[part]] = np.inf
+        b[part] = distance.min(axis=1)
     return {"nc4": np.mean(nearest != predicted[rows]), "silhouette": np.mean((b - a) / np.maximum(a, b))}
 
 
 def magnitude(features: np.ndarray, logits: np.ndarray, rows: np.ndarray) -> dict[str, float]:
     """Mean and median of feature norm and maximum logit of some rows: the paper's feature discrimination."""
-    norm = np.concatenate([np.linalg.norm(block, axis=1) for block in blocks(features, rows)])
+    norm = np.concatenate([np.linalg.norm(block, axis=1) for _, block in blocks(features, rows)])
     largest = logits[rows].max(axis=1).astype(np.float64)
     return {
         "feature_norm_mean": norm.mean(),
@@ -185,7 +186,7 @@ def linear_hsic(first: np.ndarray, second: np.ndarray, rows: np.ndarray) -> floa
     first_mean, second_mean = mean_of(first, rows), mean_of(second, rows)
     cross = np.zeros((first.shape[1], second.shape[1]))
     diagonals, first_trace, second_trace = 0.0, 0.0, 0.0
-    for one, other in zip(blocks(first, rows), blocks(second, rows), strict=True):
+    for (_, one), (_, other) in zip(blocks(first, rows), blocks(second, rows), strict=True):
         one -= first_mean
         other -= second_mean
         cross += one.T @ other
