@@ -337,7 +337,7 @@ def _pictures(generator, pairs, classes, shown: int = 4, side: int = 16) -> pd.D
         mixed = np.where(pasted[:, :, None], other, one)
         views = {"a": one, "b": other, "mixed": mixed, "pasted": 255 * pasted}
         for view, pixels in views.items():
-            name = {"a": classes[0], "b": classes[-1]}.get(view, "")
+            name = {"a": classes[0], "b": ("n04179913", "African elephant", *classes)[pair]}.get(view, "")
             place = {"split": split, "seed": seed, "pair": pair, "view": view, "class": name}
             rows.append({**place, "picture": _picture(pixels)})
     return pd.DataFrame(rows)

@@ -46,7 +46,7 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
         title = view if run is None else labels[run] if view == "mixed" else f"{labels[run]} on\N{NO-BREAK SPACE}{view}"
         titles.append(style.wrapped(title, room, style.SMALL, "bold"))
 
-    above, below = LINE * max(title.count("\n") + 1 for title in titles), 1.4 * LINE * len(SUMMARY)
+    above, below = LINE * max(title.count("\n") + 1 for title in titles), 1.6 * LINE * len(SUMMARY)
     figure = style.new_figure(style.DOUBLE_COLUMN, PITCH * len(shown) + above + below + 0.1)
     ratios = {"height_ratios": [*([PITCH] * len(shown)), below]}
     grid = figure.subplots(len(shown) + 1, len(columns), squeeze=False, gridspec_kw=ratios)
@@ -65,7 +65,7 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
             pixels = _pixels(seen.loc[view, "picture"], grey=run is not None)
             axes.imshow(pixels, cmap="gray", vmin=0, vmax=255)
             if run is None:
-                words = f"{view}: {_short(seen.loc[view, 'class'])}"
+                words = _short(seen.loc[view, "class"])
             else:
                 answer = answers.loc[(run, view)]
                 heat = _pixels(answer["map"])
@@ -103,14 +103,14 @@ def _outline(mask: np.ndarray) -> Rectangle:
     """The box of a mask uint8 `[height, width]`, white with a dark edge, so that it shows on every ground."""
     top, bottom = np.flatnonzero(mask.max(axis=1) > 127)[[0, -1]]
     left, right = np.flatnonzero(mask.max(axis=0) > 127)[[0, -1]]
-    edge = withStroke(linewidth=2.0, foreground=style.INK)
+    edge = withStroke(linewidth=1.6, foreground=style.INK)
     return Rectangle(
         (left - 0.5, top - 0.5),
         right - left + 1,
         bottom - top + 1,
         fill=False,
         edgecolor="white",
-        linewidth=1.0,
+        linewidth=0.8,
         path_effects=[edge],
         clip_on=False,
     )
@@ -144,6 +144,7 @@ def _word(axes: Axes, x: float, line: int, text: str, **look: object) -> None:
 
 
 def _short(name: str) -> str:
+    """A class name that fits under a picture; one of ImageNet's identifiers does."""
     return name if len(name) <= 9 else name[:8] + "\N{HORIZONTAL ELLIPSIS}"
 
 
