@@ -37,6 +37,8 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
     networks = list(dict.fromkeys([*teachers, *picked.main(limit=4)]))
     tidy.require_runs("figure 'attention'", networks, "a teacher, or a run of cross entropy, MSA or AD")
     shown = sorted(pictures["pair"].unique())
+    mixed = attention[attention["view"] == "mixed"]
+    area = mixed.groupby("pair")["area_b"].first()
     columns = [("a", None), ("b", None), ("mixed", None)]
     columns += [(view, run) for run in teachers for view in "ab"] + [("mixed", run) for run in networks]
     room = style.DOUBLE_COLUMN * 72 / len(columns) - 5  # points, for words in one column
@@ -58,37 +60,35 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
         axes.set_title(title, loc="center", size=style.SMALL)
     drawn = []
     for pair, row in zip(shown, grid, strict=False):
-        seen = pictures[pictures["pair"] == pair].set_index("view")
+        seen = pictures[pictures["pair"] == pair].set_index("view")["picture"].map(_picture)
+        names = pictures[pictures["pair"] == pair].set_index("view")["class"]
         answers = attention[attention["pair"] == pair].set_index(["run", "view"])
+        box = np.asarray(seen["pasted"])
         for (view, run), axes in zip(columns, row, strict=True):
-            # under a map the image is grey, so that all colour is the map's
-            pixels = _pixels(seen.loc[view, "picture"], grey=run is not None)
-            axes.imshow(pixels, cmap="gray", vmin=0, vmax=255)
             if run is None:
-                words = _short(seen.loc[view, "class"])
+                axes.imshow(seen[view], cmap="gray", vmin=0, vmax=255)
+                words = _short(names[view]) if view in ("a", "b") else f"b: {_percent(100 * area[pair])}"
             else:
-                answer = answers.loc[(run, view)]
-                heat = _pixels(answer["map"])
+                answer = answers.loc[[(run, view)]]
+                numbers = _numbers(answer, run, labels[run], f"{pair + 1:g}", view)
+                drawn.append(numbers)
+                # the image is grey under a map, so that all colour is the map's
+                axes.imshow(seen[view].convert("L"), cmap="gray", vmin=0, vmax=255)
+                heat = _picture(answer["map"].item())
                 axes.imshow(heat, cmap=HEAT, vmin=0, vmax=255, alpha=0.6, extent=axes.images[0].get_extent())
-                words = f"says {answer['says']}"
-                drawn.append(_numbers(answer.to_frame().T, run, labels[run], f"{pair + 1:g}", view))
+                words = f"says {numbers['says']}"
+                words += f"\nb: {_percent(numbers['on_b_percent'])}" if view == "mixed" else ""
             if view == "mixed":
-                axes.add_patch(_outline(_pixels(seen.loc["pasted", "picture"])))
-                share = answers.loc[(networks[0], view), "area_b"] if run is None else answer["on_b"]
-                share = f"b: {100 * share:.0f} %" if np.isfinite(share) else "b: none"
-                words = share if run is None else f"{words}\n{share}"
+                axes.add_patch(_outline(box))
             axes.set_xlabel(words, size=style.SMALL, labelpad=2)
-    for (_, run), axes in zip(columns, grid[-1], strict=True):
-        axes.set_ylim(0, len(SUMMARY))
-        if run in networks and axes in grid[-1, -len(networks) :]:
-            mixed = attention[(attention["run"] == run) & (attention["view"] == "mixed")]
-            numbers = _numbers(mixed, run, labels[run], "all", "mixed")
-            drawn.append(numbers)
-            for line, quantity in enumerate(SUMMARY):
-                _word(axes, 0.5, line, f"{numbers[quantity]:.0f} %", ha="center", weight="bold")
-    data = pd.DataFrame(drawn)
+    for run, axes in zip(networks, grid[-1, -len(networks) :], strict=True):
+        numbers = _numbers(mixed[mixed["run"] == run], run, labels[run], "all", "mixed")
+        drawn.append(numbers)
+        for line, quantity in enumerate(SUMMARY):
+            _word(axes, 0.5, line, _percent(numbers[quantity]), ha="center", weight="bold")
     for line, words in enumerate(SUMMARY.values()):
-        _word(grid[-1, -len(networks) - 1], 1.0, line, words.format(n=data["pairs"].max()), ha="right")
+        _word(grid[-1, -len(networks) - 1], 1.0, line, words.format(n=mixed["pair"].nunique()), ha="right")
+    data = pd.DataFrame(drawn)
     split, seed = pictures[["split", "seed"]].iloc[0]
     note = (
         "Heat maps: Grad-CAM of the class that a network says (that of a, of b, or neither), on the mixed image where "
@@ -120,7 +120,7 @@ def _numbers(rows: pd.DataFrame, run: str, label: str, pair: str, view: str) -> 
     """Means over pairs: how often a network says a or b, and attention and area of the one it says, and of b."""
     named = rows[rows["says"] != "neither"].dropna(subset=["on_b"])
     of_b = named["says"] == "b"
-    on_b, area_b = named["on_b"].astype(float), named["area_b"].astype(float)
+    on_b, area_b = named["on_b"], named["area_b"]
     return {
         "run": run,
         "label": label,
@@ -131,8 +131,8 @@ def _numbers(rows: pd.DataFrame, run: str, label: str, pair: str, view: str) -> 
         "named_percent": 100 * (rows["says"] != "neither").mean(),
         "on_named_percent": 100 * on_b.where(of_b, 1 - on_b).mean(),
         "area_named_percent": 100 * area_b.where(of_b, 1 - area_b).mean(),
-        "on_b_percent": 100 * rows["on_b"].astype(float).mean(),
-        "area_b_percent": 100 * rows["area_b"].astype(float).mean(),
+        "on_b_percent": 100 * rows["on_b"].mean(),
+        "area_b_percent": 100 * rows["area_b"].mean(),
     }
 
 
@@ -148,12 +148,17 @@ def _short(name: str) -> str:
     return name if len(name) <= 9 else name[:8] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def _pixels(text: str, grey: bool = False) -> np.ndarray:
-    """The picture that a table holds as text, uint8 `[height, width]` or `[height, width, 3]`."""
+def _percent(number: float) -> str:
+    return f"{number:.0f} %" if np.isfinite(number) else "none"
+
+
+def _picture(text: str) -> Image.Image:
+    """The picture that a table holds as text."""
     try:
-        image = Image.open(io.BytesIO(base64.b64decode(text, validate=True)))
-        return np.asarray(image.convert("L") if grey else image)
+        picture = Image.open(io.BytesIO(base64.b64decode(text, validate=True)))
+        picture.load()
     except (ValueError, OSError) as error:
         raise DataError(
             f"a picture in the tidy tables cannot be read ({error}); make them again with the rule {tidy.RULE}"
         ) from error
+    return picture
