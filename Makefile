@@ -95,6 +95,7 @@ benchmark: environment
 	python benchmarks/training.py --case small_64 --json docs/benchmarks/training_small.json
 	python benchmarks/quality.py --json docs/benchmarks/quality.json
 	python benchmarks/scale.py --json docs/benchmarks/scale.json
+	python benchmarks/analysis.py --json docs/benchmarks/analysis.json
 	python benchmarks/report.py
 
 dvc_yaml: environment

@@ -139,9 +139,30 @@ def scale() -> str:
     return table(head, rows)
 
 
+def analysis() -> str:
+    rows = []
+    for case in load("analysis").get("cases", []):
+        seconds = case["seconds"]
+        rows.append(
+            [
+                f"{case['images']:,} ({case['known']:,} known) x {case['features']:,}, {case['classes']:,} classes",
+                *(f"{shown(seconds[name], 1)} s" for name in ("measures", "reference", "cka")),
+                f"{case['inputs_mib']} / {case['peak_mib']}",
+            ]
+        )
+    head = ["test images", "all measures", "the teacher, once", "CKA of a student", "MiB of the inputs / at most"]
+    return table(head, rows)
+
+
 def main() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    for name, make in {"training": training, "engine": engine, "quality": quality, "scale": scale}.items():
+    for name, make in {
+        "training": training,
+        "engine": engine,
+        "quality": quality,
+        "scale": scale,
+        "analysis": analysis,
+    }.items():
         before, _, rest = text.partition(f"<!-- {name} -->\n")
         after = rest.partition("<!-- end -->")[2]
         text = f"{before}<!-- {name} -->\n{make()}\n<!-- end -->{after}"

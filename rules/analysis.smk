@@ -33,6 +33,67 @@ rule analyze_features:
         "{params.configs:q} --mixing {output.mixing:q} --threads {threads} > {log:q} 2>&1"
 
 
+# All runs in one job: each is compared with the teacher, whose features are read once.
+rule measure_features:
+    input:
+        code="workflow_scripts/measure.py",
+        outputs=[f"{SPLIT}/{run}/outputs.npz" for run in EXPERIMENT.runs],
+        weights=[f"{SPLIT}/{run}/weights.safetensors" for run in EXPERIMENT.runs],
+    output:
+        features=f"{SPLIT}/features.csv",
+    log:
+        f"{LOGS}/split{{split}}_seed{{seed}}_measure.log",
+    benchmark:
+        f"{BENCHMARKS}/split{{split}}_seed{{seed}}_measure.tsv"
+    conda:
+        ENVIRONMENT
+    threads: wanted("light").threads
+    resources:
+        **resources_of("light"),
+    params:
+        runs=lambda wildcards, input: options("--run", named(EXPERIMENT.runs, input.outputs)),
+        heads=lambda wildcards, input: options("--head", named(EXPERIMENT.runs, input.weights)),
+        teacher=options("--teacher", EXPERIMENT.teacher_runs[:1]),
+    shell:
+        "python {input.code} {params.runs:q} {params.heads:q} {params.teacher:q} --features {output.features:q} "
+        "> {log:q} 2>&1"
+
+
+# Pictures are of one split and seed, so only those are asked for.
+rule explain_features:
+    input:
+        code="workflow_scripts/explain.py",
+        manifest=f"{KNOWN}/manifest.json",
+        others=[f"{folder}/manifest.json" for folder in OTHERS.values()],
+        split=f"{SPLIT}/split.npz",
+        description=f"{SPLIT}/split.json",
+        weights=[f"{SPLIT}/{run}/weights.safetensors" for run in EXPERIMENT.analyzed_runs],
+        configs=[f"{SPLIT}/{run}/config.json" for run in EXPERIMENT.analyzed_runs],
+    output:
+        attention=f"{SPLIT}/attention.csv",
+        pictures=f"{SPLIT}/pictures.csv",
+    log:
+        f"{LOGS}/split{{split}}_seed{{seed}}_explain.log",
+    benchmark:
+        f"{BENCHMARKS}/split{{split}}_seed{{seed}}_explain.tsv"
+    conda:
+        ENVIRONMENT
+    threads: wanted("analyze").threads
+    resources:
+        **resources_of("analyze"),
+    params:
+        prepared=lambda wildcards, input: folder_of(input.manifest),
+        others=options("--other", OTHERS.values()),
+        weights=lambda wildcards, input: options("--weights", input.weights),
+        configs=lambda wildcards, input: options("--config", input.configs),
+        pairs=SETTINGS.analysis.attention_samples,
+    shell:
+        "python {input.code} --pairs {params.pairs} --seed {wildcards.seed} --prepared {params.prepared:q} "
+        "{params.others:q} --split {input.split:q} --description {input.description:q} {params.weights:q} "
+        "{params.configs:q} --attention {output.attention:q} --pictures {output.pictures:q} --threads {threads} "
+        "> {log:q} 2>&1"
+
+
 # One split is drawn in the figure, so only that one is embedded.
 rule embed_features:
     input:

@@ -62,6 +62,11 @@ def options(option, values):
     return [part for value in values for part in (option, value)]
 
 
+def named(names, paths):
+    """Names and paths as NAME=PATH."""
+    return [f"{name}={path}" for name, path in zip(names, paths, strict=True)]
+
+
 def folder_of(path):
     return str(Path(path).parent)
 

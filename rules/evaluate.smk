@@ -41,6 +41,8 @@ rule aggregate:
             file=["metrics.json", "curves.csv", "activations.csv", "history.csv"],
         ),
         mixing=expand(f"{SPLIT}/mixing.csv", **GRID),
+        features=expand(f"{SPLIT}/features.csv", **GRID),
+        explained=[f"{EXPERIMENT.first(SPLIT)}/{file}.csv" for file in ("attention", "pictures")],
         embedding=EXPERIMENT.embeddings(SPLIT),
     output:
         runs=f"{RESULTS}/tidy/runs.csv",
@@ -49,6 +51,9 @@ rule aggregate:
         curves=f"{RESULTS}/tidy/curves.csv",
         activations=f"{RESULTS}/tidy/activations.csv",
         mixing=f"{RESULTS}/tidy/mixing.csv",
+        features=f"{RESULTS}/tidy/features.csv",
+        attention=f"{RESULTS}/tidy/attention.csv",
+        pictures=f"{RESULTS}/tidy/pictures.csv",
         embedding=f"{RESULTS}/tidy/embedding.csv",
         headline=f"{RESULTS}/tidy/headline.json",
     log:

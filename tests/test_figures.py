@@ -44,7 +44,10 @@ def drawn(tmp_path_factory):
         if scenario not in made:
             tables = synthetic_tables.make(**settings)
             if scenario == "long":
-                tables = {key: table.assign(label=table["label"] + LONG) for key, table in tables.items()}
+                tables = {
+                    key: table.assign(label=table["label"] + LONG) if "label" in table else table
+                    for key, table in tables.items()
+                }
             made[scenario] = read(tmp_path_factory.mktemp(scenario), tables)
         if (scenario, name) not in made:
             context = read_context(synthetic_tables.context(**settings))
@@ -235,6 +238,37 @@ def test_feature_space_shows_every_point_of_the_first_split(drawn):
     assert drawn_points == len(data)
 
 
+def test_attention_shows_shares_of_pairs_and_of_all(drawn):
+    tables, figure, data = drawn("full", "attention")
+    mixed = tables["attention"][(tables["attention"]["run"] == "cutmix") & (tables["attention"]["view"] == "mixed")]
+    everything = data[(data["run"] == "cutmix") & (data["pair"] == "all")].iloc[0]
+    named = mixed[mixed["says"] != "neither"]
+    assert everything["pairs"] == len(mixed) == 40 and 0 < len(named) < 40
+    assert everything["named_percent"] == pytest.approx(100 * len(named) / 40)
+    own = [row.on_b if row.says == "b" else 1 - row.on_b for row in named.itertuples()]
+    area = [row.area_b if row.says == "b" else 1 - row.area_b for row in named.itertuples()]
+    assert everything["on_named_percent"] == pytest.approx(100 * np.mean(own))
+    assert everything["area_named_percent"] == pytest.approx(100 * np.mean(area))
+    one = mixed[mixed["pair"] == 1].iloc[0]
+    words = [text.get_text() for text in texts(figure)]
+    assert f"says {one['says']}\nb: {100 * one['on_b']:.0f} %" in words
+    assert f"b: {100 * one['area_b']:.0f} %" in words and "Says a or b, of 40 pairs" in words
+    assert "n04179913" in words and "African \N{HORIZONTAL ELLIPSIS}" in words
+
+
+def test_attention_with_a_map_of_zeros_and_a_damaged_picture(tmp_path):
+    tables = synthetic_tables.make(splits=1, runs=("ce", "cutmix"))
+    attention, pictures = tables["attention"], tables["pictures"]
+    attention.loc[attention["view"] == "mixed", "on_b"] = np.nan
+    context = read_context(synthetic_tables.context(highlight={}))
+    figure, data = FIGURES["attention"].draw(read(tmp_path, {"attention": attention, "pictures": pictures}), context)
+    assert sum(text.get_text().endswith("b: none") for text in texts(figure)) == 2 * 4
+    assert data["on_b_percent"].isna().all() and "teacher" not in set(data["run"])
+    pictures.loc[3, "picture"] = "iVBORw0KGgo="
+    with pytest.raises(DataError, match=r"cannot be read .* make them again with the rule aggregate"):
+        FIGURES["attention"].draw(read(tmp_path, {"attention": attention, "pictures": pictures}), context)
+
+
 @pytest.mark.parametrize(("count", "entry"), [(20, "class 19 of many"), (60, "known, 60 classes by colour and marker")])
 def test_feature_space_with_many_classes(tmp_path, count, entry):
     classes = tuple(f"class {i} of many" for i in range(count))
@@ -243,6 +277,40 @@ def test_feature_space_with_many_classes(tmp_path, count, entry):
         read(tmp_path, {"embedding": table}), read_context(synthetic_tables.context())
     )
     assert entry in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_feature_geometry_shows_means_of_knowns_and_unknowns(drawn):
+    tables, figure, data = drawn("full", "feature_geometry")
+    table = tables["features"]
+    chosen = (table["run"] == "cutmix") & (table["quantity"] == "feature_norm_mean") & (table["group"] == "unknown")
+    one = data[(data["run"] == "cutmix") & (data["quantity"] == "feature_norm_mean") & (data["group"] == "unknown")]
+    assert one["mean"].item() == pytest.approx(table.loc[chosen, "value"].mean())
+    assert one["std"].item() == pytest.approx(table.loc[chosen, "value"].std()) and one["n"].item() == 5
+    assert "teacher" not in set(data.loc[data["quantity"] == "cka_teacher", "run"])
+    points = {float(line.get_xdata()[0]) for axes in figure.axes for line in axes.lines if len(line.get_xdata()) == 1}
+    assert points == set(data["mean"])
+
+
+def test_feature_geometry_without_a_teacher_has_no_panel_for_it(tmp_path):
+    table = synthetic_tables.make(splits=1, runs=("ce", "cutmix"))["features"]
+    table = table[table["quantity"] != "cka_teacher"]
+    table.loc[table["quantity"] == "nc1", "value"] = np.nan
+    figure, data = FIGURES["feature_geometry"].draw(
+        read(tmp_path, {"features": table}), read_context(synthetic_tables.context(highlight={}))
+    )
+    titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()]
+    assert titles == ["Feature norm", "Maximum logit", "Effective rank", "Silhouette"]
+    assert not {"cka_teacher", "nc1"} & set(data["quantity"])
+
+
+def test_training_dynamics_says_what_hard_means(drawn):
+    tables, figure, data = drawn("full", "training_dynamics")
+    table = tables["history"]
+    rows = table[(table["run"] == "ad_as_released") & (table["epoch"] == 60)]
+    shown = data[(data["run"] == "ad_as_released") & (data["epoch"] == 60)].set_index("quantity")["mean"]
+    assert shown["hard_share_percent"] == pytest.approx(100 * rows["hard_share"].mean())
+    assert set(data.loc[data["quantity"] == "hard_share_percent", "run"]) == {"ad_as_released", "ad_as_described"}
+    assert "is neither source of the mixed image" in footer(figure).replace("\n", " ")
 
 
 def test_training_dynamics_leaves_out_a_panel_without_numbers(tmp_path):

@@ -14,7 +14,8 @@ import pytest
 import torch
 from pydantic import Field
 
-from openset_distill.analysis import embed, mixing_response, other_class_partners
+from openset_distill.analysis.embedding import embed
+from openset_distill.analysis.mixing import mixing_response, other_class_partners
 from openset_distill.collect import Collector, read_rows, write_rows
 from openset_distill.datasets.pack import Images
 from openset_distill.device import derive_seed, generator

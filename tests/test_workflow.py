@@ -41,7 +41,7 @@ def test_every_figure_and_table_is_made_and_the_summary_shown(finished):
     results = finished / "results" / "digits"
     figures = {path.name for path in (results / "figures").iterdir()}
     names = ("two_sides", "feature_discrimination", "mixing_response", "feature_space", "ablation", "openset_curves")
-    for name in (*names, "training_dynamics"):
+    for name in (*names, "training_dynamics", "feature_geometry", "attention"):
         assert {f"{name}.pdf", f"{name}.png", f"{name}.csv"} <= figures
     tables = {path.name for path in (results / "tables").iterdir()}
     assert {f"{name}.{kind}" for name in ("benchmark", "ablation", "scores") for kind in ("md", "tex", "csv")} == tables
@@ -64,8 +64,8 @@ def test_two_runs_from_scratch_agree_to_the_byte(finished, tmp_path):
     again = copy_of_the_repository(tmp_path / "again")
     assert snakemake(again, "two_sides", "training_dynamics").returncode == 0
     for name in (
-        "tidy/runs.csv", "tidy/history.csv", "tidy/mixing.csv", "tidy/embedding.csv", "figures/two_sides.pdf",
-        "figures/two_sides.png", "figures/training_dynamics.pdf",
+        "tidy/runs.csv", "tidy/history.csv", "tidy/mixing.csv", "tidy/embedding.csv", "tidy/features.csv",
+        "tidy/attention.csv", "figures/two_sides.pdf", "figures/two_sides.png", "figures/training_dynamics.pdf",
     ):  # fmt: skip
         file = Path("results") / "digits" / name
         assert (again / file).read_bytes() == (finished / file).read_bytes(), name

@@ -25,12 +25,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     arguments = parser.parse_args()
 
-    import torch
-
-    from openset_distill.analysis import mixing_response
+    from openset_distill.analysis.mixing import mixing_response
     from openset_distill.checkpoint import load_classifier
     from openset_distill.collect import write_rows
-    from openset_distill.device import generator, prepare_device
+    from openset_distill.device import prepare_device
     from openset_distill.files import read_json
     from openset_distill.runs import open_split
 
@@ -42,11 +40,8 @@ def main() -> None:
         job["run"]: load_classifier(path, classes=data.classes)[0].to(device)
         for job, path in zip(jobs, arguments.weights, strict=True)
     }
-    # the known test images come first in a split, all from the known dataset
-    feed, labels = data.test(device)[0], torch.from_numpy(data.arrays["test_label"])
-    known = torch.nonzero(labels >= 0).flatten()
-    chosen = known[torch.randperm(len(known), generator=generator(arguments.seed, "images"))[: settings["samples"]]]
-    images = data.normalize(jobs[0], device)(feed.batch(chosen))
+    images, labels = data.known_test(settings["samples"], arguments.seed, device)
+    images = data.normalize(jobs[0], device)(images)
     rows = [
         row
         for mixing in settings["mixing"]
@@ -54,7 +49,7 @@ def main() -> None:
             models,
             settings["teacher"],
             images,
-            labels[chosen],
+            labels,
             mixing=mixing,
             lams=settings["lams"],
             seed=arguments.seed,

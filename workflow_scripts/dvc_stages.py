@@ -30,6 +30,8 @@ RULES = {
         "train_student",
         "evaluate",
         "analyze_features",
+        "measure_features",
+        "explain_features",
         "embed_features",
     ],
     "tidy": ["aggregate"],
@@ -80,6 +82,8 @@ def stages(experiment: Experiment) -> dict[str, Any]:
             "record_teacher",
             "evaluate",
             "analyze",
+            "measure",
+            "explain",
             "embed",
             "aggregate",
             "figure",
@@ -95,18 +99,31 @@ def stages(experiment: Experiment) -> dict[str, Any]:
             [experiment.raw(dataset) for dataset in datasets] + prepared,
         )
     }
-    of_split = [scripts[name] for name in ("split", "train", "record_teacher", "evaluate", "analyze", "embed")]
+    steps = ("split", "train", "record_teacher", "evaluate", "analyze", "measure", "explain", "embed")
+    of_split = [scripts[name] for name in steps]
     for split in experiment.splits:
         folders = [f"{results}/split{split}/seed{seed}" for seed in experiment.seeds]
         targets = [f"{folder}/{run}/metrics.json" for folder in folders for run in experiment.runs]
-        targets += [f"{folder}/mixing.csv" for folder in folders]
+        targets += [f"{folder}/{file}" for folder in folders for file in ("mixing.csv", "features.csv")]
         if split == experiment.splits[0]:
-            targets += experiment.embeddings(f"{results}/split{{split}}/seed{{seed}}")
+            first = f"{results}/split{{split}}/seed{{seed}}"
+            targets += [f"{experiment.first(first)}/attention.csv", *experiment.embeddings(first)]
         made[f"split{split}"] = stage(RULES["split"], targets, of_split, prepared, [f"{results}/split{split}"])
     splits = [f"{results}/split{split}" for split in experiment.splits]
     tidy = [
         f"{results}/tidy/{name}.csv"
-        for name in ("runs", "summary", "history", "curves", "activations", "mixing", "embedding")
+        for name in (
+            "runs",
+            "summary",
+            "history",
+            "curves",
+            "activations",
+            "mixing",
+            "features",
+            "attention",
+            "pictures",
+            "embedding",
+        )
     ]
     headline = f"{results}/tidy/headline.json"
     made["tidy"] = stage(RULES["tidy"], [headline], [scripts["aggregate"]], splits, tidy, [headline])

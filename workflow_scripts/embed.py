@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--embedding", required=True, type=Path, help="output: x, y and class of each image, CSV")
     arguments = parser.parse_args()
 
-    from openset_distill.analysis import embed
+    from openset_distill.analysis.embedding import embed
 
     outputs = load_outputs(arguments.outputs)
     names = read_json(arguments.description)["known"]

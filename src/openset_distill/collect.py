@@ -87,11 +87,12 @@ class Collector:
                     rows.append({**about, "split": split, "seed": seed, **self.identity(run), **values})
         return rows
 
-    def mixing(self) -> Iterator[Row]:
-        """mixing.csv: the scans over lambda of every split and seed."""
-        for split, seed, folder in self.units():
-            for row in read_rows(folder / "mixing.csv"):
-                yield {**self.identity(row["run"]), "split": split, "seed": seed, **row}
+    def unit_rows(self, file: str, units: int | None = None) -> Iterator[Row]:
+        """The rows of one CSV file of the first `units` splits and seeds, or of all, preceded as in `run_rows`."""
+        for split, seed, folder in itertools.islice(self.units(), units):
+            for row in read_rows(folder / file):
+                identity = self.identity(row["run"]) if "run" in row else {}
+                yield {**identity, "split": split, "seed": seed, **row}
 
     def embedding(self, runs: Sequence[str]) -> Iterator[Row]:
         """embedding.csv: the first split and seed."""
@@ -152,6 +153,9 @@ class Collector:
         write_rows(folder / "history.csv", self.run_rows("history.csv"))
         write_rows(folder / "curves.csv", self.run_rows("curves.csv"))
         write_rows(folder / "activations.csv", self.run_rows("activations.csv"))
-        write_rows(folder / "mixing.csv", self.mixing())
+        write_rows(folder / "mixing.csv", self.unit_rows("mixing.csv"))
+        write_rows(folder / "features.csv", self.unit_rows("features.csv"))
+        write_rows(folder / "attention.csv", self.unit_rows("attention.csv", 1))
+        write_rows(folder / "pictures.csv", self.unit_rows("pictures.csv", 1))
         write_rows(folder / "embedding.csv", self.embedding(self.layout["embedded"]))
         write_json(folder / "headline.json", self.headline())

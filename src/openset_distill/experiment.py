@@ -139,6 +139,7 @@ class AnalysisSettings(Strict):
     mixing_samples: Annotated[int, Field(ge=2)] = 512
     embedding_samples: Annotated[int, Field(ge=50)] = 1000
     activation_samples: Annotated[int, Field(ge=50)] = 2000
+    attention_samples: Annotated[int, Field(ge=4)] = 200
 
 
 class ShowSettings(Strict):
@@ -572,8 +573,11 @@ class Experiment:
 
     def embeddings(self, folder: str) -> list[str]:
         """The embeddings that the feature-space figure draws: the compared runs of the first split and seed."""
-        first = folder.format(split=self.splits[0], seed=self.seeds[0])
-        return [f"{first}/{run}/embedding.csv" for run in self.compared_runs]
+        return [f"{self.first(folder)}/{run}/embedding.csv" for run in self.compared_runs]
+
+    def first(self, folder: str) -> str:
+        """A split's folder, with its wildcards, of the first split and seed: the one that pictures are taken from."""
+        return folder.format(split=self.splits[0], seed=self.seeds[0])
 
     def layout(self) -> dict[str, Any]:
         """What gathering the results needs to know of the experiment."""

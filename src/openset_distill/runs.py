@@ -17,7 +17,7 @@ from torch import Tensor
 from .batches import Batches
 from .checkpoint import Described
 from .datasets.pack import Images, open_packed
-from .device import autocast_dtype, derive_seed
+from .device import autocast_dtype, derive_seed, generator
 from .errors import CheckpointError, DataError
 from .evaluation import save_outputs
 from .feed import Feed, Normalize
@@ -69,6 +69,14 @@ class SplitData:
         for rows in np.split(np.arange(len(source)), boundaries):
             feeds.append(Feed(self.parts[source[rows[0]]], index[rows], device))
         return feeds
+
+    def known_test(self, samples: int, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """At most `samples` known test images, drawn: uint8 `[n, channels, height, width]`, and labels int64 `[n]`."""
+        # they come first in a split, all from the known dataset
+        feed, labels = self.test(device)[0], torch.from_numpy(self.arrays["test_label"])
+        known = torch.nonzero(labels >= 0).flatten()
+        chosen = known[torch.randperm(len(known), generator=generator(seed, "images"))[:samples]]
+        return feed.batch(chosen), labels[chosen]
 
     def normalize(self, job: dict[str, Any], device: torch.device) -> Normalize:
         return Normalize(**job["normalization"], channels=self.channels, device=device)

@@ -123,6 +123,26 @@ FIGURES: dict[str, FigureSpec] = {
             needs=needs_families(("cross_entropy",)),
         ),
         FigureSpec(
+            name="feature_geometry",
+            module=f"{__name__}.feature_geometry",
+            tables=("features",),
+            title="Feature geometry",
+            caption="Magnitude and effective rank of knowns and unknowns, simplified silhouette, variability within "
+            "classes relative to that between them (NC1, smaller is more collapsed), and debiased linear CKA with the "
+            "teacher, on the features of test images." + _EXPERIMENT,
+            needs=needs_families(_ANY_RUN),
+        ),
+        FigureSpec(
+            name="attention",
+            module=f"{__name__}.attention",
+            tables=("attention", "pictures"),
+            title="Attention in mixed images",
+            caption="Grad-CAM of teacher and students on CutMix images of known test images, with the class that each "
+            "network says and the share of its map that lies on the pasted image b; below, over all pairs, the map's "
+            "share on the source that the network says beside that source's area." + _EXPERIMENT,
+            needs=needs_families(("cross_entropy",)),
+        ),
+        FigureSpec(
             name="ablation",
             module=f"{__name__}.ablation",
             tables=("runs",),
@@ -145,8 +165,9 @@ FIGURES: dict[str, FigureSpec] = {
             module=f"{__name__}.training_dynamics",
             tables=("history",),
             title="Training dynamics",
-            caption="Training loss, validation accuracy and share of hard samples against the epoch: mean over splits "
-            "and seeds, band of one standard deviation." + _EXPERIMENT,
+            caption="Training loss, validation accuracy and the share of mixed samples that are hard (the top class of "
+            "the teacher is neither source) against the epoch: mean over splits and seeds, band of one standard "
+            "deviation." + _EXPERIMENT,
             needs=needs_families(_ANY_RUN),
         ),
     )

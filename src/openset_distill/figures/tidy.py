@@ -71,6 +71,11 @@ LAYOUTS = {
     "curves": Layout(text=(*_RUN, "curve"), numbers=("split", "seed"), fractions=("x", "y")),
     "activations": Layout(text=_RUN, numbers=("split", "seed", "maximum_logit", "feature_norm"), fractions=("known",)),
     "mixing": Layout(text=(*_RUN, "mixing", "quantity"), numbers=("split", "seed", "value"), fractions=("lam",)),
+    "features": Layout(text=(*_RUN, "quantity", "group"), numbers=("split", "seed"), blanks=("value",)),
+    "attention": Layout(
+        text=(*_RUN, "view", "says", "map"), numbers=("split", "seed", "pair"), blanks=("area_b", "on_b")
+    ),
+    "pictures": Layout(text=("view", "class", "picture"), numbers=("split", "seed", "pair")),
     "embedding": Layout(text=(*_RUN, "class"), numbers=("split", "seed", "x", "y")),
 }
 RULE = "aggregate"  # of the workflow, the one that writes the tidy tables
@@ -120,7 +125,7 @@ def read_tidy(name: str, path: str | os.PathLike) -> pd.DataFrame:
                 f"the table {name} at {path} holds {table[column][outside].iloc[0]:g} in {_place(outside, column)}, "
                 f"which must be a fraction between 0 and 1; {remedy}"
             )
-    for family in table["family"].unique():
+    for family in table["family"].unique() if "family" in layout.text else ():
         if family not in FAMILIES:
             raise DataError(f"the table {name} at {path} has the family {family!r}; {nearest(family, FAMILIES)}")
     return table

@@ -16,7 +16,7 @@ from .context import Context
 QUANTITIES = {
     "train_loss": ("Training loss", 1.0, "train_loss"),
     "validation_accuracy": ("Validation accuracy (%)", 100.0, "validation_accuracy_percent"),
-    "hard_share": ("Hard samples (%)", 100.0, "hard_share_percent"),
+    "hard_share": ("Hard mixed samples (%)", 100.0, "hard_share_percent"),
 }
 
 
@@ -44,6 +44,10 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
             line = style.mean_band(axes, scaled, "epoch", quantity, look[run], labels[run], marks=6)
             drawn.append(line.assign(quantity=name, run=run, label=labels[run]))
         axes.set(title=title, xlabel="Epoch")
+        if factor == 100:
+            # a band of a share may leave the possible, the axis should not
+            low, high = axes.get_ylim()
+            axes.set_ylim(max(low, -2), min(high, 102))
         if quantity == "train_loss" and (shown[quantity].dropna() > 0).all():
             axes.set_yscale("log")
             # plain numbers: the exponent of a power of ten would be smaller than the smallest type allowed
@@ -51,12 +55,15 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
             axes.yaxis.set_minor_formatter(NullFormatter())
     data = pd.concat(drawn, ignore_index=True)
     band = "Bands: one standard deviation over splits and seeds." if data["n"].max() > 1 else "One split and seed."
+    note = f"The losses of different methods have different terms. {band}"
+    if "hard_share" in quantities:
+        note += " Hard: the teacher's top class is neither source of the mixed image; the teacher does not change."
     handles = [Line2D([], [], **look[run].line()) for run in runs]
     style.finish(
         figure,
         "training_dynamics",
         context,
-        f"The losses of different methods have different terms. {band} {picked.note(*tidy.STORY, 'distillation')}",
+        f"{note} {picked.note(*tidy.STORY, 'distillation')}",
         legend=(handles, [labels[run] for run in runs]),
     )
     columns = ["quantity", "run", "label", "x", "mean", "std", "n"]

@@ -1,19 +1,18 @@
-"""What networks make of mixed images, and a picture of their features."""
+"""How networks answer as one image turns into another."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from .augment import MULTI_SAMPLE
-from .device import generator
-from .inference import BATCH
-from .losses import hard_samples
-from .models.classifier import Classifier
+from ..augment import MULTI_SAMPLE
+from ..device import generator
+from ..inference import BATCH
+from ..losses import hard_samples
+from ..models.classifier import Classifier
 
 
 def other_class_partners(labels: Tensor, draws: torch.Generator) -> Tensor:
@@ -72,16 +71,3 @@ def mixing_response(
                 means["hard_share"] = hard.double().mean()
             for quantity, value in means.items():
                 yield {"run": run, "mixing": mixing, "lam": lam, "quantity": quantity, "value": value.item()}
-
-
-def embed(features: np.ndarray, *, seed: int) -> np.ndarray:
-    """A 2-D picture of features, `[n, d]` -> float64 `[n, 2]`: t-SNE (van der Maaten and Hinton 2008).
-
-    It shows neighbourhoods; distances between clusters and their sizes mean nothing.
-    """
-    from sklearn.manifold import TSNE
-
-    perplexity = min(30.0, (len(features) - 1) / 3)
-    return TSNE(n_components=2, perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(
-        features.astype(np.float64)
-    )

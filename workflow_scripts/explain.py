@@ -1,0 +1,50 @@
+"""Grad-CAM of teacher and students on raw and on mixed test images of one split."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from openset_distill.command import run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=200, help="pairs of known test images, at most")
+    parser.add_argument("--shown", type=int, default=4, help="so many of them are kept with their pictures")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the images, their partners and the mixing")
+    parser.add_argument("--prepared", required=True, type=Path, help="folder of the prepared dataset")
+    parser.add_argument(
+        "--other", action="append", default=[], type=Path, help="prepared dataset of unknowns, in order"
+    )
+    parser.add_argument("--split", required=True, type=Path, help="split.npz")
+    parser.add_argument("--description", required=True, type=Path, help="split.json")
+    parser.add_argument("--weights", action="append", required=True, type=Path, help="weights of a run (repeatable)")
+    parser.add_argument("--config", action="append", required=True, type=Path, help="its resolved settings, same order")
+    parser.add_argument("--attention", required=True, type=Path, help="output: a row a run and pair, with maps, CSV")
+    parser.add_argument("--pictures", required=True, type=Path, help="output: the images of the shown pairs, CSV")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    arguments = parser.parse_args()
+
+    from openset_distill.analysis.attention import Pairs
+    from openset_distill.checkpoint import load_classifier
+    from openset_distill.collect import write_rows
+    from openset_distill.device import prepare_device
+    from openset_distill.files import read_json
+    from openset_distill.runs import open_split
+
+    device = prepare_device(arguments.threads)
+    data = open_split(arguments.prepared, arguments.other, arguments.split, arguments.description)
+    jobs = [read_json(path) for path in arguments.config]
+    models = {
+        job["run"]: load_classifier(path, classes=data.classes)[0].to(device)
+        for job, path in zip(jobs, arguments.weights, strict=True)
+    }
+    images, labels = data.known_test(arguments.pairs, arguments.seed, device)
+    pairs = Pairs(images, labels, seed=arguments.seed)
+    write_rows(arguments.attention, pairs.attention(models, data.normalize(jobs[0], device), arguments.shown))
+    write_rows(arguments.pictures, pairs.pictures(data.classes, arguments.shown))
+
+
+if __name__ == "__main__":
+    run(main)

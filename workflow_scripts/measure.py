@@ -1,0 +1,66 @@
+"""Measures the geometry of the test features of all runs of a split and seed; no network is needed.
+
+python workflow_scripts/measure.py --run ce=outputs.npz --head ce=weights.safetensors --features features.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from openset_distill.analysis.geometry import Reference, groups, measure
+from openset_distill.collect import write_rows
+from openset_distill.command import named_path, run
+from openset_distill.errors import CheckpointError, DataError
+from openset_distill.evaluation import load_outputs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--run", type=named_path, action="append", required=True, metavar="RUN=PATH", help="outputs.npz; repeatable"
+    )
+    parser.add_argument(
+        "--head", type=named_path, action="append", default=[], metavar="RUN=PATH", help="its weights, for nc3"
+    )
+    parser.add_argument("--teacher", help="the run that the others are compared with by CKA")
+    parser.add_argument("--features", required=True, type=Path, help="output: run, quantity, group and value, CSV")
+    arguments = parser.parse_args()
+    runs, heads = dict(arguments.run), dict(arguments.head)
+
+    reference, labels = None, None
+    if arguments.teacher:
+        taught = load_outputs(runs[arguments.teacher])
+        labels = taught["labels"]
+        by_group = groups(labels)
+        reference = Reference(taught["features"], {name: by_group[name] for name in ("known", "all")})
+    rows = []
+    for name, path in runs.items():
+        outputs = load_outputs(path)
+        if labels is not None and not np.array_equal(outputs["labels"], labels):
+            raise DataError(f"{path} holds other test images than those of {arguments.teacher}; train the run again")
+        head = read_head(heads[name]) if name in heads else None
+        compared = reference if name != arguments.teacher else None
+        rows += [{"run": name, **row} for row in measure(outputs, head, compared)]
+    write_rows(arguments.features, rows)
+
+
+def read_head(path: str) -> np.ndarray:
+    """The weight of the linear head, `[classes, d]`, from a file of weights, without the cost of importing torch.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or has no head.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as stream:
+            return stream.get_tensor("head.weight")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} has no head that can be read ({error}); train the run again") from error
+
+
+if __name__ == "__main__":
+    run(main)
