@@ -28,6 +28,7 @@ RULES = {
         "train_teacher",
         "record_teacher",
         "train_student",
+        "training_outputs",
         "evaluate",
         "analyze_features",
         "embed_features",
@@ -78,6 +79,7 @@ def stages(experiment: Experiment) -> dict[str, Any]:
             "split",
             "train",
             "record_teacher",
+            "training_outputs",
             "evaluate",
             "analyze",
             "embed",
@@ -95,7 +97,10 @@ def stages(experiment: Experiment) -> dict[str, Any]:
             [experiment.raw(dataset) for dataset in datasets] + prepared,
         )
     }
-    of_split = [scripts[name] for name in ("split", "train", "record_teacher", "evaluate", "analyze", "embed")]
+    of_split = [
+        scripts[name]
+        for name in ("split", "train", "record_teacher", "training_outputs", "evaluate", "analyze", "embed")
+    ]
     for split in experiment.splits:
         folders = [f"{results}/split{split}/seed{seed}" for seed in experiment.seeds]
         targets = [f"{folder}/{run}/metrics.json" for folder in folders for run in experiment.runs]

@@ -19,6 +19,7 @@ from pydantic import Field
 from . import protocol as protocols
 from .augment import MULTI_SAMPLE, SINGLE_SAMPLE
 from .datasets.catalog import DATASETS, PUBLISHED_CHECKPOINTS, check_files, find, parse_checksum
+from .detectors import DETECTORS
 from .errors import OpenSetError, SettingsError, nearest
 from .figures import FIGURES, Context, read_context
 from .jobs import fingerprint, images_seen
@@ -124,9 +125,14 @@ class RunSettings(Strict):
 
 
 class EvaluationSettings(Strict):
-    """`scores` to compute, `sampling` of the unknowns, and the number of bootstrap resamples behind each interval."""
+    """`scores` to compute, `sampling` of the unknowns, and the number of bootstrap resamples behind each interval.
+
+    `detectors` are scores that are fitted to training images, to at most `detector_samples` of them.
+    """
 
     scores: Annotated[tuple[str, ...], Field(min_length=1)] = ("maximum_logit", "msp", "energy", "feature_norm")
+    detectors: tuple[Specification, ...] = ()
+    detector_samples: Annotated[int, Field(ge=1)] = 50_000
     sampling: Annotated[tuple[Literal["full", "balanced"], ...], Field(min_length=1)] = ("full", "balanced")
     bootstrap: Annotated[int, Field(ge=0)] = 1000
 
@@ -343,6 +349,10 @@ class Experiment:
         self._check_data()
         for score in settings.evaluation.scores:
             _checked("evaluation.scores", self._known, "score", score, SCORES)
+        names = [detector["name"] for detector in self.detectors]
+        for name in names:
+            if names.count(name) > 1:
+                raise SettingsError(f"configuration: evaluation.detectors: {name} is named twice; name it once")
         for mixing in settings.analysis.mixing:
             _checked("analysis.mixing", self._known, "multi-sample augmentation", mixing, MULTI_SAMPLE)
         _checked("protocol.name", protocols.PROTOCOLS.resolve, settings.protocol.name)
@@ -420,6 +430,7 @@ class Experiment:
         """The whole experiment as plain data: every name looked up, every default filled in."""
         resolved = self.settings.model_dump(mode="json", exclude={"defaults"})
         resolved["protocol"]["name"] = self.protocol
+        resolved["evaluation"]["detectors"] = self.detectors
         resolved["runs"] = {
             name: {
                 "label": run.label,
@@ -543,11 +554,18 @@ class Experiment:
 
     # ------------------------------------------------------------------------------------------ jobs
 
+    @cached_property
+    def detectors(self) -> list[dict[str, Any]]:
+        """The detectors with every default filled in."""
+        where = "evaluation.detectors"
+        return [_checked(where, DETECTORS.resolve, detector) for detector in self.settings.evaluation.detectors]
+
     def evaluation_job(self) -> dict[str, Any]:
         """What the evaluation of every run is given."""
         evaluation = self.settings.evaluation
         return {
             "scores": list(evaluation.scores),
+            "detectors": self.detectors,
             "sampling": list(evaluation.sampling),
             "bootstrap": evaluation.bootstrap,
             "activation_samples": self.settings.analysis.activation_samples,

@@ -30,7 +30,14 @@ SCORE_TITLES = {
     "maximum_logit": "Maximum logit",
     "msp": "Maximum softmax probability",
     "energy": "Energy",
+    "negative_entropy": "Entropy of the softmax",
     "feature_norm": "Feature norm",
+    "gradnorm": "GradNorm",
+    "openmax": "OpenMax",
+    "vim": "ViM",
+    "knn": "Nearest neighbours (KNN)",
+    "mahalanobis": "Mahalanobis distance",
+    "react": "ReAct",
 }
 
 
