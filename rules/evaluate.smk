@@ -73,6 +73,9 @@ rule aggregate:
             run=EXPERIMENT.runs,
             file=["metrics.json", "curves.csv", "activations.csv", "history.csv"],
         ),
+        weights=expand(
+            f"{SPLIT}/{{run}}/weights.safetensors", split=GRID["split"][0], seed=GRID["seed"][0], run=EXPERIMENT.runs
+        ),
         mixing=expand(f"{SPLIT}/mixing.csv", **GRID),
         embedding=EXPERIMENT.embeddings(SPLIT),
     output:
@@ -82,6 +85,7 @@ rule aggregate:
         curves=f"{TIDY}/curves.csv",
         activations=f"{TIDY}/activations.csv",
         mixing=f"{TIDY}/mixing.csv",
+        networks=f"{TIDY}/networks.csv",
         embedding=f"{TIDY}/embedding.csv",
         headline=f"{TIDY}/headline.json",
     log:

@@ -111,13 +111,13 @@ def stages(experiment: Experiment) -> dict[str, Any]:
     splits = [f"{results}/split{split}" for split in experiment.splits]
     tidy = [
         f"{results}/tidy/{name}.csv"
-        for name in ("runs", "summary", "history", "curves", "activations", "mixing", "embedding")
+        for name in ("runs", "summary", "history", "curves", "activations", "mixing", "networks", "embedding")
     ]
     headline = f"{results}/tidy/headline.json"
     made["tidy"] = stage(RULES["tidy"], [headline], [scripts["aggregate"]], splits, tidy, [headline])
-    figures, tables = settings.show.figures, settings.show.tables
+    figures, tables = settings.show.figures, experiment.tables
     made["figures"] = stage(
-        list(figures),
+        [f"figure_{name}" for name in figures],
         [f"{results}/figures/{name}.pdf" for name in figures],
         [scripts["figure"]],
         ["src/openset_distill/figures", *tidy],
@@ -126,7 +126,7 @@ def stages(experiment: Experiment) -> dict[str, Any]:
     made["tables"] = stage(
         [f"table_{name}" for name in tables],
         [f"{results}/tables/{name}.md" for name in tables],
-        [scripts["table"], "src/openset_distill/tables.py"],
+        [scripts["table"], *[f"src/openset_distill/tables/{name}.py" for name in tables]],
         ["config/reference/published_results.csv", *tidy],
         [f"{results}/tables"],
     )

@@ -26,7 +26,7 @@ from .jobs import fingerprint, images_seen
 from .methods import METHODS
 from .models import BACKBONES
 from .scores import SCORES
-from .tables import TABLES
+from .tables import TABLES, Configured
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -148,7 +148,10 @@ class AnalysisSettings(Strict):
 
 
 class ShowSettings(Strict):
-    """Which runs the figures and tables set side by side, and which figures and tables are made."""
+    """Which runs the figures and tables set side by side, and which figures and tables are made.
+
+    Without `tables` all that the experiment can fill.
+    """
 
     baseline: Name = "ce"
     msa: Name = "cutmix"
@@ -156,7 +159,7 @@ class ShowSettings(Strict):
     asymmetric: tuple[Name, ...] = ()
     ablation: tuple[Name, ...] = ()
     figures: tuple[str, ...] = tuple(FIGURES)
-    tables: tuple[str, ...] = tuple(TABLES)
+    tables: tuple[str, ...] | None = None
 
 
 class JobResources(Strict):
@@ -312,6 +315,8 @@ class Run:
         self.teachers: tuple[str, ...] = teachers if needs_teacher else ()
         self.recorded = needs_teacher and settings.answers == "recorded"
         self.label = settings.label or name
+        own = self.backbone["model"] if self.backbone["name"] == "timm" else self.backbone["name"]
+        self.network = " ".join([own, "-".join(map(str, self.backbone.get("widths", ())))]).strip()
         self.family = settings.family or self._family()
 
     def _family(self) -> str:
@@ -367,15 +372,21 @@ class Experiment:
             for name in getattr(show, key):
                 _checked(f"show.{key}", self._known, "run", name, self.runs)
         for kind, registry in (("figures", FIGURES), ("tables", TABLES)):
-            for name in getattr(show, kind):
+            for name in getattr(show, kind) or ():
                 _checked(f"show.{kind}", self._known, kind.removesuffix("s"), name, registry)
-        families = {name: run.family for name, run in self.runs.items()}
         for figure in show.figures:
-            missing = FIGURES[figure].needs(families)
+            missing = FIGURES[figure].needs(self.configured.families)
             if missing:
                 raise SettingsError(
                     f"configuration: show.figures: {figure} needs {' and '.join(missing)}, which `runs` lacks; "
                     "add the run, or leave the figure out of show.figures"
+                )
+        for table in show.tables or ():
+            missing = TABLES[table].needs(self.configured)
+            if missing:
+                raise SettingsError(
+                    f"configuration: show.tables: {table} needs {' and '.join(missing)}, which this experiment lacks; "
+                    "leave the table out of show.tables"
                 )
 
     def _check_data(self) -> None:
@@ -414,6 +425,21 @@ class Experiment:
     def _known(kind: str, name: str, candidates: Iterable[str]) -> None:
         if name not in candidates:
             raise OpenSetError(f"no {kind} is called {name!r}; {nearest(name, candidates)}")
+
+    @cached_property
+    def configured(self) -> Configured:
+        """What decides which tables the experiment can fill."""
+        return Configured(
+            families={name: run.family for name, run in self.runs.items()},
+            networks={name: run.network for name, run in self.runs.items()},
+            groups=protocols.PROTOCOLS.build(self.settings.protocol.name).groups(self.settings.data.others),
+        )
+
+    @cached_property
+    def tables(self) -> tuple[str, ...]:
+        """The tables to write: the configured ones, or all that the experiment can fill."""
+        able = tuple(name for name, table in TABLES.items() if not table.needs(self.configured))
+        return able if self.settings.show.tables is None else self.settings.show.tables
 
     @cached_property
     def teacher_runs(self) -> list[str]:
@@ -609,6 +635,7 @@ class Experiment:
             "baseline": self.settings.show.baseline,
             "embedded": self.compared_runs,
             "runs": {name: {"label": run.label, "family": run.family} for name, run in self.runs.items()},
+            "networks": dict(self.configured.networks),
         }
 
     def context(self) -> Context:

@@ -78,6 +78,7 @@ LAYOUTS = {
     "curves": Layout(text=(*_RUN, "curve"), numbers=("split", "seed"), fractions=("x", "y")),
     "activations": Layout(text=_RUN, numbers=("split", "seed", "maximum_logit", "feature_norm"), fractions=("known",)),
     "mixing": Layout(text=(*_RUN, "mixing", "quantity"), numbers=("split", "seed", "value"), fractions=("lam",)),
+    "networks": Layout(text=(*_RUN, "network"), numbers=("parameters",)),
     "embedding": Layout(text=(*_RUN, "class"), numbers=("split", "seed", "x", "y")),
 }
 RULE = "aggregate"  # of the workflow, the one that writes the tidy tables
