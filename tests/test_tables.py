@@ -20,6 +20,7 @@ from openset_distill.errors import DataError, SettingsError
 from openset_distill.figures import read_context, tidy
 from openset_distill.statistics import paired_difference
 from openset_distill.tables import TABLES, Block, Cell, Configured, Table, read_published, table_spec
+from openset_distill.tables.comparison import compare
 
 SCRIPT = Path(__file__).resolve().parent.parent / "workflow_scripts" / "table.py"
 MINUS, PLUS_MINUS = "\N{MINUS SIGN}", "\N{PLUS-MINUS SIGN}"
@@ -371,6 +372,59 @@ def test_networks_stand_without_and_with_asymmetric_distillation(tidy_tables, pu
     wide = tidy_tables()["runs"].query("metric == 'accuracy'").pivot(index="split", columns="run", values="value")
     gain = 100 * (wide["ad_as_released"] - wide["ce"]).mean()
     assert rows[2][6].startswith(f"{tidy.signed(gain)} [") and rows[3][6] == "\N{EN DASH}"
+
+
+# ------------------------------------------------------------------------------- several experiments
+
+
+def test_experiments_stand_side_by_side_with_published_numbers(tidy_tables, published):
+    first = tidy_tables(dataset="tinyimagenet", protocol="tinyimagenet")["summary"]
+    few = ("teacher", "ce", "cutmix", "ad_no_joint")
+    second = tidy_tables(dataset="cifar10", protocol="cifar_plus_10", splits=1, runs=few)["summary"]
+    second = second.assign(label=second["label"] + " there")
+    table = compare({"Tiny": first, "Plus": second}, published)
+    text = tables.to_markdown(table)
+    assert "Tiny: protocol tinyimagenet, n = 5; Plus: protocol cifar_plus_10, n = 1." in text.replace("\\", "")
+    accuracy, auroc, _oscr, literature = markdown_tables(text)
+    assert accuracy[0] == auroc[0] == ["Run", "Tiny", "Plus"]
+    rows = {row[0]: row for row in auroc if any(row[1:])}
+    assert "AD without joint loss" not in rows and rows["Mixup"][2] == "\N{EN DASH}"
+    for column, summary in ((1, first), (2, second)):
+        mean = tidy.metric_rows(summary, "auroc").set_index("run").loc["cutmix", "mean"]
+        assert rows["CutMix"][column].split()[0] == f"{100 * mean:.1f}"
+    data = table.data[(table.data["metric"] == "auroc") & (table.data["block"] == "measured")]
+    for _, part in data.groupby("experiment"):
+        students = part[part["family"] != "teacher"]
+        assert set(part.loc[part["best"].astype(bool), "run"]) == {
+            students.loc[students["mean_percent"].idxmax(), "run"]
+        }
+    assert [row[:2] for row in literature[1:]] == [
+        *(["Tiny-ImageNet", name] for name in ("First & Best", "Second", "Third", "The paper itself")),
+        ["CIFAR+10", "Fourth"],
+    ]
+    assert literature[2][-2:] == ["stale", "57.7\N{DOUBLE DAGGER}"]
+    (*_, alone) = markdown_tables(tables.to_markdown(compare({"Plus": second}, published)))
+    assert [row[0] for row in alone] == ["Method", "Fourth"]
+    none = tables.to_markdown(compare({"Digits": tidy_tables(splits=1)["summary"]}, published))
+    assert "Published numbers: none are recorded for " in none
+
+
+def test_the_comparison_is_one_command(tmp_path):
+    summaries = []
+    for name, runs in (("a", ("ce", "cutmix")), ("b", ("ce",))):
+        made = synthetic_tables.make(splits=1, runs=runs)["summary"]
+        paths = synthetic_tables.write(tmp_path / name, {"summary": made})
+        summaries += ["--summary", f"{name}={paths['summary']}"]
+    (tmp_path / "published.csv").write_text(PUBLISHED)
+    outputs = [part for kind in ("csv", "markdown", "latex") for part in (f"--{kind}", str(tmp_path / f"out.{kind}"))]
+    command = [sys.executable, str(SCRIPT.with_name("compare.py")), "--published", str(tmp_path / "published.csv")]
+    done = subprocess.run([*command, *outputs, *summaries], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert set(pd.read_csv(tmp_path / "out.csv")["experiment"]) == {"a", "b"}
+    assert (tmp_path / "out.latex").read_text().count(r"\toprule") == 3
+    assert "| Run | a | b |" in (tmp_path / "out.markdown").read_text()
+    twice = subprocess.run([*command, *outputs, *summaries[:2], *summaries[:2]], capture_output=True, text=True)
+    assert twice.returncode == 2 and "names 'a' twice" in twice.stderr
 
 
 AWKWARD = (
