@@ -58,6 +58,7 @@ def main() -> None:
     configuration = experiment.settings.model_dump(mode="json", exclude_defaults=True)
     show = experiment.settings.show.model_dump(mode="json")
     show["figures"] = [figure for figure in show["figures"] if figure not in left_out]
+    show["tables"] = list(experiment.tables)
     configuration |= {"redraw": arguments.folder.as_posix(), "show": show}
     with written_whole(arguments.folder / "experiment.yaml") as partial:
         partial.write_text(
