@@ -165,7 +165,8 @@ def test_the_command_measures_all_runs_of_a_split(tmp_path, clusters):
         )  # fmt: skip
     save_file({"head.weight": np.eye(CLASSES, WIDTH, dtype=np.float32)}, tmp_path / "ce.safetensors")
     runs = [part for name in ("teacher", "ce") for part in ("--run", f"{name}={tmp_path / name}.npz")]
-    head = ["--head", f"ce={tmp_path / 'ce.safetensors'}"]
+    save_file({"head.points": np.eye(CLASSES, WIDTH, dtype=np.float32)}, tmp_path / "teacher.safetensors")
+    head = [part for name in ("teacher", "ce") for part in ("--head", f"{name}={tmp_path / name}.safetensors")]
     succeed(script("measure.py", *runs, *head, "--teacher", "teacher", "--features", tmp_path / "features.csv"))
     value = {(row["run"], row["quantity"], row["group"]): row["value"] for row in read_rows(tmp_path / "features.csv")}
     assert float(value["ce", "cka_teacher", "all"]) == pytest.approx(1)

@@ -340,6 +340,11 @@ def test_weights_that_do_not_fit_what_they_describe(tmp_path):
     with pytest.raises(CheckpointError, match="another order"):
         load_classifier(path, classes=("b", "a"))
     tensors, metadata = load_tensors(path)
+    save_tensors(path, tensors, {key: value for key, value in metadata.items() if key != "head"})  # as 0.1.0 wrote it
+    assert load_classifier(path)[1] == described
+    save_tensors(path, tensors, metadata | {"head": "liner"})
+    with pytest.raises(CheckpointError, match=r"head of an unknown kind.*'linear'"):
+        load_classifier(path)
     save_tensors(path, tensors, metadata | {"backbone": json.dumps(backbone | {"widths": [5]})})
     with pytest.raises(CheckpointError, match="does not fit"):
         load_classifier(path)

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from openset_distill import losses
-from openset_distill.methods import METHODS
+from openset_distill.augment import Mixed
+from openset_distill.methods import METHODS, Batch
+from openset_distill.models.heads import HEADS
 
 CLASSES = 5
 
@@ -194,9 +196,38 @@ def teacher_on_mixed(case: str, labels: torch.Tensor, partner: torch.Tensor) -> 
     return answer
 
 
+def mixed_batch(batch: int, lam: float, seed: int = 50):
+    """labels, partner, sources and weights of a batch in which every sample is mixed with another one."""
+    labels = torch.randint(CLASSES, (batch,), generator=torch.Generator().manual_seed(seed))
+    partner = torch.arange(batch).roll(1)
+    sources = torch.stack([torch.arange(batch), partner], dim=1)
+    return labels, partner, sources, torch.tensor([[lam, 1 - lam]] * batch, dtype=torch.float64)
+
+
+class Answers:
+    """A teacher whose answers are given."""
+
+    def __init__(self, raw, mixed):
+        self.raw, self.mixed = raw, mixed
+
+    def on_raw(self, batch):
+        return self.raw
+
+    def on_mixed(self, batch):
+        return self.mixed
+
+    def on_both(self, batch):
+        return self.raw, self.mixed
+
+
+def echo(images):
+    """A student whose logits are the images."""
+    return images, images
+
+
 @pytest.mark.parametrize("lam", [0.0, 0.25, 0.5, 1.0])
 @pytest.mark.parametrize("case", ["none", "one", "all", "some"])
-@pytest.mark.parametrize("batch", [2, 9])
+@pytest.mark.parametrize("batch", [1, 2, 9])
 def test_as_released_is_the_released_loss(batch, case, lam):
     labels = torch.randint(CLASSES, (batch,), generator=torch.Generator().manual_seed(20))
     partner = torch.randperm(batch, generator=torch.Generator().manual_seed(21))
@@ -259,6 +290,60 @@ def test_as_described_smooths_the_two_hot_target_of_hard_samples():
     assert terms["relabel"].item() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("lam", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("case", ["none", "one", "all", "some"])
+@pytest.mark.parametrize("batch", [1, 2, 9])
+def test_as_described_is_the_loss_of_the_papers_words(batch, case, lam):
+    labels, partner, sources, weights = mixed_batch(batch, lam)
+    images, t_raw = logits(batch, 60), logits(batch, 61)
+    s_mixed, t_mixed = logits(batch, 62), teacher_on_mixed(case, labels, partner)
+    given = Batch(images, labels, Mixed(s_mixed, sources, weights), 0)
+    terms, _ = METHODS.build({"name": "asymmetric_distillation", "preset": "as_described", "alpha": 0.5}).loss(
+        echo, Answers(t_raw, t_mixed), given
+    )
+    hard = [i for i in range(batch) if int(t_mixed[i].argmax()) not in (int(labels[i]), int(labels[partner[i]]))]
+    easy = [i for i in range(batch) if i not in hard]
+    relabel = 0.0
+    for i in hard:
+        log_p = [math.log(value) for value in softmax(s_mixed[i].tolist())]
+        two_hot = lam * log_p[labels[i]] + (1 - lam) * log_p[labels[partner[i]]]
+        relabel -= (0.25 * two_hot + 0.75 * sum(log_p) / CLASSES) / len(hard)
+    expected = {
+        "label": 0.5 * literal_cross_entropy(images, labels.tolist()),
+        "distill": literal_dist(images, t_raw),
+        "joint": lam * literal_dist(s_mixed, t_raw) + (1 - lam) * literal_dist(s_mixed, t_raw[partner]),
+        "easy": literal_dist(s_mixed[easy], t_mixed[easy]),
+        "relabel": relabel,
+    }
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected, abs=1e-10)
+
+
+@pytest.mark.parametrize("method", ["asymmetric_distillation", "soft_asymmetric_distillation"])
+def test_a_raw_batch_is_labelled_and_distilled(method):
+    labels, images, answer = torch.tensor([3, 0, 3]), logits(3, 63), logits(3, 64)  # three of five classes are absent
+    terms, statistics = METHODS.build({"name": method, "alpha": 2.0}).loss(
+        echo, Answers(answer, None), Batch(images, labels, None, 0)
+    )
+    expected = {"label": 2 * literal_cross_entropy(images, labels.tolist()), "distill": literal_dist(images, answer)}
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected)
+    assert not statistics
+
+
+def test_gradients_of_the_joint_and_of_the_relabel_term():
+    labels, _, sources, _ = mixed_batch(3, 0.4)
+    weights = torch.tensor([[0.0, 1.0], [0.3, 0.7], [1.0, 0.0]], dtype=torch.float64)
+    answers, mask = [logits(3, 65), logits(3, 66)], torch.tensor([True, False, True])
+
+    def joint(student):
+        return losses.joint_mutual_information(student, answers, weights, mask=mask, beta=0.5, tau=2.0)
+
+    def relabel(student):
+        return losses.mixed_cross_entropy(student, labels[sources], weights, smoothing=0.75, mask=mask)
+
+    for loss in (joint, relabel):
+        assert torch.autograd.gradcheck(loss, logits(3, 67, scale=1.0).requires_grad_())
+
+
 def test_label_term_on_easy_samples_is_an_option():
     assert "mixed_label" not in mixed_terms()[0]
     terms, s, _, _, labels, partner, lam, easy, _ = mixed_terms(mixed_label_weight=2.0)
@@ -313,14 +398,6 @@ def literal_soft(s_mixed, t_raw, t_mixed, labels, partner, lam) -> dict[str, flo
     }
 
 
-def mixed_batch(batch: int, lam: float, seed: int = 50):
-    """labels, partner, sources and weights of a batch in which every sample is mixed with another one."""
-    labels = torch.randint(CLASSES, (batch,), generator=torch.Generator().manual_seed(seed))
-    partner = torch.arange(batch).roll(1)
-    sources = torch.stack([torch.arange(batch), partner], dim=1)
-    return labels, partner, sources, torch.tensor([[lam, 1 - lam]] * batch, dtype=torch.float64)
-
-
 @pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("batch", [2, 9])
 def test_soft_asymmetric_distillation_is_the_formula(batch, lam):
@@ -372,3 +449,74 @@ def test_gradient_of_the_soft_mixed_loss(easy_target, batch):
         return sum(method.mixed_loss(student, t_raw, t_mixed, labels, sources, weights)[0].values())
 
     assert torch.autograd.gradcheck(loss, logits(batch, 57, scale=1.0).requires_grad_())
+
+
+# ---------------------------------------------------------------------------------- reciprocal points
+
+
+def literal_reciprocal_points(features, points, radius, targets, weights, weight) -> dict[str, float]:
+    """Both terms, number by number: a logit is the mean squared distance less the inner product."""
+    label = margin = 0.0
+    for z, labels, shares in zip(features.tolist(), targets.tolist(), weights.tolist(), strict=True):
+        distance = [sum((a - b) ** 2 for a, b in zip(z, p, strict=True)) / len(z) for p in points.tolist()]
+        inner = [sum(a * b for a, b in zip(z, p, strict=True)) for p in points.tolist()]
+        probability = softmax([d - i for d, i in zip(distance, inner, strict=True)])
+        for k, share in zip(labels, shares, strict=True):
+            label -= share * math.log(probability[k]) / len(features)
+            margin += weight * share * max(0.0, distance[k] - radius) / len(features)
+    return {"label": label, "margin": margin}
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_arpl_is_the_formula(mixed):
+    torch.manual_seed(70)
+    head = HEADS["reciprocal_points"](4, CLASSES, True).double()
+    head.radius.data.fill_(4.0)
+    features = 2 * torch.randn(6, 4, dtype=torch.float64)
+    labels, _, sources, weights = mixed_batch(6, 0.3)
+    given = Batch(features, labels, Mixed(features, sources, weights) if mixed else None, 0)
+    terms, statistics = METHODS.build({"name": "arpl", "weight": 0.5}).loss(
+        lambda images: (images, *head(images)), None, given
+    )
+    targets, shares = (labels[sources], weights) if mixed else (labels[:, None], weights.new_ones(6, 1))
+    expected = literal_reciprocal_points(features, head.points, 4.0, targets, shares, 0.5)
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected, abs=1e-12)
+    assert 0 < statistics["outside_share"] < 1
+    in_training = head(features)[0]
+    assert torch.equal(head.eval()(features), in_training)
+
+
+def test_gradient_of_arpl():
+    torch.manual_seed(71)
+    head = HEADS["reciprocal_points"](3, CLASSES, True).double()
+    labels, method = torch.tensor([0, 2, 2]), METHODS.build({"name": "arpl", "label_smoothing": 0.1, "tau": 2.0})
+
+    def loss(features, points, radius):
+        def student(images):
+            return images, *torch.func.functional_call(head, {"points": points, "radius": radius}, images)
+
+        return sum(method.loss(student, None, Batch(features, labels, None, 0))[0].values())
+
+    features = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(loss, (features, head.points, head.radius))
+
+
+# ------------------------------------------------------------------------ class-wise self-distillation
+
+
+def test_class_wise_self_distillation_is_the_formula():
+    student, labels, tau = logits(6, 72).requires_grad_(), torch.tensor([0, 1, 0, 3, 1, 0]), 2.0
+    partner = [2, 4, 5, 3, 1, 0]  # the next of the class, round the batch; 3 is alone
+    assert losses.next_of_class(labels).tolist() == partner
+    terms, statistics = METHODS.build({"name": "class_wise_self_distillation", "weight": 3.0, "tau": tau}).loss(
+        echo, None, Batch(student, labels, None, 0)
+    )
+    expected = 0.0
+    for i, j in enumerate(partner):
+        p, q = (softmax([value / tau for value in student[row].tolist()]) for row in (i, j))
+        expected += 3 * tau**2 * sum(b * math.log(b / a) for a, b in zip(p, q, strict=True)) / 6
+    assert terms["distill"].item() == pytest.approx(expected)
+    assert terms["label"].item() == pytest.approx(literal_cross_entropy(student, labels.tolist()))
+    assert statistics["paired_share"].item() == pytest.approx(5 / 6)
+    terms["distill"].backward()
+    assert student.grad[3].abs().max() < 1e-12 and student.grad[0].abs().max() > 1e-3

@@ -99,7 +99,7 @@ def test_benchmark_prints_the_summary(tidy_tables, published):
     ]
     assert all(len(row) == len(rows[0]) for row in rows)
     heads = [row[0] for row in rows[1:] if not any(row[1:])]
-    assert heads == list(tidy.FAMILIES.values())
+    assert heads == [title for family, title in tidy.FAMILIES.items() if family in set(source["summary"]["family"])]
     summary = source["summary"]
     own = summary[(summary["run"] == "cutmix") & summary["group"].isin(("all", "known"))]
     own = own[(own["sampling"] == "full") & own["score"].isin(("", "maximum_logit"))].set_index("metric")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -15,9 +17,14 @@ import pytest
 import torch
 from conftest import REPOSITORY, SCRIPTS, job, make_split, script, succeed, train
 
+from openset_distill.batches import Batches
 from openset_distill.checkpoint import load_classifier, load_tensors, save_tensors
+from openset_distill.errors import TrainingError
 from openset_distill.evaluation import load_outputs
+from openset_distill.methods import METHODS
+from openset_distill.runs import make_student, open_split
 from openset_distill.training import learning_rate
+from openset_distill.training import train as train_in_place
 
 OUTPUTS = {"weights.safetensors", "history.csv", "outputs.npz", "config.json", "provenance.json"}
 
@@ -61,10 +68,24 @@ def test_training_learns(digits, split, tmp_path):
     assert (outputs["logits"][known].argmax(1) == outputs["labels"][known]).mean() > 0.8
 
 
+@pytest.mark.parametrize("method", ["arpl", "class_wise_self_distillation"])
+def test_a_method_without_a_teacher_learns_and_teaches(method, digits, split, tmp_path):
+    settings = job("ce", method=METHODS.resolve(method))
+    settings["optimization"]["epochs"] = 30
+    succeed(train(tmp_path / "first", settings, digits, split))
+    outputs = load_outputs(tmp_path / "first" / "outputs.npz")
+    known = outputs["labels"] >= 0
+    assert (outputs["logits"][known].argmax(1) == outputs["labels"][known]).mean() > 0.8
+    weights_file = tmp_path / "first" / "weights.safetensors"
+    model, described = load_classifier(weights_file)
+    assert described.head == METHODS[method].head
+    assert len(model(torch.zeros(1, 1, 8, 8))) == 2
+    succeed(train(tmp_path / "second", job("kd_mixed"), digits, split, "--teacher", weights_file))
+
+
 def test_outputs_are_those_of_the_saved_weights(teacher, digits, split):
     from openset_distill.feed import Feed, Normalize
     from openset_distill.inference import predict
-    from openset_distill.runs import open_split
 
     data = open_split(digits, [], split / "split.npz", split / "split.json")
     model, _ = load_classifier(teacher / "weights.safetensors")
@@ -152,6 +173,38 @@ def test_a_loss_that_is_not_finite_is_named(digits, split, tmp_path):
     settings = job("ce")
     settings["optimization"] |= {"learning_rate": 1e30, "warmup_epochs": 0}
     fails(train(tmp_path / "run", settings, digits, split), tmp_path / "run", "not finite", "label", "learning rate")
+
+
+def test_a_loss_that_is_not_finite_leaves_the_last_good_state_which_goes_on_to_the_same_bits(digits, split, tmp_path):
+    data, cpu = open_split(digits, [], split / "split.npz", split / "split.json"), torch.device("cpu")
+    settings = job("ce")
+    settings["optimization"] |= {"epochs": 2, "checkpoint_minutes": 1e-9}
+
+    class Damaged(Batches):
+        """Batches of which one, early in the second epoch, is not made of numbers."""
+
+        def __getitem__(self, number):
+            batch = super().__getitem__(number)
+            return dataclasses.replace(batch, images=batch.images * math.nan) if number == self.an_epoch + 2 else batch
+
+    def trained(batches: type[Batches], state: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
+        student = make_student(settings, data, cpu)
+        labels = torch.from_numpy(data.train_label)
+        images = batches(settings, data.training(cpu), labels, data.normalize(settings, cpu))
+        rows = train_in_place(settings, student, None, images, data.validation(cpu), state_path=state)
+        return student.state_dict(), rows
+
+    with pytest.raises(TrainingError, match=r"not finite in epoch 2 \(term .*label\)"):
+        trained(Damaged, tmp_path / "state.safetensors")
+    tensors, metadata = load_tensors(tmp_path / "state.safetensors")
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+    assert (json.loads(metadata["progress"])["epoch"], json.loads(metadata["progress"])["step"]) == (1, 2)
+    continued, whole = (
+        trained(Batches, tmp_path / "state.safetensors"),
+        trained(Batches, tmp_path / "other.safetensors"),
+    )
+    assert all(torch.equal(continued[0][name], tensor) for name, tensor in whole[0].items())
+    assert continued[1] == whole[1]
 
 
 def test_a_student_without_its_teacher(digits, split, tmp_path):

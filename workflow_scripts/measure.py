@@ -47,17 +47,19 @@ def main() -> None:
     write_rows(arguments.features, rows)
 
 
-def read_head(path: str) -> np.ndarray:
+def read_head(path: str) -> np.ndarray | None:
     """The weight of the linear head, `[classes, d]`, from a file of weights, without the cost of importing torch.
 
+    None if the network has a head of another kind.
+
     Raises:
-        CheckpointError: the file is missing or damaged, or has no head.
+        CheckpointError: the file is missing or damaged.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as stream:
-            return stream.get_tensor("head.weight")
+            return stream.get_tensor("head.weight") if "head.weight" in stream.keys() else None  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} has no head that can be read ({error}); train the run again") from error
 

@@ -13,10 +13,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .errors import CheckpointError
+from .errors import CheckpointError, nearest
 from .files import written_whole
 from .models import build_classifier
 from .models.classifier import Classifier
+from .models.heads import HEADS
 
 # the one key of a file's own metadata
 METADATA = "openset-distill"
@@ -30,6 +31,7 @@ class Described:
     classes: tuple[str, ...]
     channels: int
     image_size: int
+    head: str = "linear"
 
     def metadata(self) -> dict[str, str]:
         return {
@@ -37,6 +39,7 @@ class Described:
             "classes": json.dumps(self.classes),
             "channels": str(self.channels),
             "image_size": str(self.image_size),
+            "head": self.head,
         }
 
 
@@ -93,12 +96,15 @@ def load_classifier(path: Path | str, *, classes: tuple[str, ...] | None = None)
             classes=tuple(json.loads(metadata["classes"])),
             channels=int(metadata["channels"]),
             image_size=int(metadata["image_size"]),
+            head=metadata.get("head", "linear"),  # files of version 0.1.0 name none
         )
     except (KeyError, ValueError) as error:
         raise CheckpointError(
             f"checkpoint {path} does not describe its network ({error}); "
             "it was not written by this project, train it again"
         ) from error
+    if described.head not in HEADS:
+        raise CheckpointError(f"checkpoint {path} has a head of an unknown kind; {nearest(described.head, HEADS)}")
     if classes is not None and described.classes != classes:
         raise CheckpointError(
             f"checkpoint {path} was trained on other classes than this split: "
@@ -106,7 +112,7 @@ def load_classifier(path: Path | str, *, classes: tuple[str, ...] | None = None)
         )
     # the weights are in the file: nothing is initialised from, or downloaded for, the published model again
     backbone = {key: value for key, value in described.backbone.items() if key not in ("pretrained", "weights")}
-    model = build_classifier(backbone, classes=len(described.classes), channels=described.channels)
+    model = build_classifier(backbone, classes=len(described.classes), channels=described.channels, head=described.head)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

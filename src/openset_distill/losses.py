@@ -122,6 +122,18 @@ def hard_samples(teacher_mixed: Tensor, labels: Tensor, sources: Tensor) -> Tens
     return (teacher_mixed.argmax(dim=1, keepdim=True) != labels[sources]).all(dim=1)
 
 
+def main_label(targets: Tensor, weights: Tensor) -> Tensor:
+    """The label with the largest share: int64 `[batch]` of targets and weights `[batch, sources]`."""
+    return targets.gather(1, weights.argmax(dim=1, keepdim=True)).squeeze(1)
+
+
+def next_of_class(labels: Tensor) -> Tensor:
+    """For each sample the next one of its class in the batch, counted round; itself if it is alone: int64 `[batch]`."""
+    own = torch.arange(len(labels), device=labels.device)
+    steps = (own[None, :] - own[:, None] - 1) % len(labels)
+    return steps.masked_fill(labels[None, :] != labels[:, None], len(labels)).argmin(dim=1)
+
+
 def source_confidence(teacher_mixed: Tensor, labels: Tensor, sources: Tensor) -> Tensor:
     """How much of a mixed sample the teacher recognises: its softmax probability on the distinct labels of the sources.
 

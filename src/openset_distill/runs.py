@@ -113,15 +113,17 @@ def open_split(prepared: Path, others: Sequence[Path], split: Path, description:
 
 
 def make_student(job: dict[str, Any], data: SplitData, device: torch.device) -> Classifier:
-    """A new network; runs of one seed and split that share a backbone start from the same weights."""
+    """A new network; runs of one seed and split that share backbone and head start from the same weights."""
     torch.manual_seed(derive_seed(job["seed"], job["split"], "weights"))
-    model = build_classifier(job["backbone"], classes=len(data.classes), channels=data.channels)
+    head = METHODS[job["method"]["name"]].head
+    model = build_classifier(job["backbone"], classes=len(data.classes), channels=data.channels, head=head)
     return model.to(device, memory_format=torch.channels_last)
 
 
 def describe(job: dict[str, Any], data: SplitData) -> Described:
     """What the run's file of weights says about its network."""
-    return Described(job["backbone"], data.classes, data.channels, data.image_size)
+    head = METHODS[job["method"]["name"]].head
+    return Described(job["backbone"], data.classes, data.channels, data.image_size, head)
 
 
 def make_batches(job: dict[str, Any], data: SplitData, device: torch.device) -> Batches:

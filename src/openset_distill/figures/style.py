@@ -83,6 +83,7 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
 FAMILY_LOOK = {
     "teacher": ("#7a7a7a", "X"),
     "cross_entropy": (BLACK, "o"),
+    "baseline": (BLUE, "P"),
     "ssa": (SKY, "^"),
     "msa": (ORANGE, "s"),
     "distillation": (GREEN, "D"),

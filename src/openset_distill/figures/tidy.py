@@ -20,6 +20,7 @@ pd = lazy.load("pandas")
 FAMILIES = {
     "teacher": "Teacher",
     "cross_entropy": "Cross entropy",
+    "baseline": "Other open-set methods",
     "ssa": "Single-sample augmentation (SSA)",
     "msa": "Multiple-sample augmentation (MSA)",
     "distillation": "Distillation",

@@ -16,6 +16,7 @@ from .context import Context
 FAMILY_NAMES = {
     "teacher": "Teacher",
     "cross_entropy": "Cross entropy",
+    "baseline": "Other methods",
     "ssa": "SSA",
     "msa": "MSA",
     "distillation": "Distillation",

@@ -8,8 +8,10 @@ tensors on the device of the batch.
 from __future__ import annotations
 
 from ..registry import Registry
+from .arpl import ReciprocalPoints
 from .asymmetric_distillation import AsymmetricDistillation
 from .base import Batch, Method, Teacher, Terms
+from .class_wise_self_distillation import ClassWiseSelfDistillation
 from .cross_entropy import CrossEntropy
 from .distillation import Distillation
 from .soft_asymmetric_distillation import SoftAsymmetricDistillation
@@ -18,6 +20,8 @@ METHODS = Registry(
     "method",
     {
         "cross_entropy": CrossEntropy,
+        "arpl": ReciprocalPoints,
+        "class_wise_self_distillation": ClassWiseSelfDistillation,
         "distillation": Distillation,
         "asymmetric_distillation": AsymmetricDistillation,
         "soft_asymmetric_distillation": SoftAsymmetricDistillation,

@@ -8,7 +8,7 @@ import lazy_loader as lazy
 from pydantic import Field
 
 from ..registry import settings_class
-from .base import Batch, Teacher, Terms
+from .base import Batch, Method, Teacher, Terms
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,7 @@ def raw_loss(student: Classifier, batch: Batch, answer: Tensor, *, alpha: float,
 
 
 @settings_class
-class AsymmetricDistillation:
+class AsymmetricDistillation(Method):
     """The paper's method; every choice is a switch, so each row of the ablation is a setting.
 
     Raw batch: `alpha * CE(S(x), y) + DIST(S(x), T(x))`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -30,6 +31,12 @@ class Batch:
     mixed: Mixed | None
     number: int
 
+    def seen(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What a student sees for whom a mixed image is an image: images, labels and shares `[batch, sources]`."""
+        if self.mixed is None:
+            return self.images, self.labels[:, None], self.images.new_ones(len(self.labels), 1)
+        return self.mixed.images, self.labels[self.mixed.sources], self.mixed.weights
+
 
 class Teacher(Protocol):
     """Whom a student learns from: logits `[batch, classes]`, without a graph, on the images of a batch."""
@@ -41,17 +48,19 @@ class Teacher(Protocol):
     def on_both(self, batch: Batch) -> tuple[Tensor, Tensor]: ...
 
 
-class Method(Protocol):
+class Method(ABC):
     """A training objective.
 
     Attributes:
         needs_teacher: whether `loss` is given one.
         family: of a run that names none; None is msa where its images are mixed and cross_entropy where not.
+        head: what its classifier has on top of the encoder, a name of `models.heads.HEADS`.
     """
 
-    needs_teacher: ClassVar[bool]
-    family: ClassVar[str | None]
+    needs_teacher: ClassVar[bool] = False
+    family: ClassVar[str | None] = None
+    head: ClassVar[str] = "linear"
 
+    @abstractmethod
     def loss(self, student: Classifier, teacher: Teacher | None, batch: Batch) -> tuple[Terms, Terms]:
         """(terms whose sum is the loss, statistics to record)."""
-        ...

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 import lazy_loader as lazy
 from pydantic import Field
 
 from ..registry import settings_class
-from .base import Batch, Teacher, Terms
+from .base import Batch, Method, Teacher, Terms
 
 if TYPE_CHECKING:
     from ..models.classifier import Classifier
@@ -18,13 +18,10 @@ torch = lazy.load("torch")
 
 
 @settings_class
-class CrossEntropy:
+class CrossEntropy(Method):
     """`CE(S(x), y)`; on a mixed image the cross entropy with the labels of its sources, weighted by their shares."""
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-
-    needs_teacher: ClassVar[bool] = False
-    family: ClassVar[str | None] = None
 
     def loss(self, student: Classifier, teacher: Teacher | None, batch: Batch) -> tuple[Terms, Terms]:
         from ..losses import mixed_cross_entropy

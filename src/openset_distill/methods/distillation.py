@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ..registry import settings_class
-from .base import Batch, Teacher, Terms
+from .base import Batch, Method, Teacher, Terms
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @settings_class
-class Distillation:
+class Distillation(Method):
     """`alpha * label loss + weight * D(S(x), T(x))`, with the same x, raw or mixed, for both networks.
 
     `loss_name` picks D: `dist` (Huang et al. 2022), `kl` (Hinton et al. 2015) or `decoupled` (Zhao et al. 2022).
@@ -32,19 +32,14 @@ class Distillation:
     family: ClassVar[str | None] = "distillation"
 
     def loss(self, student: Classifier, teacher: Teacher | None, batch: Batch) -> tuple[Terms, Terms]:
-        from ..losses import mixed_cross_entropy
+        from ..losses import main_label, mixed_cross_entropy
 
-        if batch.mixed is None:
-            images, targets, answer = batch.images, batch.labels[:, None], teacher.on_raw(batch)
-            weights = batch.images.new_ones(targets.shape)
-        else:
-            images, targets, answer = batch.mixed.images, batch.labels[batch.mixed.sources], teacher.on_mixed(batch)
-            weights = batch.mixed.weights
+        images, targets, weights = batch.seen()
+        answer = teacher.on_raw(batch) if batch.mixed is None else teacher.on_mixed(batch)
         _, logits = student(images)
-        main_label = targets.gather(1, weights.argmax(dim=1, keepdim=True)).squeeze(1)
         return {
             "label": self.alpha * mixed_cross_entropy(logits, targets, weights),
-            "distill": self.weight * self._distance(logits, answer, main_label),
+            "distill": self.weight * self._distance(logits, answer, main_label(targets, weights)),
         }, {}
 
     def _distance(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:

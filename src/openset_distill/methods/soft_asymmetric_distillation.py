@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ..registry import settings_class
 from .asymmetric_distillation import raw_loss
-from .base import Batch, Teacher, Terms
+from .base import Batch, Method, Teacher, Terms
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @settings_class
-class SoftAsymmetricDistillation:
+class SoftAsymmetricDistillation(Method):
     """Each mixed sample is distilled as far as the teacher recognises its sources, and relabelled for the rest.
 
     The paper's switch is hard: the teacher's top class decides alone whether a sample is distilled or relabelled, so

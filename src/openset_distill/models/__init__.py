@@ -1,4 +1,4 @@
-"""Backbones by name, and the classifier that puts a linear head on one.
+"""Backbones by name, and the classifier that puts a head on one.
 
 Adding a backbone: a settings class with `build(channels)` that returns an encoder, and one line in `BACKBONES`.
 An encoder maps float images `[batch, channels, height, width]` to features `[batch, num_features]`.
@@ -122,8 +122,13 @@ BACKBONES = Registry(
 )
 
 
-def build_classifier(backbone: str | Mapping[str, Any], *, classes: int, channels: int) -> Classifier:
+def build_classifier(
+    backbone: str | Mapping[str, Any], *, classes: int, channels: int, head: str = "linear"
+) -> Classifier:
     """A freshly initialised classifier; the caller seeds `torch` beforehand.
+
+    Args:
+        head: a name of `heads.HEADS`.
 
     Raises:
         SettingsError: unknown backbone or setting.
@@ -131,4 +136,4 @@ def build_classifier(backbone: str | Mapping[str, Any], *, classes: int, channel
     from .classifier import Classifier
 
     settings = BACKBONES.build(backbone)
-    return Classifier(settings.build(channels), classes, bias=settings.head_bias)
+    return Classifier(settings.build(channels), classes, bias=settings.head_bias, head=head)
