@@ -372,6 +372,10 @@ def test_networks_stand_without_and_with_asymmetric_distillation(tidy_tables, pu
     wide = tidy_tables()["runs"].query("metric == 'accuracy'").pivot(index="split", columns="run", values="value")
     gain = 100 * (wide["ad_as_released"] - wide["ce"]).mean()
     assert rows[2][6].startswith(f"{tidy.signed(gain)} [") and rows[3][6] == "\N{EN DASH}"
+    source = tidy_tables()
+    one = source | {"networks": source["networks"].assign(network=source["networks"]["run"])}
+    with pytest.raises(DataError, match="needs a network without and with asymmetric distillation"):
+        build("architectures", one, published)
 
 
 # ------------------------------------------------------------------------------- several experiments
@@ -537,6 +541,9 @@ def test_what_a_table_needs(tidy_tables):
     plain = Configured(families, dict.fromkeys(families, "resnet18"), ("unknown", "svhn"))
     lacking = [name for name, spec in TABLES.items() if spec.needs(plain)]
     assert lacking == ["semantic_shift", "ood", "architectures"]
+    apart = dict.fromkeys(families, "resnet18") | {run: "vgg32" for run in families if families[run] == "asymmetric"}
+    missing = TABLES["architectures"].needs(Configured(families, apart, ("unknown",)))
+    assert missing == ["a network with asymmetric distillation and with plain cross entropy"]
 
 
 def command(folder: Path, name: str, *more: str) -> subprocess.CompletedProcess[str]:

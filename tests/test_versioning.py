@@ -90,7 +90,8 @@ def test_one_figure_needs_the_tidy_tables_alone(recorded, tmp_path):
     folder = clone(recorded, tmp_path / "clone")
     done(folder, "dvc", "pull", "tidy", "records")
     assert sorted(path.name for path in (folder / RESULTS).iterdir()) == ["tidy"]
-    assert rules(done(folder, "snakemake", "--cores", "2", "two_sides")) == {"two_sides": 1}
+    made = rules(done(folder, "snakemake", "--cores", "2", "two_sides"))
+    assert made == {"figure_two_sides": 1, "table_augmentation": 1, "two_sides": 1}
     for kind in ("pdf", "png", "csv"):
         figure = RESULTS / "figures" / f"two_sides.{kind}"
         assert (folder / figure).read_bytes() == (recorded / figure).read_bytes()

@@ -124,11 +124,16 @@ def _difficulties(configured: Configured) -> list[str]:
 
 
 def _students_of_two_networks(configured: Configured) -> list[str]:
-    students = {
-        network for run, network in configured.networks.items() if configured.families[run] not in ("teacher", "")
-    }
-    needed = needs_families(("asymmetric",))(configured.families)
-    return needed if len(students) > 1 else [*needed, "students of at least two networks (`backbone` of a run)"]
+    of_family: dict[str, set[str]] = {}
+    for run, network in configured.networks.items():
+        of_family.setdefault(configured.families[run], set()).add(network)
+    teachers, distilled = of_family.pop("teacher", set()), of_family.get("asymmetric", set())
+    missing = []
+    if len(set().union(*of_family.values())) < 2:
+        missing.append("students of at least two networks (`backbone` of a run)")
+    if not distilled & (teachers | of_family.get("cross_entropy", set())):
+        missing.append("a network with asymmetric distillation and with plain cross entropy")
+    return missing
 
 
 def _two_datasets(configured: Configured) -> list[str]:

@@ -32,7 +32,8 @@ def make(tables: Mapping[str, pd.DataFrame], context: Context) -> Content:
         distilled = [run for run in members if families[run] == "asymmetric"]
         if plain or distilled:
             pairs += [(network, plain[0] if plain else "", run) for run in distilled or [""]]
-    tidy.require_runs("table 'architectures'", [run for _, _, run in pairs if run], "asymmetric distillation")
+    both = [distilled for _, plain, distilled in pairs if plain and distilled]
+    tidy.require_runs("table 'architectures'", both, "a network without and with asymmetric distillation")
 
     values = {metric: tidy.pair_values(runs, metric).reindex(columns=list(labels)) for metric in METRICS}
     body, rows, counts = [], [], []
