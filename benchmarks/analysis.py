@@ -3,8 +3,8 @@
     python benchmarks/analysis.py [--json FILE]
 
 A tenth of the images are known in the first two cases, as in Tiny-ImageNet's protocol, and a third in the last, which
-has the size of the semantic shift benchmark on ImageNet with a ResNet-50. Features are random: the work depends on how
-many there are, not on what they are.
+has the size of the semantic shift benchmark on ImageNet, with a ResNet-18 and its ResNet-50 teacher. Features are
+random: the work depends on how many there are, not on what they are.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from pathlib import Path
 
 from measure import REPOSITORY, machine, spread, together
 
-# images, known images, features, classes, repetitions
-CASES = ((10_000, 1_000, 512, 20, 3), (100_000, 10_000, 512, 20, 3), (150_000, 50_000, 2048, 1000, 1))
+# images, known images, features of the student and of the teacher, classes
+CASES = ((10_000, 1_000, 512, 512, 20), (100_000, 10_000, 512, 512, 20), (150_000, 50_000, 512, 2048, 1000))
+REPEATS = 3
 
 MEASURES = """
 import json, sys, time
 import numpy as np
 from measure import peak_mib
 from openset_distill.analysis.geometry import Reference, groups, measure
-n, n_known, width, classes, repeats = map(int, sys.argv[1:])
+n, n_known, width, teacher_width, classes, repeats = map(int, sys.argv[1:])
 rng = np.random.default_rng(0)
 labels = np.where(np.arange(n) < n_known, rng.integers(0, classes, n), -1)
 outputs = {"features": rng.random((n, width), dtype="f4"), "logits": rng.random((n, classes), dtype="f4"),
            "labels": labels}
-taught = rng.random((n, width), dtype="f4")
+taught = rng.random((n, teacher_width), dtype="f4")
 head = rng.normal(size=(classes, width)).astype("f4")
 rows = {name: groups(labels)[name] for name in ("known", "all")}
 inputs = peak_mib()
@@ -53,12 +54,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="also write the results here")
     arguments = parser.parse_args()
-    os.environ["PYTHONPATH"] = str(REPOSITORY / "benchmarks")
+    os.environ["PYTHONPATH"] = os.pathsep.join(str(REPOSITORY / name) for name in ("benchmarks", "src"))
     result = {"machine": machine("numpy"), "cases": []}
     for case in CASES:
-        (found,) = together([[sys.executable, "-c", MEASURES, *case]])
-        images, known, width, classes, _ = case
-        row = {"images": images, "known": known, "features": width, "classes": classes}
+        # one thread, as the workflow's jobs have by default
+        (found,) = together([[sys.executable, "-c", MEASURES, *case, REPEATS]], threads=1)
+        row = dict(zip(("images", "known", "features", "teacher_features", "classes"), case, strict=True))
         row["seconds"] = {name: spread(found[name], 2) for name in ("measures", "reference", "cka")}
         row |= {name: round(found[name]) for name in ("inputs_mib", "peak_mib")}
         result["cases"].append(row)

@@ -145,7 +145,8 @@ def analysis() -> str:
         seconds = case["seconds"]
         rows.append(
             [
-                f"{case['images']:,} ({case['known']:,} known) x {case['features']:,}, {case['classes']:,} classes",
+                f"{case['images']:,} ({case['known']:,} known) x {case['features']:,}, {case['classes']:,} classes; "
+                f"teacher {case['teacher_features']:,}",
                 *(f"{shown(seconds[name], 1)} s" for name in ("measures", "reference", "cka")),
                 f"{case['inputs_mib']} / {case['peak_mib']}",
             ]

@@ -3,11 +3,43 @@
 GRID = {"split": EXPERIMENT.splits, "seed": EXPERIMENT.seeds}
 
 
+# What a network says to its training images, which detectors are fitted to. Without detectors nobody asks for it.
+rule training_outputs:
+    input:
+        code="workflow_scripts/training_outputs.py",
+        manifest=f"{KNOWN}/manifest.json",
+        others=[f"{folder}/manifest.json" for folder in OTHERS.values()],
+        split=f"{SPLIT}/split.npz",
+        description=f"{SPLIT}/split.json",
+        weights=f"{RUN}/weights.safetensors",
+        config=f"{RUN}/config.json",
+    output:
+        training=f"{RUN}/training_outputs.npz",
+    log:
+        f"{LOGS}/split{{split}}_seed{{seed}}_{{run}}_training_outputs.log",
+    benchmark:
+        f"{BENCHMARKS}/split{{split}}_seed{{seed}}_{{run}}_training_outputs.tsv"
+    conda:
+        ENVIRONMENT
+    threads: wanted("analyze").threads
+    resources:
+        **resources_of("analyze"),
+    params:
+        prepared=lambda wildcards, input: folder_of(input.manifest),
+        others=options("--other", OTHERS.values()),
+        samples=SETTINGS.evaluation.detector_samples,
+    shell:
+        "python {input.code} --prepared {params.prepared:q} {params.others:q} --split {input.split:q} "
+        "--description {input.description:q} --weights {input.weights:q} --config {input.config:q} "
+        "--samples {params.samples} --training {output.training:q} --threads {threads} > {log:q} 2>&1"
+
+
 # Needs no network, only what training left in outputs.npz: a new score or metric costs no training.
 rule evaluate:
     input:
         code="workflow_scripts/evaluate.py",
         outputs=f"{RUN}/outputs.npz",
+        training=[f"{RUN}/training_outputs.npz"] if EXPERIMENT.detectors else [],
     output:
         metrics=f"{RUN}/metrics.json",
         curves=f"{RUN}/curves.csv",
@@ -23,8 +55,10 @@ rule evaluate:
         **resources_of("light"),
     params:
         settings=as_json(EXPERIMENT.evaluation_job()),
+        training=lambda wildcards, input: options("--training", input.training),
     shell:
-        "python {input.code} --outputs {input.outputs:q} --settings {params.settings:q} --seed {wildcards.seed} "
+        "python {input.code} --outputs {input.outputs:q} {params.training:q} --settings {params.settings:q} "
+        "--seed {wildcards.seed} "
         "--metrics {output.metrics:q} --curves {output.curves:q} --activations {output.activations:q} "
         "> {log:q} 2>&1"
 
@@ -40,6 +74,9 @@ rule aggregate:
             run=EXPERIMENT.runs,
             file=["metrics.json", "curves.csv", "activations.csv", "history.csv"],
         ),
+        weights=expand(
+            f"{SPLIT}/{{run}}/weights.safetensors", split=GRID["split"][0], seed=GRID["seed"][0], run=EXPERIMENT.runs
+        ),
         mixing=expand(f"{SPLIT}/mixing.csv", **GRID),
         features=expand(f"{SPLIT}/features.csv", **GRID),
         explained=[f"{EXPERIMENT.first(SPLIT)}/{file}.csv" for file in ("attention", "pictures")],
@@ -51,6 +88,7 @@ rule aggregate:
         curves=f"{RESULTS}/tidy/curves.csv",
         activations=f"{RESULTS}/tidy/activations.csv",
         mixing=f"{RESULTS}/tidy/mixing.csv",
+        networks=f"{RESULTS}/tidy/networks.csv",
         features=f"{RESULTS}/tidy/features.csv",
         attention=f"{RESULTS}/tidy/attention.csv",
         pictures=f"{RESULTS}/tidy/pictures.csv",

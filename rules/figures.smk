@@ -1,4 +1,4 @@
-# Figures and tables, drawn from the tidy tables alone. Each is a rule of its own name: `snakemake two_sides`.
+# Figures and tables, drawn from the tidy tables alone. Each figure is a target of its own name: `snakemake two_sides`.
 
 import dataclasses
 
@@ -7,14 +7,27 @@ from openset_distill.tables import TABLES
 
 CONTEXT = EXPERIMENT.context()
 FIGURE_FILES = [f"{FIGURES_FOLDER}/{name}.{kind}" for name in SETTINGS.show.figures for kind in ("pdf", "png", "csv")]
-TABLE_FILES = [f"{TABLES_FOLDER}/{name}.{kind}" for name in SETTINGS.show.tables for kind in ("md", "tex", "csv")]
+TABLE_FILES = [f"{TABLES_FOLDER}/{name}.{kind}" for name in EXPERIMENT.tables for kind in ("md", "tex", "csv")]
 
 
 for figure in SETTINGS.show.figures:
 
+    # A figure, and the tables that say the same in numbers.
     rule:
         name:
             figure
+        input:
+            multiext(f"{FIGURES_FOLDER}/{figure}", ".pdf", ".png", ".csv"),
+            [
+                multiext(f"{TABLES_FOLDER}/{table}", ".md", ".tex", ".csv")
+                for table in FIGURES[figure].beside
+                if table in EXPERIMENT.tables
+            ],
+        localrule: True
+
+    rule:
+        name:
+            f"figure_{figure}"
         input:
             code="workflow_scripts/figure.py",
             drawing=f"src/openset_distill/figures/{figure}.py",
@@ -53,14 +66,14 @@ for figure in SETTINGS.show.figures:
             "--pdf {output.pdf:q} --png {output.png:q} --csv {output.csv:q} > {log:q} 2>&1"
 
 
-for table in SETTINGS.show.tables:
+for table in EXPERIMENT.tables:
 
     rule:
         name:
             f"table_{table}"
         input:
             code="workflow_scripts/table.py",
-            library="src/openset_distill/tables.py",
+            making=f"src/openset_distill/tables/{table}.py",
             published="config/reference/published_results.csv",
             tables=tidy_tables(TABLES[table].tables),
         output:

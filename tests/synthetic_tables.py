@@ -77,6 +77,7 @@ def make(
         "curves": _curves(generator, runs, pairs),
         "activations": _activations(generator, runs, pairs),
         "mixing": _mixing(generator, runs, pairs),
+        "networks": _networks(runs),
         "embedding": _embedding(generator, runs, pairs, classes),
         "features": _features(generator, runs, pairs),
         "attention": _attention(generator, runs, pairs),
@@ -95,6 +96,14 @@ def write(folder: Path, tables: Mapping[str, pd.DataFrame]) -> dict[str, Path]:
 
 def _identity(run: str) -> dict[str, str]:
     return {"run": run, "label": RUNS[run][0], "family": RUNS[run][1]}
+
+
+def _networks(runs) -> pd.DataFrame:
+    """One run with AD, and one without, are of a lightweight network."""
+    parameters = {"resnet50": 23_520_842, "resnet18": 11_173_962, "mobilenet_v2": 2_236_682}
+    own = {"teacher": "resnet50", "ad_as_described": "mobilenet_v2"}
+    rows = [{**_identity(run), "network": own.get(run, "resnet18")} for run in runs]
+    return pd.DataFrame([{**row, "parameters": parameters[row["network"]]} for row in rows])
 
 
 def _runs(generator, runs, pairs, groups) -> pd.DataFrame:

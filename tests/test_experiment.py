@@ -77,6 +77,30 @@ def test_a_figure_whose_runs_are_not_configured():
     assert "show.figures: two_sides needs" in message and "'msa'" in message and "leave the figure out" in message
 
 
+def test_tables_that_an_experiment_cannot_fill():
+    assert changed({}).tables == ("benchmark", "augmentation", "ablation", "significance", "scores")
+    message = error({"show": {"tables": ["benchmark", "ood"]}})
+    assert "show.tables: ood needs unknown images of at least two other datasets" in message
+    assert "leave the table out" in message
+    assert changed({"show": {"tables": ["scores"]}}).tables == ("scores",)
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("cub", "semantic_shift"),
+        ("imagenet21k", "semantic_shift"),
+        ("ood_detection", "ood"),
+        ("cifar10", "architectures"),
+    ],
+)
+def test_an_experiment_writes_the_tables_that_belong_to_it(name, table):
+    experiment = load(read_configuration(f"config/experiments/{name}.yaml"), stands_alone=True)
+    assert table in experiment.tables
+    wide = changed({"runs": {"kd_mixed": {"backbone": {"name": "small_resnet", "widths": [16, 48], "depth": 1}}}})
+    assert "architectures" in wide.tables and wide.runs["kd_mixed"].network == "small_resnet 16-48"
+
+
 def test_only_what_decides_the_weights_is_part_of_the_training_job():
     before = changed({}).training_job("ce", 0, 0)
     assert changed({"runs": {"ce": {"label": "Cross entropy"}}}).training_job("ce", 0, 0) == before

@@ -169,7 +169,7 @@ def made_small(name: str, addresses: dict, checksums: dict) -> dict:
             **{run: None for run in with_all["runs"] if run not in FEW},
             "teacher": {"backbone": {"name": "small_resnet", "widths": [6, 8], "stem_stride": 2}},
         },
-        "evaluation": {"bootstrap": 20},
+        "evaluation": {"bootstrap": 20, "detectors": ["vim", {"name": "knn", "k": 3}]},
         "analysis": {"mixing": ["cutmix"], "lam_steps": 3, "mixing_samples": 16, "embedding_samples": 50},
         "show": {
             "msa": "ad_as_released",

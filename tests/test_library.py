@@ -16,6 +16,7 @@ from pydantic import Field
 
 from openset_distill.analysis.embedding import embed
 from openset_distill.analysis.mixing import mixing_response, other_class_partners
+from openset_distill.checkpoint import Described, save_classifier
 from openset_distill.collect import Collector, read_rows, write_rows
 from openset_distill.datasets.pack import Images
 from openset_distill.device import derive_seed, generator
@@ -297,6 +298,21 @@ def test_collector_pairs_runs_by_split_and_seed(tmp_path):
     assert collector.headline() == {run: {"auroc": pytest.approx(np.mean(of_run))} for run, of_run in values.items()}
 
 
+def test_networks_are_counted_from_the_weights(tmp_path):
+    folder = tmp_path / "split2" / "seed1" / "ce"
+    backbone = {"name": "small_resnet", "widths": [4, 6], "depth": 1, "stem_stride": 1}
+    model = build_classifier(backbone, classes=3, channels=1)
+    save_classifier(folder / "weights.safetensors", model, Described(backbone, ("a", "b", "c"), 1, 8))
+    layout = {"splits": [2, 0], "seeds": [1], "runs": {"ce": {"label": "CE", "family": "cross_entropy"}}}
+    layout["networks"] = {"ce": "small_resnet 4-6"}
+    (row,) = Collector(tmp_path, layout).networks()
+    assert row["run"] == "ce" and row["network"] == "small_resnet 4-6"
+    assert row["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    (folder / "weights.safetensors").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match=r"cannot be read .* run the training that makes it again"):
+        list(Collector(tmp_path, layout).networks())
+
+
 def test_rows_survive_a_file(tmp_path):
     write_rows(tmp_path / "a.csv", [{"x": 1, "y": float("nan")}, {"x": 2, "z": "text"}])
     with open(tmp_path / "a.csv", newline="") as stream:
@@ -310,7 +326,7 @@ def test_rows_survive_a_file(tmp_path):
 
 
 def test_weights_that_do_not_fit_what_they_describe(tmp_path):
-    from openset_distill.checkpoint import Described, load_classifier, load_tensors, save_classifier, save_tensors
+    from openset_distill.checkpoint import load_classifier, load_tensors, save_tensors
 
     backbone = {"name": "small_resnet", "widths": [4], "depth": 1, "stem_stride": 1}
     model = build_classifier(backbone, classes=2, channels=1)

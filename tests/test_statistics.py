@@ -242,3 +242,10 @@ def test_the_interval_of_a_mean_difference_covers_the_truth(n):
 def test_paired_values_must_be_finite():
     with pytest.raises(DataError, match=r"1 of 2 paired differences over the units \[\(0, 0\), \(1, 0\)\]"):
         statistics.paired_difference(units([0.5, float("nan")]), units([0.4, 0.4]), seed=0)
+
+
+def test_holm_by_hand():
+    # 3 x 0.01, 2 x 0.03, then 0.04, which cannot fall below the one before it
+    np.testing.assert_allclose(statistics.holm([0.01, 0.04, np.nan, 0.03]), [0.03, 0.06, np.nan, 0.06])
+    assert statistics.holm([0.5, 0.9]).tolist() == [1.0, 1.0]
+    assert statistics.holm([]).size == 0

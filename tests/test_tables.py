@@ -9,15 +9,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import synthetic_tables
 from markdown_it import MarkdownIt
 
-from openset_distill import tables
+from openset_distill import evaluation, tables
 from openset_distill.errors import DataError, SettingsError
 from openset_distill.figures import read_context, tidy
-from openset_distill.tables import TABLES, Block, Cell, Table, read_published, table_spec
+from openset_distill.statistics import paired_difference
+from openset_distill.tables import TABLES, Block, Cell, Configured, Table, read_published, table_spec
+from openset_distill.tables.comparison import compare
 
 SCRIPT = Path(__file__).resolve().parent.parent / "workflow_scripts" / "table.py"
 MINUS, PLUS_MINUS = "\N{MINUS SIGN}", "\N{PLUS-MINUS SIGN}"
@@ -49,11 +52,20 @@ def tidy_tables(tmp_path_factory):
         if key not in made:
             plain = synthetic_tables.make(**settings)
             chosen = {name: plain[name].assign(dataset=dataset, protocol=protocol) for name in ("runs", "summary")}
+            chosen |= {name: plain[name] for name in ("activations", "networks")}
             paths = synthetic_tables.write(tmp_path_factory.mktemp("tidy"), chosen)
             made[key] = tidy.read_tables(paths, chosen)
         return made[key]
 
     return make
+
+
+# what the tables that not every experiment can fill are made from
+GROUPS = {"semantic_shift": ("easy", "medium", "hard"), "ood": ("svhn", "textures")}
+
+
+def groups_of(name: str) -> dict[str, tuple[str, ...]]:
+    return {"groups": GROUPS[name]} if name in GROUPS else {}
 
 
 def build(name: str, tidy_tables: dict[str, pd.DataFrame], published: pd.DataFrame, **context) -> Table:
@@ -116,7 +128,7 @@ def test_the_best_student_is_bold(tidy_tables, published):
 
 def test_a_caption_says_what_was_measured(tidy_tables, published):
     for name in TABLES:
-        caption = build(name, tidy_tables(), published).caption.replace("\N{NO-BREAK SPACE}", " ")
+        caption = build(name, tidy_tables(**groups_of(name)), published).caption.replace("\N{NO-BREAK SPACE}", " ")
         scale = "protocol mnist, 5 splits \N{MULTIPLICATION SIGN} 1 seed (n = 5)"
         assert f"Experiment digits on scikit-learn digits, {scale}." in caption
         assert "scikit-learn digits, not the paper's Tiny-ImageNet." in caption
@@ -197,10 +209,18 @@ def test_scores_stand_side_by_side(tidy_tables, published):
     table = build("scores", source, published)
     (rows,) = markdown_tables(tables.to_markdown(table))
     assert rows[0][:3] == ["Score", "AUROC full", "AUROC balanced"] and len(rows[0]) == 7
-    assert [row[0] for row in rows[1:6]] == ["Cross entropy", *tidy.SCORE_TITLES.values()]
+    known = [title for score, title in tidy.SCORE_TITLES.items() if score in synthetic_tables.SCORES]
+    assert [row[0] for row in rows[1:6]] == ["Cross entropy", *known]
     summary = source["summary"].set_index(["run", "score", "metric", "sampling", "group"])["mean"].sort_index()
     assert rows[2][2].split()[0] == f"{100 * summary['ce', 'maximum_logit', 'auroc', 'balanced', 'all']:.1f}"
     assert rows[5][5].split()[0] == f"{100 * summary['ce', 'feature_norm', 'fpr95', 'full', 'all']:.1f}"
+
+
+def test_detectors_stand_beside_the_scores(tidy_tables, published):
+    summary = tidy_tables()["summary"]
+    knn = summary[summary["score"] == "msp"].assign(score="knn")
+    (rows,) = markdown_tables(tables.to_markdown(build("scores", {"summary": pd.concat([knn, summary])}, published)))
+    assert [row[0] for row in rows[2:7]][-2:] == ["Feature norm", "Nearest neighbours (KNN)"]
 
 
 def test_scores_without_a_balanced_sample(tidy_tables, published):
@@ -212,11 +232,11 @@ def test_scores_without_a_balanced_sample(tidy_tables, published):
 
 @pytest.mark.parametrize("name", TABLES)
 def test_one_split_has_neither_spread_nor_interval(tidy_tables, published, name):
-    table = build(name, tidy_tables(splits=1), published, splits=1)
+    table = build(name, tidy_tables(splits=1, **groups_of(name)), published, splits=1)
     text = tables.to_markdown(table)
     grid = "\n".join(line for line in text.splitlines() if line.startswith("|"))
     assert PLUS_MINUS not in grid and "[" not in grid and "nan" not in text.lower()
-    if name != "scores":
+    if name not in ("scores", "semantic_shift", "ood"):
         assert "without intervals, which need at least 5" in text
 
 
@@ -229,6 +249,182 @@ def test_missing_runs_are_named(tidy_tables, published):
         build("ablation", source, published)
     (rows,) = markdown_tables(tables.to_markdown(build("benchmark", source, published)))
     assert [row[0] for row in rows if any(row[1:])] == ["Run", "Cross entropy", "Mixup"]
+
+
+# --------------------------------------------------------------------------------- what tables compute
+
+
+def test_augmentation_has_both_sides_and_what_lies_behind(tidy_tables, published):
+    source = tidy_tables()
+    table = build("augmentation", source, published)
+    means, changes = markdown_tables(tables.to_markdown(table))
+    assert means[0][4:] == ["Known images Maximum logit", "Known images Feature norm"]
+    shown = [row[0] for row in means[1:] if any(row[1:])]
+    assert shown == ["Cross entropy", "RandAugment", "Cutout", "AugMix", "Mixup", "CutMix"]
+    assert [row[0] for row in changes[1:] if any(row[1:])] == shown[1:]
+    activations = source["activations"]
+    known = activations[(activations["known"] == 1) & (activations["run"] == "cutmix")]
+    logit = known.groupby("split")["maximum_logit"].mean()
+    cutmix = next(row for row in means if row[0] == "CutMix")
+    assert cutmix[4] == f"{logit.mean():.1f} {PLUS_MINUS} {logit.std():.1f}"
+    wide = source["runs"].query("metric == 'accuracy'").pivot(index="split", columns="run", values="value") * 100
+    expected = paired_difference(wide["cutmix"].to_dict(), wide["ce"].to_dict(), seed=0)
+    own = table.data[(table.data["run"] == "cutmix") & (table.data["quantity"] == "accuracy")].iloc[0]
+    for name in ("difference", "low", "high", "effect_size", "p_value"):
+        assert own[name] == getattr(expected, name), name
+    change = next(row for row in changes if row[0] == "CutMix")
+    low, high = tidy.signed(expected.low), tidy.signed(expected.high)
+    assert change[1:4] == [
+        f"{tidy.signed(expected.difference)} [{low}, {high}]",
+        f"{expected.effect_size:+.2f}",
+        f"{expected.p_value:.3f}",
+    ]
+
+
+def test_significance_corrects_for_the_number_of_comparisons(tidy_tables, published):
+    table = build("significance", tidy_tables(), published)
+    data = table.data
+    against_baseline = data[(data["reference"] == "ce") & (data["metric"] == "auroc")]
+    assert set(against_baseline["run"]) == set(synthetic_tables.RUNS) - {"teacher", "ce"}
+    against_distillation = data[(data["reference"] == "kd") & (data["metric"] == "auroc")]
+    assert list(against_distillation["run"]) == synthetic_tables.HIGHLIGHT["asymmetric"]
+    # five pairs cannot give less than 1/16, and fourteen comparisons make 14/16 of that
+    auroc = data[data["metric"] == "auroc"]
+    assert auroc["p_value"].min() == 0.0625 and auroc["p_holm"].min() == 14 / 16
+    assert (auroc["p_holm"] >= auroc["p_value"]).all()
+    text = tables.to_markdown(table)
+    assert "never below 0.062 with 5 pairs" in text and "the 14 comparisons of a metric" in text
+    (rows,) = markdown_tables(text)
+    assert [row[0] for row in rows if not any(row[1:])] == ["Against Cross entropy", "Against Distillation"]
+    assert all(row[1] == "5" for row in rows[1:] if any(row[1:]))
+
+
+def test_two_pairs_have_no_interval_no_effect_size_and_no_p(tidy_tables, published):
+    table = build("significance", tidy_tables(splits=2), published)
+    assert table.data[["low_percent", "effect_size", "p_value", "p_holm"]].isna().all(axis=None)
+    text = tables.to_markdown(table)
+    assert "without intervals, which need at least 5 of them" in text and "both need at least 3 pairs" in text
+
+
+def test_medium_and_hard_together_are_what_an_evaluation_of_both_gives(published):
+    generator = np.random.default_rng(0)
+    group = np.repeat([0, 1, 2, 3], [60, 20, 17, 41])
+    logits = generator.integers(0, 9, size=(group.size, 4)).astype(np.float32)  # many ties
+    logits[group == 0, 0] += 3
+    outputs = {
+        "features": logits,
+        "logits": logits,
+        "labels": np.where(group == 0, 0, -1),
+        "group": group,
+        "group_names": np.array(["known", "easy", "medium", "hard"]),
+    }
+    together = outputs | {"group": np.minimum(group, 2), "group_names": np.array(["known", "easy", "later"])}
+    rows = evaluation.evaluate(outputs, bootstrap=0, seed=0)
+    about = {"experiment": "x", "dataset": "cub", "protocol": "cub", "run": "ce", "label": "CE", "split": 0, "seed": 0}
+    runs = pd.DataFrame([{**about, "family": "cross_entropy", **row} for row in rows])
+    data = build("semantic_shift", {"runs": runs}, published).data.set_index(["metric", "group"])["mean_percent"]
+    for row in evaluation.evaluate(together, bootstrap=0, seed=0):
+        if row["group"] == "later" and row["metric"] in ("auroc", "oscr"):
+            assert data[row["metric"], "medium + hard"] == pytest.approx(100 * row["value"], abs=1e-9)
+    assert data["auroc", "medium + hard"] != pytest.approx(
+        (data["auroc", "medium"] + data["auroc", "hard"]) / 2, abs=1e-6
+    )
+
+
+def test_semantic_shift_of_two_difficulties(tidy_tables, published):
+    (rows,) = markdown_tables(
+        tables.to_markdown(build("semantic_shift", tidy_tables(splits=1, groups=("easy", "hard")), published))
+    )
+    assert rows[0] == [
+        *["Run", "Accuracy", "AUROC Easy", "AUROC Hard", "AUROC All", "OSCR Easy", "OSCR Hard", "OSCR All"]
+    ]
+    with pytest.raises(DataError, match="its unknowns are in no groups 'easy' and 'hard'"):
+        build("semantic_shift", tidy_tables(), published)
+
+
+def test_out_of_distribution_detection_by_dataset(tidy_tables, published):
+    source = tidy_tables(groups=GROUPS["ood"])
+    table = build("ood", source, published)
+    (rows,) = markdown_tables(tables.to_markdown(table))
+    assert rows[0] == ["Run", "AUROC", "FPR95 \N{DOWNWARDS ARROW}", "AUPR known", "AUPR unknown"]
+    assert [row[0] for row in rows if not any(row[1:])][1:] == [
+        "Describable Textures (DTD r1.0.1)",
+        "Mean over the datasets",
+    ]
+    data = table.data.set_index(["group", "run", "metric"])
+    parts = [data.loc[group, "cutmix", "fpr95"]["mean_percent"] for group in GROUPS["ood"]]
+    assert data.loc["mean", "cutmix", "fpr95"]["mean_percent"] == pytest.approx(sum(parts) / 2)
+    part = data.loc["svhn"]["mean_percent"].unstack("metric")
+    best = data.loc["svhn"]["best"].unstack("metric")
+    assert best.loc[part["fpr95"].idxmin(), "fpr95"] and best.loc[part["auroc"].idxmax(), "auroc"]
+    with pytest.raises(DataError, match="its unknowns are in one group; name several datasets"):
+        build("ood", tidy_tables(), published)
+
+
+def test_networks_stand_without_and_with_asymmetric_distillation(tidy_tables, published):
+    table = build("architectures", tidy_tables(), published)
+    (rows,) = markdown_tables(tables.to_markdown(table))
+    assert [row[:4] for row in rows[1:]] == [
+        ["resnet50", "Teacher (ResNet-50)", "\N{EN DASH}", "23.5 M"],
+        ["resnet18", "Cross entropy", "AD (as released)", "11.2 M"],
+        ["mobilenet_v2", "\N{EN DASH}", "AD (as described)", "2.2 M"],
+    ]
+    wide = tidy_tables()["runs"].query("metric == 'accuracy'").pivot(index="split", columns="run", values="value")
+    gain = 100 * (wide["ad_as_released"] - wide["ce"]).mean()
+    assert rows[2][6].startswith(f"{tidy.signed(gain)} [") and rows[3][6] == "\N{EN DASH}"
+
+
+# ------------------------------------------------------------------------------- several experiments
+
+
+def test_experiments_stand_side_by_side_with_published_numbers(tidy_tables, published):
+    first = tidy_tables(dataset="tinyimagenet", protocol="tinyimagenet")["summary"]
+    few = ("teacher", "ce", "cutmix", "ad_no_joint")
+    second = tidy_tables(dataset="cifar10", protocol="cifar_plus_10", splits=1, runs=few)["summary"]
+    second = second.assign(label=second["label"] + " there")
+    table = compare({"Tiny": first, "Plus": second}, published)
+    text = tables.to_markdown(table)
+    assert "Tiny: protocol tinyimagenet, n = 5; Plus: protocol cifar_plus_10, n = 1." in text.replace("\\", "")
+    accuracy, auroc, _oscr, literature = markdown_tables(text)
+    assert accuracy[0] == auroc[0] == ["Run", "Tiny", "Plus"]
+    rows = {row[0]: row for row in auroc if any(row[1:])}
+    assert "AD without joint loss" not in rows and rows["Mixup"][2] == "\N{EN DASH}"
+    for column, summary in ((1, first), (2, second)):
+        mean = tidy.metric_rows(summary, "auroc").set_index("run").loc["cutmix", "mean"]
+        assert rows["CutMix"][column].split()[0] == f"{100 * mean:.1f}"
+    data = table.data[(table.data["metric"] == "auroc") & (table.data["block"] == "measured")]
+    for _, part in data.groupby("experiment"):
+        students = part[part["family"] != "teacher"]
+        assert set(part.loc[part["best"].astype(bool), "run"]) == {
+            students.loc[students["mean_percent"].idxmax(), "run"]
+        }
+    assert [row[:2] for row in literature[1:]] == [
+        *(["Tiny-ImageNet", name] for name in ("First & Best", "Second", "Third", "The paper itself")),
+        ["CIFAR+10", "Fourth"],
+    ]
+    assert literature[2][-2:] == ["stale", "57.7\N{DOUBLE DAGGER}"]
+    (*_, alone) = markdown_tables(tables.to_markdown(compare({"Plus": second}, published)))
+    assert [row[0] for row in alone] == ["Method", "Fourth"]
+    none = tables.to_markdown(compare({"Digits": tidy_tables(splits=1)["summary"]}, published))
+    assert "Published numbers: none are recorded for " in none
+
+
+def test_the_comparison_is_one_command(tmp_path):
+    summaries = []
+    for name, runs in (("a", ("ce", "cutmix")), ("b", ("ce",))):
+        made = synthetic_tables.make(splits=1, runs=runs)["summary"]
+        paths = synthetic_tables.write(tmp_path / name, {"summary": made})
+        summaries += ["--summary", f"{name}={paths['summary']}"]
+    (tmp_path / "published.csv").write_text(PUBLISHED)
+    outputs = [part for kind in ("csv", "markdown", "latex") for part in (f"--{kind}", str(tmp_path / f"out.{kind}"))]
+    command = [sys.executable, str(SCRIPT.with_name("compare.py")), "--published", str(tmp_path / "published.csv")]
+    done = subprocess.run([*command, *outputs, *summaries], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert set(pd.read_csv(tmp_path / "out.csv")["experiment"]) == {"a", "b"}
+    assert (tmp_path / "out.latex").read_text().count(r"\toprule") == 3
+    assert "| Run | a | b |" in (tmp_path / "out.markdown").read_text()
+    twice = subprocess.run([*command, *outputs, *summaries[:2], *summaries[:2]], capture_output=True, text=True)
+    assert twice.returncode == 2 and "names 'a' twice" in twice.stderr
 
 
 AWKWARD = (
@@ -256,7 +452,7 @@ def test_latex_escapes_awkward_text():
 
 @pytest.mark.parametrize("name", TABLES)
 def test_latex_is_well_formed(tidy_tables, published, name):
-    source = tidy_tables(dataset="tinyimagenet", protocol="tinyimagenet", splits=1)
+    source = tidy_tables(dataset="tinyimagenet", protocol="tinyimagenet", splits=1, **groups_of(name))
     lines = tables.to_latex(build(name, source, published)).splitlines()
     text = "\n".join(lines)
     assert text.count(r"\begin{") == text.count(r"\end{")
@@ -273,7 +469,7 @@ def test_latex_is_well_formed(tidy_tables, published, name):
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_latex_compiles(tidy_tables, published, tmp_path):
-    source = tidy_tables(dataset="tinyimagenet", protocol="tinyimagenet", groups=("easy", "hard"))
+    source = tidy_tables(dataset="tinyimagenet", protocol="tinyimagenet", groups=("easy", "medium", "hard"))
     made = [*(build(name, source, published) for name in TABLES), awkward()]
     body = "\n".join(tables.to_latex(table) for table in made)
     (tmp_path / "paper.tex").write_text(
@@ -291,11 +487,12 @@ def test_latex_compiles(tidy_tables, published, tmp_path):
 def test_the_same_table_gives_the_same_bytes(tidy_tables, published, name, tmp_path):
     for stem in "ab":
         paths = [tmp_path / f"{stem}.{kind}" for kind in ("csv", "md", "tex")]
-        tables.save(build(name, tidy_tables(), published), *paths)
+        tables.save(build(name, tidy_tables(**groups_of(name)), published), *paths)
     for kind in ("csv", "md", "tex"):
         assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
     assert (tmp_path / "a.md").read_text().endswith(".\n") or "recorded" in (tmp_path / "a.md").read_text()
-    assert pd.read_csv(tmp_path / "a.csv")["mean_percent"].between(0, 100).all()
+    data = pd.read_csv(tmp_path / "a.csv")
+    assert data[[column for column in data if column.endswith("mean_percent")]].stack().between(0, 100).all()
 
 
 BROKEN = {
@@ -331,8 +528,15 @@ def test_what_a_table_needs(tidy_tables):
         TABLES["ablation"].build({}, context)
     with pytest.raises(SettingsError, match="no table 'benchmarks'; did you mean 'benchmark'"):
         table_spec("benchmarks")
-    assert TABLES["ablation"].needs({"ce": "cross_entropy"})[0] == "a run of the family 'distillation'"
-    assert all(spec.name == name and spec.needs(synthetic_tables.families()) == [] for name, spec in TABLES.items())
+    alone = Configured({"ce": "cross_entropy"}, {"ce": "resnet18"}, ("unknown",))
+    assert TABLES["ablation"].needs(alone)[0] == "a run of the family 'distillation'"
+    families = synthetic_tables.families()
+    networks = {run: "mobilenet_v2" if run == "kd" else "resnet18" for run in families}
+    full = Configured(families, networks, ("easy", "hard", "svhn", "isun"))
+    assert all(spec.name == name and spec.needs(full) == [] for name, spec in TABLES.items())
+    plain = Configured(families, dict.fromkeys(families, "resnet18"), ("unknown", "svhn"))
+    lacking = [name for name, spec in TABLES.items() if spec.needs(plain)]
+    assert lacking == ["semantic_shift", "ood", "architectures"]
 
 
 def command(folder: Path, name: str, *more: str) -> subprocess.CompletedProcess[str]:

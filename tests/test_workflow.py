@@ -17,6 +17,8 @@ import yaml
 from conftest import REPOSITORY
 from small_repository import BIN, copy_of_the_repository, dvc_repository, jobs, run, snakemake
 
+from openset_distill.figures import FIGURES
+
 pytestmark = pytest.mark.workflow
 
 
@@ -44,7 +46,8 @@ def test_every_figure_and_table_is_made_and_the_summary_shown(finished):
     for name in (*names, "training_dynamics", "feature_geometry", "attention"):
         assert {f"{name}.pdf", f"{name}.png", f"{name}.csv"} <= figures
     tables = {path.name for path in (results / "tables").iterdir()}
-    assert {f"{name}.{kind}" for name in ("benchmark", "ablation", "scores") for kind in ("md", "tex", "csv")} == tables
+    names = ("benchmark", "augmentation", "ablation", "significance", "scores")
+    assert {f"{name}.{kind}" for name in names for kind in ("md", "tex", "csv")} == tables
     text = (finished / "first_run.txt").read_text()
     assert "AD (as released)" in text and "figures: results/digits/figures/" in text
     with open(results / "tidy" / "runs.csv", newline="") as stream:
@@ -54,6 +57,19 @@ def test_every_figure_and_table_is_made_and_the_summary_shown(finished):
         assert {row["score"] for row in rows if row["metric"] == metric} == {
             "maximum_logit", "msp", "energy", "feature_norm",
         }  # fmt: skip
+
+
+def test_a_figure_and_the_table_beside_it_are_one_target(copy):
+    results = copy / "results" / "digits"
+    made = [results / "figures" / "two_sides.png", results / "tables" / "augmentation.md"]
+    for path in made:
+        path.unlink()
+    done = jobs(snakemake(copy, "two_sides"))
+    assert done == {"figure_two_sides": 1, "table_augmentation": 1, "two_sides": 1}
+    assert all(path.exists() for path in made)
+    with open(results / "tidy" / "networks.csv", newline="") as stream:
+        networks = {row["run"]: row for row in csv.DictReader(stream)}
+    assert networks["ce"]["network"] == "small_resnet 4-8" and int(networks["ce"]["parameters"]) > 1000
 
 
 def test_nothing_to_do_the_second_time(finished):
@@ -76,7 +92,13 @@ def test_a_change_to_one_student_redoes_that_student_and_what_hangs_on_it(copy):
     planned = jobs(snakemake(copy, "-n", "paper_figures", *change))
     assert planned["train_student"] == planned["evaluate"] == 2
     assert "train_teacher" not in planned and "make_split" not in planned
-    assert planned["aggregate"] == planned["two_sides"] == 1
+    assert planned["aggregate"] == planned["figure_two_sides"] == 1
+
+
+def test_a_new_student_of_a_recorded_teacher_is_the_only_one_that_is_trained(copy):
+    added = "runs={another: {method: {name: asymmetric_distillation, preset: as_described}, augment: {multi: cutmix}}}"
+    planned = jobs(snakemake(copy, "-n", "paper_figures", "--config", added))
+    assert planned["train_student"] == 2 and "record_teacher" not in planned
 
 
 def test_a_change_to_the_teacher_redoes_its_students_too(copy):
@@ -275,7 +297,7 @@ def test_the_lock_pins_every_dependency_with_hashes_and_no_address(in_repository
 
 def test_every_rule_belongs_to_a_stage_of_dvc(finished):
     listed = run(finished, "snakemake", "--list-rules")
-    targets = {"paper_figures", "paper_tables", "paper_training"}
+    targets = {"paper_figures", "paper_tables", "paper_training", *FIGURES}
     # a check from outside, on data that the default experiment does not have
     targets |= {"published_checkpoints", "evaluate_published_checkpoints"}
     stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]

@@ -28,6 +28,7 @@ RULES = {
         "train_teacher",
         "record_teacher",
         "train_student",
+        "training_outputs",
         "evaluate",
         "analyze_features",
         "measure_features",
@@ -80,6 +81,7 @@ def stages(experiment: Experiment) -> dict[str, Any]:
             "split",
             "train",
             "record_teacher",
+            "training_outputs",
             "evaluate",
             "analyze",
             "measure",
@@ -99,7 +101,17 @@ def stages(experiment: Experiment) -> dict[str, Any]:
             [experiment.raw(dataset) for dataset in datasets] + prepared,
         )
     }
-    steps = ("split", "train", "record_teacher", "evaluate", "analyze", "measure", "explain", "embed")
+    steps = (
+        "split",
+        "train",
+        "record_teacher",
+        "training_outputs",
+        "evaluate",
+        "analyze",
+        "measure",
+        "explain",
+        "embed",
+    )
     of_split = [scripts[name] for name in steps]
     for split in experiment.splits:
         folders = [f"{results}/split{split}/seed{seed}" for seed in experiment.seeds]
@@ -119,6 +131,7 @@ def stages(experiment: Experiment) -> dict[str, Any]:
             "curves",
             "activations",
             "mixing",
+            "networks",
             "features",
             "attention",
             "pictures",
@@ -127,9 +140,9 @@ def stages(experiment: Experiment) -> dict[str, Any]:
     ]
     headline = f"{results}/tidy/headline.json"
     made["tidy"] = stage(RULES["tidy"], [headline], [scripts["aggregate"]], splits, tidy, [headline])
-    figures, tables = settings.show.figures, settings.show.tables
+    figures, tables = settings.show.figures, experiment.tables
     made["figures"] = stage(
-        list(figures),
+        [f"figure_{name}" for name in figures],
         [f"{results}/figures/{name}.pdf" for name in figures],
         [scripts["figure"]],
         ["src/openset_distill/figures", *tidy],
@@ -138,7 +151,7 @@ def stages(experiment: Experiment) -> dict[str, Any]:
     made["tables"] = stage(
         [f"table_{name}" for name in tables],
         [f"{results}/tables/{name}.md" for name in tables],
-        [scripts["table"], "src/openset_distill/tables.py"],
+        [scripts["table"], *[f"src/openset_distill/tables/{name}.py" for name in tables]],
         ["config/reference/published_results.csv", *tidy],
         [f"{results}/tables"],
     )

@@ -11,6 +11,8 @@ import numpy as np
 
 from openset_distill.collect import write_rows
 from openset_distill.command import run
+from openset_distill.detectors import detect, load_training_outputs
+from openset_distill.errors import SettingsError
 from openset_distill.evaluation import curves, evaluate, headline, load_outputs
 from openset_distill.files import write_json
 from openset_distill.scores import score
@@ -19,7 +21,10 @@ from openset_distill.scores import score
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--outputs", required=True, type=Path, help="features, logits and labels of the test images")
-    parser.add_argument("--settings", required=True, help="JSON: scores, sampling, bootstrap, activation_samples")
+    parser.add_argument(
+        "--settings", required=True, help="JSON: scores, detectors, sampling, bootstrap, activation_samples"
+    )
+    parser.add_argument("--training", type=Path, help="outputs on training images, for the detectors")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap and of balanced sampling")
     parser.add_argument("--metrics", required=True, type=Path, help="output: headline and all rows, JSON")
     parser.add_argument("--curves", required=True, type=Path, help="output: ROC and OSCR curves, CSV")
@@ -27,10 +32,17 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = json.loads(arguments.settings)
     outputs = load_outputs(arguments.outputs)
+    detected = {}
+    if settings["detectors"]:
+        if arguments.training is None:
+            raise SettingsError("detectors are fitted to training images; name their outputs with --training")
+        training = load_training_outputs(arguments.training)
+        detected = detect(settings["detectors"], training, outputs["features"], outputs["logits"])
 
     rows = evaluate(
         outputs,
         scores=settings["scores"],
+        detected=detected,
         sampling=settings["sampling"],
         bootstrap=settings["bootstrap"],
         seed=arguments.seed,

@@ -3,8 +3,9 @@
     python workflow_scripts/keep_results.py --results results/tinyimagenet_cpu --folder docs/results/tinyimagenet_cpu \\
         --configuration config/experiments/tinyimagenet_cpu.yaml
 
-Weights and outputs are not copied. `provenance.json` holds, for each run, its resolved settings and its record of
-versions, hardware, inputs, time and memory. `experiment.yaml` draws the figures and tables again from the kept files:
+Weights and outputs are not copied, nor pictures: most datasets may not be passed on, not even a few of their images.
+`provenance.json` holds, for each run, its resolved settings and its record of versions, hardware, inputs, time and
+memory. `experiment.yaml` draws the figures and tables again from the kept files:
 `snakemake --cores all paper_figures --configfile docs/results/tinyimagenet_cpu/experiment.yaml`.
 """
 
@@ -19,9 +20,11 @@ import yaml
 from openset_distill.command import run
 from openset_distill.errors import OpenSetError
 from openset_distill.experiment import load, read_configuration
+from openset_distill.figures import FIGURES
 from openset_distill.files import read_json, write_json, written_whole
 
 KEPT = ("figures/*.png", "figures/*.csv", "tables/*", "tidy/*")
+PICTURES = "pictures"  # the tidy table that holds images of the dataset
 
 
 def main() -> None:
@@ -31,7 +34,9 @@ def main() -> None:
     parser.add_argument("--configuration", required=True, type=Path, help="the experiment's configuration file")
     arguments = parser.parse_args()
     experiment = load(read_configuration(arguments.configuration), stands_alone=True)
-    files = [path for pattern in KEPT for path in sorted(arguments.results.glob(pattern))]
+    left_out = {PICTURES, *(name for name, figure in FIGURES.items() if PICTURES in figure.tables)}
+    found = [path for pattern in KEPT for path in sorted(arguments.results.glob(pattern))]
+    files = [path for path in found if path.stem not in left_out]
     records = sorted(arguments.results.glob("split*/seed*/*/provenance.json"))
     if not files or not records:
         raise OpenSetError(f"{arguments.results} holds no finished experiment; run the workflow first")
@@ -51,7 +56,10 @@ def main() -> None:
     write_json(arguments.folder / "provenance.json", runs)
     # what is shown is named one by one: figures and tables that come later need tidy tables that are not kept here
     configuration = experiment.settings.model_dump(mode="json", exclude_defaults=True)
-    configuration |= {"redraw": arguments.folder.as_posix(), "show": experiment.settings.show.model_dump(mode="json")}
+    show = experiment.settings.show.model_dump(mode="json")
+    show["figures"] = [figure for figure in show["figures"] if figure not in left_out]
+    show["tables"] = list(experiment.tables)
+    configuration |= {"redraw": arguments.folder.as_posix(), "show": show}
     with written_whole(arguments.folder / "experiment.yaml") as partial:
         partial.write_text(
             f"# Draws these figures and tables again from tidy/: snakemake --cores all paper_figures \\\n"

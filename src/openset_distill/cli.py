@@ -131,11 +131,18 @@ def _scores() -> list[Entry]:
     return [(name, "", _first_line(getattr(scores, name))) for name in scores.SCORES]
 
 
+def _detectors() -> list[Entry]:
+    from .detectors import DETECTORS
+
+    return _entries(DETECTORS)
+
+
 LISTINGS: Mapping[str, Callable[[], list[Entry]]] = {
     "augmentations": _augmentations,
     "methods": _methods,
     "backbones": _backbones,
     "scores": _scores,
+    "detectors": _detectors,
     "protocols": _protocols,
 }
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import csv
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import DataError
+from safetensors import SafetensorError, safe_open
+
+from .errors import CheckpointError, DataError
 from .files import read_json, write_json, written_whole
 from .statistics import mean_std, paired_difference
 
 METRIC_KEYS = ("score", "group", "sampling", "metric")
 SUMMARY_SEED = 0
+# what batch normalization counts while it is trained, which is no parameter
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 Row = dict[str, Any]
 
@@ -48,13 +53,29 @@ def _empty_if_nan(value: Any) -> Any:
     return "" if isinstance(value, float) and value != value else value
 
 
+def count_parameters(weights: Path) -> int:
+    """Number of parameters in a file of weights, from its header alone.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    try:
+        with safe_open(weights, framework="numpy") as stream:
+            names = [name for name in stream.keys() if not name.endswith(STATISTICS)]  # noqa: SIM118
+            return sum(math.prod(stream.get_slice(name).get_shape()) for name in names)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"checkpoint {weights} cannot be read ({error}); run the training that makes it again"
+        ) from error
+
+
 class Collector:
     """Walks the runs of an experiment.
 
     Args:
         results: folder of the experiment.
-        layout: splits, seeds, runs (name -> label and family), baseline, experiment, dataset, protocol
-            (`Experiment.layout`).
+        layout: splits, seeds, runs (name -> label and family), networks (run -> name), baseline, experiment, dataset,
+            protocol (`Experiment.layout`).
     """
 
     def __init__(self, results: Path, layout: Mapping[str, Any]):
@@ -100,6 +121,17 @@ class Collector:
         for run in runs:
             for row in read_rows(folder / run / "embedding.csv"):
                 yield {**self.identity(run), "split": split, "seed": seed, **row}
+
+    def networks(self) -> Iterator[Row]:
+        """networks.csv: the network of each run, and how many parameters its weights of the first split and seed hold.
+
+        Raises:
+            CheckpointError: a file of weights is missing or damaged.
+        """
+        _, _, folder = next(self.units())
+        for run in self.layout["runs"]:
+            parameters = count_parameters(folder / run / "weights.safetensors")
+            yield {**self.identity(run), "network": self.layout["networks"][run], "parameters": parameters}
 
     def summary(self, rows: Sequence[Row]) -> list[Row]:
         """summary.csv: each metric of each run over splits and seeds, and its paired difference to the baseline."""
@@ -157,5 +189,6 @@ class Collector:
         write_rows(folder / "features.csv", self.unit_rows("features.csv"))
         write_rows(folder / "attention.csv", self.unit_rows("attention.csv", 1))
         write_rows(folder / "pictures.csv", self.unit_rows("pictures.csv", 1))
+        write_rows(folder / "networks.csv", self.networks())
         write_rows(folder / "embedding.csv", self.embedding(self.layout["embedded"]))
         write_json(folder / "headline.json", self.headline())

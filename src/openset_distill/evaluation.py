@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,23 +67,32 @@ def load_outputs(path: str | os.PathLike) -> dict[str, np.ndarray]:
     Raises:
         DataError: the file is missing, cut off, not an `.npz`, holds other arrays, or they do not fit together.
     """
+    outputs = read_arrays(path, ARRAYS, what="the outputs of a run")
+    check_outputs(outputs, str(path))
+    return outputs
+
+
+def read_arrays(path: str | os.PathLike, names: Iterable[str], *, what: str) -> dict[str, np.ndarray]:
+    """The arrays `names` of an `.npz` file; `what` the file holds is for messages.
+
+    Raises:
+        DataError: the file is missing, cut off, not an `.npz`, or lacks an array.
+    """
     path = Path(path)
     again = "delete it and make it again from the run's weights"
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise DataError(f"{path} holds a single array, not the outputs of a run; {again}")
+            raise DataError(f"{path} holds a single array, not {what}; {again}")
         with archive:
-            absent = [name for name in ARRAYS if name not in archive.files]
+            absent = [name for name in names if name not in archive.files]
             if absent:
                 raise DataError(f"{path} has no array {', '.join(map(repr, absent))}; {again}")
-            outputs = {name: archive[name] for name in ARRAYS}
+            return {name: archive[name] for name in names}
     except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; run the step that makes the outputs of this run first") from error
+        raise DataError(f"{path} is missing; run the step that makes {what} first") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is cut off or not the outputs of a run ({error}); {again}") from error
-    check_outputs(outputs, str(path))
-    return outputs
+        raise DataError(f"{path} is cut off or not {what} ({error}); {again}") from error
 
 
 def check_outputs(outputs: Mapping[str, np.ndarray], where: str = "outputs") -> None:
@@ -146,6 +155,7 @@ def evaluate(
     outputs: Mapping[str, np.ndarray],
     *,
     scores: Sequence[str] = ("maximum_logit",),
+    detected: Mapping[str, np.ndarray] | None = None,
     sampling: Sequence[str] = ("full",),
     bootstrap: int = 1000,
     seed: int,
@@ -165,6 +175,7 @@ def evaluate(
     Args:
         outputs: as the module says; checked by `check_outputs`.
         scores: names from `scores.SCORES`.
+        detected: further scores of the same images by name, each `[n]` (`detectors.detect`).
         sampling: of `full` and `balanced`.
         bootstrap: resamples for the 95 % intervals; 0 leaves them NaN.
         seed: of the balanced draws and of the bootstrap.
@@ -185,6 +196,7 @@ def evaluate(
         raise SettingsError(f"bootstrap is {bootstrap}; give a number of resamples, or 0 for no intervals")
     known, correct = _known(outputs)
     values = {name: score_images(name, outputs["features"], outputs["logits"]) for name in scores}
+    values |= detected or {}
     n_known = correct.size
 
     resampled = statistics.bootstrap_accuracy(

@@ -19,13 +19,14 @@ from pydantic import Field
 from . import protocol as protocols
 from .augment import MULTI_SAMPLE, SINGLE_SAMPLE
 from .datasets.catalog import DATASETS, PUBLISHED_CHECKPOINTS, check_files, find, parse_checksum
+from .detectors import DETECTORS
 from .errors import OpenSetError, SettingsError, nearest
 from .figures import FIGURES, Context, read_context
 from .jobs import fingerprint, images_seen
 from .methods import METHODS
 from .models import BACKBONES
 from .scores import SCORES
-from .tables import TABLES
+from .tables import TABLES, Configured
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -124,9 +125,14 @@ class RunSettings(Strict):
 
 
 class EvaluationSettings(Strict):
-    """`scores` to compute, `sampling` of the unknowns, and the number of bootstrap resamples behind each interval."""
+    """`scores` to compute, `sampling` of the unknowns, and the number of bootstrap resamples behind each interval.
+
+    `detectors` are scores that are fitted to training images, to at most `detector_samples` of them.
+    """
 
     scores: Annotated[tuple[str, ...], Field(min_length=1)] = ("maximum_logit", "msp", "energy", "feature_norm")
+    detectors: tuple[Specification, ...] = ()
+    detector_samples: Annotated[int, Field(ge=1)] = 50_000
     sampling: Annotated[tuple[Literal["full", "balanced"], ...], Field(min_length=1)] = ("full", "balanced")
     bootstrap: Annotated[int, Field(ge=0)] = 1000
 
@@ -143,7 +149,10 @@ class AnalysisSettings(Strict):
 
 
 class ShowSettings(Strict):
-    """Which runs the figures and tables set side by side, and which figures and tables are made."""
+    """Which runs the figures and tables set side by side, and which figures and tables are made.
+
+    Without `tables` all that the experiment can fill.
+    """
 
     baseline: Name = "ce"
     msa: Name = "cutmix"
@@ -151,7 +160,7 @@ class ShowSettings(Strict):
     asymmetric: tuple[Name, ...] = ()
     ablation: tuple[Name, ...] = ()
     figures: tuple[str, ...] = tuple(FIGURES)
-    tables: tuple[str, ...] = tuple(TABLES)
+    tables: tuple[str, ...] | None = None
 
 
 class JobResources(Strict):
@@ -308,6 +317,8 @@ class Run:
         self.teachers: tuple[str, ...] = teachers if needs_teacher else ()
         self.recorded = needs_teacher and settings.answers == "recorded"
         self.label = settings.label or name
+        own = self.backbone["model"] if self.backbone["name"] == "timm" else self.backbone["name"]
+        self.network = " ".join([own, "-".join(map(str, self.backbone.get("widths", ())))]).strip()
         self.family = settings.family or self._family()
 
     def _family(self) -> str:
@@ -339,6 +350,10 @@ class Experiment:
         self._check_data()
         for score in settings.evaluation.scores:
             _checked("evaluation.scores", self._known, "score", score, SCORES)
+        names = [detector["name"] for detector in self.detectors]
+        for name in names:
+            if names.count(name) > 1:
+                raise SettingsError(f"configuration: evaluation.detectors: {name} is named twice; name it once")
         for mixing in settings.analysis.mixing:
             _checked("analysis.mixing", self._known, "multi-sample augmentation", mixing, MULTI_SAMPLE)
         _checked("protocol.name", protocols.PROTOCOLS.resolve, settings.protocol.name)
@@ -353,15 +368,21 @@ class Experiment:
             for name in getattr(show, key):
                 _checked(f"show.{key}", self._known, "run", name, self.runs)
         for kind, registry in (("figures", FIGURES), ("tables", TABLES)):
-            for name in getattr(show, kind):
+            for name in getattr(show, kind) or ():
                 _checked(f"show.{kind}", self._known, kind.removesuffix("s"), name, registry)
-        families = {name: run.family for name, run in self.runs.items()}
         for figure in show.figures:
-            missing = FIGURES[figure].needs(families)
+            missing = FIGURES[figure].needs(self.configured.families)
             if missing:
                 raise SettingsError(
                     f"configuration: show.figures: {figure} needs {' and '.join(missing)}, which `runs` lacks; "
                     "add the run, or leave the figure out of show.figures"
+                )
+        for table in show.tables or ():
+            missing = TABLES[table].needs(self.configured)
+            if missing:
+                raise SettingsError(
+                    f"configuration: show.tables: {table} needs {' and '.join(missing)}, which this experiment lacks; "
+                    "leave the table out of show.tables"
                 )
 
     def _check_data(self) -> None:
@@ -402,6 +423,21 @@ class Experiment:
             raise OpenSetError(f"no {kind} is called {name!r}; {nearest(name, candidates)}")
 
     @cached_property
+    def configured(self) -> Configured:
+        """What decides which tables the experiment can fill."""
+        return Configured(
+            families={name: run.family for name, run in self.runs.items()},
+            networks={name: run.network for name, run in self.runs.items()},
+            groups=protocols.PROTOCOLS.build(self.settings.protocol.name).groups(self.settings.data.others),
+        )
+
+    @cached_property
+    def tables(self) -> tuple[str, ...]:
+        """The tables to write: the configured ones, or all that the experiment can fill."""
+        able = tuple(name for name, table in TABLES.items() if not table.needs(self.configured))
+        return able if self.settings.show.tables is None else self.settings.show.tables
+
+    @cached_property
     def teacher_runs(self) -> list[str]:
         """Runs that others learn from and that learn from nobody, in configured order."""
         wanted = {teacher for run in self.runs.values() for teacher in run.teachers}
@@ -416,6 +452,7 @@ class Experiment:
         """The whole experiment as plain data: every name looked up, every default filled in."""
         resolved = self.settings.model_dump(mode="json", exclude={"defaults"})
         resolved["protocol"]["name"] = self.protocol
+        resolved["evaluation"]["detectors"] = self.detectors
         resolved["runs"] = {
             name: {
                 "label": run.label,
@@ -539,11 +576,18 @@ class Experiment:
 
     # ------------------------------------------------------------------------------------------ jobs
 
+    @cached_property
+    def detectors(self) -> list[dict[str, Any]]:
+        """The detectors with every default filled in."""
+        where = "evaluation.detectors"
+        return [_checked(where, DETECTORS.resolve, detector) for detector in self.settings.evaluation.detectors]
+
     def evaluation_job(self) -> dict[str, Any]:
         """What the evaluation of every run is given."""
         evaluation = self.settings.evaluation
         return {
             "scores": list(evaluation.scores),
+            "detectors": self.detectors,
             "sampling": list(evaluation.sampling),
             "bootstrap": evaluation.bootstrap,
             "activation_samples": self.settings.analysis.activation_samples,
@@ -590,6 +634,7 @@ class Experiment:
             "baseline": self.settings.show.baseline,
             "embedded": self.compared_runs,
             "runs": {name: {"label": run.label, "family": run.family} for name, run in self.runs.items()},
+            "networks": dict(self.configured.networks),
         }
 
     def context(self) -> Context:

@@ -120,6 +120,10 @@ class Published:
 
     available: ClassVar[int | None] = 5
 
+    def groups(self, _others: Sequence[str]) -> tuple[str, ...]:
+        """The groups of unknown classes, as far as they can be told before any data are there; so in every protocol."""
+        return ("unknown",)
+
     def split(self, name: str, number: int, datasets: Datasets, resources: Resources) -> ClassSplit:
         path = resources.reference / "protocols.json"
         if not path.is_file():
@@ -160,6 +164,9 @@ class SemanticShift:
 
     available: ClassVar[int | None] = 1
     combine_hard: bool = False
+
+    def groups(self, _others: Sequence[str]) -> tuple[str, ...]:
+        return ("easy", "hard") if self.combine_hard else ("easy", "medium", "hard")
 
     def split(self, name: str, number: int, datasets: Datasets, resources: Resources) -> ClassSplit:
         published = resources.published
@@ -207,6 +214,9 @@ class ImageNetShift(SemanticShift):
 
     winter21: bool = False
 
+    def groups(self, _others: Sequence[str]) -> tuple[str, ...]:
+        return ("easy", "hard")
+
 
 @settings_class
 class Random:
@@ -215,6 +225,9 @@ class Random:
     available: ClassVar[int | None] = None
     known: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0)] = 0
+
+    def groups(self, _others: Sequence[str]) -> tuple[str, ...]:
+        return ("unknown",)
 
     def split(self, name: str, number: int, datasets: Datasets, _resources: Resources) -> ClassSplit:
         candidates = datasets.trainable()
@@ -243,6 +256,11 @@ class Custom:
     known: list[int | str]
     unknown: list[int | str] | dict[str, list[int | str] | dict[str, list[int | str]]] | None = None
 
+    def groups(self, others: Sequence[str]) -> tuple[str, ...]:
+        if self.unknown is None:
+            return ("unknown", *others)
+        return tuple(self.unknown) if isinstance(self.unknown, dict) else ("unknown",)
+
     def split(self, name: str, number: int, datasets: Datasets, _resources: Resources) -> ClassSplit:
         known = _ids(self.known, datasets.classes, datasets.name)
         if self.unknown is None:
@@ -266,6 +284,10 @@ class AllKnown:
     """
 
     available: ClassVar[int | None] = 1
+
+    def groups(self, others: Sequence[str]) -> tuple[str, ...]:
+        # and "unknown", where the test part has classes of its own
+        return tuple(others)
 
     def split(self, name: str, number: int, datasets: Datasets, _resources: Resources) -> ClassSplit:
         known = datasets.trainable()

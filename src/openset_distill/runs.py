@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .batches import Batches
 from .checkpoint import Described
 from .datasets.pack import Images, open_packed
+from .detectors import TrainingOutputs, balanced_choice
 from .device import autocast_dtype, derive_seed, generator
 from .errors import CheckpointError, DataError
 from .evaluation import save_outputs
@@ -164,6 +165,28 @@ def save_test_outputs(
         group=data.arrays["test_group"],
         group_names=data.groups,
     )
+
+
+def save_training_outputs(
+    path: Path, model: Classifier, data: SplitData, job: dict[str, Any], device: torch.device, *, samples: int
+) -> None:
+    """Features and logits of at most `samples` training images of the split, without augmentation, and the head."""
+    generator = np.random.default_rng(derive_seed(job["seed"], job["split"], "detectors"))
+    chosen = balanced_choice(data.train_label, samples, generator)
+    feed = Feed(data.train_images, data.arrays["train_index"][chosen], device)
+    dtype = autocast_dtype(job["optimization"]["precision"], device)
+    features, logits = predict(model, feed, data.normalize(job, device), dtype)
+    weight, bias = torch.zeros(0, features.shape[1]), torch.zeros(0)
+    if isinstance(model.head, nn.Linear):
+        weight = model.head.weight.detach().float().cpu()
+        bias = torch.zeros(len(weight)) if model.head.bias is None else model.head.bias.detach().float().cpu()
+    TrainingOutputs(
+        features=features.numpy(),
+        logits=logits.numpy(),
+        labels=data.train_label[chosen],
+        head_weight=weight.numpy(),
+        head_bias=bias.numpy(),
+    ).save(path)
 
 
 def write_history(path: Path, history: Sequence[dict[str, float]]) -> None:

@@ -3,7 +3,8 @@
 One convention holds for all of them: **larger = more known**. Inputs are numpy arrays, `features [n, d]` and
 `logits [n, classes]`; the result is float64 `[n]`, computed in float64 whatever the inputs are.
 
-A new score is one function and one line in `SCORES`.
+A new score is one function and one line in `SCORES`. What must be fitted to training images first is a detector
+(`detectors`).
 """
 
 from __future__ import annotations
@@ -105,6 +106,28 @@ def feature_norm(features: np.ndarray) -> np.ndarray:
     return np.linalg.norm(np.asarray(features, dtype=np.float64), axis=1)
 
 
+def gradnorm(features: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """L1 norm of the gradient of KL(uniform || softmax) with respect to the weights of a linear head.
+
+    The gradient is the outer product of (softmax - uniform) and the features, so its norm is the product of theirs:
+    no head and no backward pass are needed.
+
+    Args:
+        features: `[n, d]`, the head's inputs.
+        logits: `[n, classes]`, its outputs.
+
+    Returns:
+        float64 `[n]`.
+
+    Source: Huang, Geng and Li, "On the importance of gradients for detecting distributional shifts in the wild",
+    NeurIPS 2021, equations 6 to 8, with temperature 1 and divided by the number of classes, as in pytorch-ood.
+    """
+    exponentials = np.exp(_shifted(logits))
+    softmax = exponentials / exponentials.sum(axis=1, keepdims=True)
+    length = np.abs(np.asarray(features, dtype=np.float64)).sum(axis=1)
+    return np.abs(softmax - 1 / softmax.shape[1]).sum(axis=1) * length
+
+
 def _shifted(logits: np.ndarray) -> np.ndarray:
     """Logits less their row's maximum, float64 `[n, classes]`: the exponentials cannot overflow."""
     logits = np.asarray(logits, dtype=np.float64)
@@ -121,6 +144,7 @@ SCORES: dict[str, Score] = {
     "energy": lambda features, logits: energy(logits),
     "negative_entropy": lambda features, logits: negative_entropy(logits),
     "feature_norm": lambda features, logits: feature_norm(features),
+    "gradnorm": gradnorm,
 }
 
 

@@ -245,6 +245,24 @@ def paired_difference(
     return PairedDifference(n, mean, low, high, effect_size, p_value)
 
 
+def holm(p_values: Iterable[float]) -> np.ndarray:
+    """P-values corrected for their number: all of those below a level hold together with that level's error.
+
+    NaN stands for a test that was not made: it stays, and does not count.
+
+    >>> holm([0.01, 0.04, float("nan"), 0.03]).tolist()
+    [0.03, 0.06, nan, 0.06]
+
+    Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 1979.
+    """
+    values = np.asarray(list(p_values), dtype=np.float64)
+    made = np.flatnonzero(~np.isnan(values))
+    order = made[np.argsort(values[made], kind="stable")]
+    corrected = np.full(values.size, np.nan)
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(values[order] * np.arange(order.size, 0, -1)))
+    return corrected
+
+
 def _mean_interval(
     differences: np.ndarray, resamples: int, confidence: float, generator: np.random.Generator
 ) -> tuple[float, float]:

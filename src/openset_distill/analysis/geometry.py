@@ -186,9 +186,10 @@ def linear_hsic(first: np.ndarray, second: np.ndarray, rows: np.ndarray) -> floa
     first_mean, second_mean = mean_of(first, rows), mean_of(second, rows)
     cross = np.zeros((first.shape[1], second.shape[1]))
     diagonals, first_trace, second_trace = 0.0, 0.0, 0.0
-    for (_, one), (_, other) in zip(blocks(first, rows), blocks(second, rows), strict=True):
+    for part, one in blocks(first, rows):
         one -= first_mean
-        other -= second_mean
+        # the product of a matrix with itself costs half
+        other = one if second is first else second[rows[part]] - second_mean
         cross += one.T @ other
         one_diagonal, other_diagonal = np.square(one).sum(axis=1), np.square(other).sum(axis=1)
         diagonals += one_diagonal @ other_diagonal

@@ -50,6 +50,7 @@ class FigureSpec:
     title: str
     caption: str  # may name {experiment}, {title}, {dataset}, {scale} and {scale_note}
     needs: Needs
+    beside: tuple[str, ...] = ()  # tables that are made together with it
 
     def draw(self, tables: Mapping[str, pandas.DataFrame], context: Context) -> tuple[Figure, pandas.DataFrame]:
         """Draws the figure; returns it with exactly the numbers that it shows.
@@ -94,6 +95,7 @@ FIGURES: dict[str, FigureSpec] = {
             "each run, with standard errors. Multiple-sample augmentation gains the first and loses the second; "
             "arrows lead from it to asymmetric distillation. Dashed lines: cross entropy." + _EXPERIMENT,
             needs=needs_families(("cross_entropy",), ("msa",)),
+            beside=("augmentation",),
         ),
         FigureSpec(
             name="feature_discrimination",

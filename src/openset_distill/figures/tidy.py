@@ -31,7 +31,14 @@ SCORE_TITLES = {
     "maximum_logit": "Maximum logit",
     "msp": "Maximum softmax probability",
     "energy": "Energy",
+    "negative_entropy": "Entropy of the softmax",
     "feature_norm": "Feature norm",
+    "gradnorm": "GradNorm",
+    "openmax": "OpenMax",
+    "vim": "ViM",
+    "knn": "Nearest neighbours (KNN)",
+    "mahalanobis": "Mahalanobis distance",
+    "react": "ReAct",
 }
 
 
@@ -72,6 +79,7 @@ LAYOUTS = {
     "curves": Layout(text=(*_RUN, "curve"), numbers=("split", "seed"), fractions=("x", "y")),
     "activations": Layout(text=_RUN, numbers=("split", "seed", "maximum_logit", "feature_norm"), fractions=("known",)),
     "mixing": Layout(text=(*_RUN, "mixing", "quantity"), numbers=("split", "seed", "value"), fractions=("lam",)),
+    "networks": Layout(text=(*_RUN, "network"), numbers=("parameters",)),
     "features": Layout(text=(*_RUN, "quantity", "group"), numbers=("split", "seed"), blanks=("value",)),
     "attention": Layout(
         text=(*_RUN, "view", "says", "map"), numbers=("split", "seed", "pair"), blanks=("area_b", "on_b")

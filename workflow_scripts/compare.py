@@ -1,0 +1,50 @@
+"""Sets several experiments side by side, with the published numbers for their datasets.
+
+    python workflow_scripts/compare.py --summary Tiny-ImageNet=results/tinyimagenet/tidy/summary.csv \\
+        --summary CIFAR-10=results/cifar10/tidy/summary.csv --csv comparison.csv --markdown comparison.md \\
+        --latex comparison.tex
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from openset_distill.command import named_path, run
+from openset_distill.errors import SettingsError
+from openset_distill.figures.tidy import read_tidy
+from openset_distill.tables import read_published, save
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--summary",
+        type=named_path,
+        action="append",
+        required=True,
+        metavar="NAME=PATH",
+        help="what to call an experiment, and its tidy table summary.csv; repeatable, in the order of the columns",
+    )
+    parser.add_argument(
+        "--published", type=Path, default=Path("config/reference/published_results.csv"), help="published numbers"
+    )
+    parser.add_argument("--csv", required=True, type=Path, help="output: the numbers")
+    parser.add_argument("--markdown", required=True, type=Path, help="output: for a web page")
+    parser.add_argument("--latex", required=True, type=Path, help="output: for a paper; needs booktabs and graphicx")
+    arguments = parser.parse_args()
+
+    summaries = {}
+    for name, path in arguments.summary:
+        if name in summaries:
+            raise SettingsError(f"--summary names {name!r} twice; give each experiment a name of its own")
+        summaries[name] = read_tidy("summary", path)
+    # pandas waits until the command line is known to be right
+    from openset_distill.tables.comparison import compare
+
+    table = compare(summaries, read_published(arguments.published))
+    save(table, arguments.csv, arguments.markdown, arguments.latex)
+
+
+if __name__ == "__main__":
+    run(main)
