@@ -501,6 +501,40 @@ def test_gradient_of_arpl():
     assert torch.autograd.gradcheck(loss, (features, head.points, head.radius))
 
 
+# -------------------------------------------------------------------------------------- placeholders
+
+
+def test_placeholders_are_the_formula():
+    torch.manual_seed(73)
+    head = HEADS["placeholders"](4, CLASSES, True).double()
+    raw, mixed = 2 * torch.randn(2, 6, 4, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 1, 3, 2, 0])
+    sources, weights = mixed_batch(6, 0.3)[2:]
+    given = Batch(raw, labels, Mixed(mixed, sources, weights), 0)
+    method = METHODS.build({"name": "placeholders", "beta": 0.5, "gamma": 0.25})
+    terms, _ = method.loss(lambda images: (images, *head(images)), None, given)
+
+    def extended(features: torch.Tensor) -> list[list[float]]:
+        """Logits of each sample, the largest placeholder last."""
+        known, unknown = head.known(features).tolist(), head.unknown(features).tolist()
+        return [[*row, max(more)] for row, more in zip(known, unknown, strict=True)]
+
+    label = second = 0.0
+    for row, y in zip(extended(raw), labels.tolist(), strict=True):
+        label -= math.log(softmax(row)[y]) / 6
+        second -= 0.5 * math.log(softmax(row[:y] + row[y + 1 :])[-1]) / 6
+    differing = [i for i in range(6) if labels[i] != labels[i - 1]]
+    assert len(differing) == 4
+    unknown = -0.25 * sum(math.log(softmax(extended(mixed)[i])[-1]) for i in differing) / 4
+    expected = {"label": label, "second": second, "mixed": unknown}
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected)
+    sum(terms.values()).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
+    # energy, the score of known images, is the probability of the placeholder in other units
+    energy = head.eval()(raw).logsumexp(dim=1)
+    assert (-energy).sigmoid().tolist() == pytest.approx([softmax(row)[-1] for row in extended(raw)])
+
+
 # ------------------------------------------------------------------------ class-wise self-distillation
 
 

@@ -68,9 +68,9 @@ def test_training_learns(digits, split, tmp_path):
     assert (outputs["logits"][known].argmax(1) == outputs["labels"][known]).mean() > 0.8
 
 
-@pytest.mark.parametrize("method", ["arpl", "class_wise_self_distillation"])
+@pytest.mark.parametrize("method", ["arpl", "placeholders", "class_wise_self_distillation"])
 def test_a_method_without_a_teacher_learns_and_teaches(method, digits, split, tmp_path):
-    settings = job("ce", method=METHODS.resolve(method))
+    settings = job("mixup" if method == "placeholders" else "ce", method=METHODS.resolve(method))
     settings["optimization"]["epochs"] = 30
     succeed(train(tmp_path / "first", settings, digits, split))
     outputs = load_outputs(tmp_path / "first" / "outputs.npz")

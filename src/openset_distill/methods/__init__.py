@@ -14,6 +14,7 @@ from .base import Batch, Method, Teacher, Terms
 from .class_wise_self_distillation import ClassWiseSelfDistillation
 from .cross_entropy import CrossEntropy
 from .distillation import Distillation
+from .placeholders import Placeholders
 from .soft_asymmetric_distillation import SoftAsymmetricDistillation
 
 METHODS = Registry(
@@ -23,6 +24,7 @@ METHODS = Registry(
         "arpl": ReciprocalPoints,
         "class_wise_self_distillation": ClassWiseSelfDistillation,
         "distillation": Distillation,
+        "placeholders": Placeholders,
         "asymmetric_distillation": AsymmetricDistillation,
         "soft_asymmetric_distillation": SoftAsymmetricDistillation,
     },

@@ -36,7 +36,25 @@ class ReciprocalPointHead(nn.Module):
             return (logits, distance - self.radius) if self.training else logits
 
 
+class PlaceholderHead(nn.Module):
+    """A linear head with further outputs, the largest of which speaks for the unknown (Zhou et al. 2021).
+
+    In training mode: logits and the placeholder's logit `[batch, 1]`. Otherwise logits less the placeholder's, which
+    changes neither their order nor their softmax, and makes them comparable between images.
+    """
+
+    def __init__(self, features: int, classes: int, bias: bool, placeholders: int = 5):
+        super().__init__()
+        self.known = nn.Linear(features, classes, bias=bias)
+        self.unknown = nn.Linear(features, placeholders, bias=bias)
+
+    def forward(self, features: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        logits, placeholder = self.known(features), self.unknown(features).amax(dim=1, keepdim=True)
+        return (logits, placeholder) if self.training else logits - placeholder
+
+
 HEADS: dict[str, Callable[[int, int, bool], nn.Module]] = {
     "linear": lambda features, classes, bias: nn.Linear(features, classes, bias=bias),
     "reciprocal_points": lambda features, classes, bias: ReciprocalPointHead(features, classes),
+    "placeholders": PlaceholderHead,
 }
