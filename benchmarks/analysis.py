@@ -64,8 +64,9 @@ def main() -> None:
         row |= {name: round(found[name]) for name in ("inputs_mib", "peak_mib")}
         result["cases"].append(row)
         print(row, flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        # after each case: the last one takes minutes, and what was measured before it should outlive its end
+        if arguments.json:
+            arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
