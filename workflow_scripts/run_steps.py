@@ -1,0 +1,75 @@
+"""Runs the steps that `steps.py` wrote, one after the other, with nothing but Python and the packages of the steps.
+
+    python workflow_scripts/run_steps.py steps.json --minutes 9
+
+A step whose outputs are all there is skipped. When the minutes are over, a training saves its state and the command
+ends with status 3: the same command goes on from there, to the same bits. Run it in the repository's folder. The files
+lie where the workflow puts them: copied back with their times (`tar`, `rsync -a`), Snakemake takes them for its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+UNFINISHED = 3
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("steps", type=Path, help="the file that steps.py wrote")
+    parser.add_argument("--minutes", type=float, help="time after which training saves its state and stops")
+    parser.add_argument("--grace", type=float, default=60, help="seconds that a step has for that")
+    arguments = parser.parse_args()
+    steps = json.loads(arguments.steps.read_text(encoding="utf-8"))
+    deadline = time.monotonic() + 60 * arguments.minutes if arguments.minutes is not None else float("inf")
+    for number, step in enumerate(steps, start=1):
+        if all(Path(output).exists() for output in step["outputs"]):
+            continue
+        print(f"{number}/{len(steps)} {step['rule']}: {step['outputs'][0]}", flush=True)
+        status = run(step, deadline, arguments.grace)
+        if time.monotonic() >= deadline:
+            print(f"the time is over at step {number} of {len(steps)}; the same command goes on from there", flush=True)
+            return UNFINISHED
+        if status:
+            print(f"step {number} failed with status {status}; its log:", *step["logs"], sep="\n  ", file=sys.stderr)
+            return 1
+    print(f"all {len(steps)} steps are done")
+    return 0
+
+
+def run(step: dict[str, Any], deadline: float, grace: float) -> int:
+    """The exit status of one step, which is asked to stop at the deadline and made to after the grace."""
+    for file in (*step["outputs"], *step["logs"]):
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+    paths = [str(Path("src").absolute()), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    # this very Python, whatever the machine calls it; the shell outlives the signal, so that its status is the step's
+    python = f'python() {{ {shlex.quote(sys.executable)} "$@"; }}'
+    shell = ["bash", "-c", f"set -euo pipefail; trap : TERM; {python}; {step['command']}"]
+    process = subprocess.Popen(shell, env=environment, start_new_session=True)
+    try:
+        return process.wait(None if deadline == float("inf") else max(deadline - time.monotonic(), 0))
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            return process.wait(grace)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            return process.wait()
+    except KeyboardInterrupt:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(grace)
+        raise
+
+
+if __name__ == "__main__":
+    sys.exit(main())

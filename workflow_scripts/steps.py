@@ -1,0 +1,67 @@
+"""Writes what the workflow would do as a list of commands, for a machine that has no Snakemake.
+
+    python workflow_scripts/steps.py --steps steps.json --cores 16 \\
+        results/tinyimagenet/split0/seed0/ce/metrics.json --configfile config/experiments/tinyimagenet.yaml
+    python workflow_scripts/run_steps.py steps.json --minutes 9       # there, until it says that all is done
+
+What follows the options goes to Snakemake: targets, `--configfile`, `--config`. The list is that of a run from nothing,
+so it holds the steps from download to metrics.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from openset_distill.command import run
+from openset_distill.errors import OpenSetError
+from openset_distill.files import write_json
+
+STEP = re.compile(
+    r"^(?:local)?rule (?P<rule>\w+):\n(?P<facts>(?:    .*\n)+)(?:Shell command: (?P<command>.*)\n)?", re.MULTILINE
+)
+
+FILES = {"inputs": "input", "outputs": "output", "logs": "log"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", required=True, type=Path, help="output: the steps in order, JSON")
+    parser.add_argument("--cores", type=int, default=1, help="of the machine that will run them")
+    arguments, wishes = parser.parse_known_args()
+    command = ["snakemake", "--dry-run", "--printshellcmds", "--forceall", "--cores", str(arguments.cores), *wishes]
+    planned = subprocess.run(command, capture_output=True, text=True)
+    if planned.returncode:
+        raise OpenSetError(f"Snakemake cannot plan this:\n{planned.stdout}{planned.stderr}")
+    steps = [step(match) for match in STEP.finditer(planned.stdout + planned.stderr) if match["command"]]
+    write_json(arguments.steps, in_order(steps))
+    print(f"{arguments.steps}: {len(steps)} steps")
+
+
+def step(match: re.Match[str]) -> dict[str, Any]:
+    """The rule, files and command of one printed job."""
+    facts = dict(re.findall(r"^    (\w+): (.*)$", match["facts"], re.MULTILINE))
+    files = {key: facts[name].split(", ") if name in facts else [] for key, name in FILES.items()}
+    return {"rule": match["rule"], **files, "command": match["command"]}
+
+
+def in_order(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The steps, each after those that make its inputs; otherwise as they came."""
+    ordered, waiting = [], list(steps)
+    while waiting:
+        unmade = {file for step in waiting for file in step["outputs"]}
+        ready = [step for step in waiting if not unmade & set(step["inputs"])]
+        if not ready:
+            raise OpenSetError(
+                "the steps wait for one another; a path with a comma in it cannot be told from two paths"
+            )
+        ordered += ready
+        waiting = [step for step in waiting if step not in ready]
+    return ordered
+
+
+if __name__ == "__main__":
+    run(main)
