@@ -203,7 +203,7 @@ def test_the_evaluation_reports_detectors_beside_scores(tmp_path):
         group_names=["known", "unknown"],
     )
     training().save(tmp_path / "training.npz")
-    wanted = {"scores": ["maximum_logit"], "detectors": ["knn"], "sampling": ["full"], "bootstrap": 0}
+    wanted = {"scores": ["maximum_logit"], "detectors": [{"name": "knn"}], "sampling": ["full"], "bootstrap": 0}
     command = [sys.executable, "workflow_scripts/evaluate.py", "--outputs", tmp_path / "outputs.npz"]
     command += ["--settings", json.dumps(wanted | {"activation_samples": 50})]
     for name in ("metrics", "curves", "activations"):
@@ -216,6 +216,14 @@ def test_the_evaluation_reports_detectors_beside_scores(tmp_path):
     area = {row["score"]: row["value"] for row in rows if row["metric"] == "auroc"}
     found = detect(["knn"], training(), FEATURES, LOGITS)["knn"]
     assert set(area) == {"maximum_logit", "knn"}
+    # reciprocal points are no linear head: what computes with one is left out, the rest stays
+    training(head_weight=np.zeros((0, D), np.float32), head_bias=np.zeros(0, np.float32)).save(tmp_path / "other.npz")
+    command[command.index("--settings") + 1] = json.dumps(
+        wanted | {"detectors": [{"name": "vim"}, {"name": "knn"}], "activation_samples": 50}
+    )
+    done = subprocess.run([*command, "--training", tmp_path / "other.npz"], capture_output=True, text=True)
+    assert done.returncode == 0 and "vim is left out" in done.stdout, done.stderr
+    assert {row["score"] for row in json.loads((tmp_path / "metrics").read_text())["rows"]} == {"", *area}
     assert area["knn"] == pytest.approx((found[:60, None] > found[None, 60:]).mean(), abs=1e-3)
 
 

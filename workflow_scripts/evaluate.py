@@ -11,7 +11,7 @@ import numpy as np
 
 from openset_distill.collect import write_rows
 from openset_distill.command import run
-from openset_distill.detectors import detect, load_training_outputs
+from openset_distill.detectors import detect, load_training_outputs, served
 from openset_distill.errors import SettingsError
 from openset_distill.evaluation import curves, evaluate, headline, load_outputs
 from openset_distill.files import write_json
@@ -37,7 +37,10 @@ def main() -> None:
         if arguments.training is None:
             raise SettingsError("detectors are fitted to training images; name their outputs with --training")
         training = load_training_outputs(arguments.training)
-        detected = detect(settings["detectors"], training, outputs["features"], outputs["logits"])
+        specifications = served(settings["detectors"], training)
+        for left_out in (one["name"] for one in settings["detectors"] if one not in specifications):
+            print(f"detector {left_out} is left out: it computes with a linear head, and this network has another one")
+        detected = detect(specifications, training, outputs["features"], outputs["logits"])
 
     rows = evaluate(
         outputs,

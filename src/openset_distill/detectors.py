@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -169,6 +169,8 @@ class ViM:
 
     components: Annotated[int, Field(ge=1)] | None = None
 
+    needs_linear_head: ClassVar[bool] = True
+
     def fit(self, training: TrainingOutputs) -> Outlierness:
         import pytorch_ood.detector
 
@@ -244,6 +246,8 @@ class ReAct:
 
     percentile: Annotated[float, Field(gt=0, le=1)] = 0.9
 
+    needs_linear_head: ClassVar[bool] = True
+
     def fit(self, training: TrainingOutputs) -> Outlierness:
         import pytorch_ood.detector
         from torch.nn.functional import linear
@@ -270,6 +274,12 @@ DETECTORS = Registry(
     "detector",
     {"openmax": OpenMax, "vim": ViM, "knn": KNN, "mahalanobis": Mahalanobis, "react": ReAct},
 )
+
+
+def served(specifications: Iterable[Mapping[str, Any]], training: TrainingOutputs) -> list[Mapping[str, Any]]:
+    """Those of the detectors that a network can serve: some compute with a linear head, which not every one has."""
+    linear = len(training.head_weight) > 0
+    return [one for one in specifications if linear or not getattr(DETECTORS[one["name"]], "needs_linear_head", False)]
 
 
 def detect(
