@@ -140,7 +140,7 @@ def test_kept_results_are_redrawn_from_their_tidy_tables_alone(copy):
     shutil.rmtree(copy / "results")
     done = jobs(snakemake(copy, "paper_figures", "--forceall", "--configfile", "docs/results/d/experiment.yaml"))
     assert not {"make_split", "train_teacher", "train_student", "evaluate", "aggregate"} & set(done)
-    assert done["two_sides"] == done["table_benchmark"] == 1
+    assert done["figure_two_sides"] == done["table_benchmark"] == 1
     assert {path: path.read_bytes() for path in before} == before and any("figures" in str(path) for path in before)
 
 
