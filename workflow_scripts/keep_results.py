@@ -12,6 +12,7 @@ memory. `experiment.yaml` draws the figures and tables again from the kept files
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", required=True, type=Path, help="folder of the finished experiment")
     parser.add_argument("--folder", required=True, type=Path, help="where the copy goes; it is replaced")
+    parser.add_argument("--data", default="data", help="folder of the data that the runs used")
     parser.add_argument("--configuration", required=True, type=Path, help="the experiment's configuration file")
     arguments = parser.parse_args()
     experiment = load(read_configuration(arguments.configuration), stands_alone=True)
@@ -53,7 +55,9 @@ def main() -> None:
         }
         for record in records
     }
-    write_json(arguments.folder / "provenance.json", runs)
+    # where the folders lay on the machine says nothing to others
+    text = json.dumps(runs).replace(str(arguments.results), f"results/{experiment.name}")
+    write_json(arguments.folder / "provenance.json", json.loads(text.replace(f"{arguments.data}/", "data/")))
     # what is shown is named one by one: figures and tables that come later need tidy tables that are not kept here
     configuration = experiment.settings.model_dump(mode="json", exclude_defaults=True)
     show = experiment.settings.show.model_dump(mode="json")
