@@ -197,7 +197,7 @@ def test_the_workflow_runs_to_its_figures(cluster, first):
     assert set(states(cluster, finished.submitted)) == {"COMPLETED"}
     # downloads, gathering, figures and tables stay on the machine that submits; short steps share a job
     comments = states(cluster, finished.submitted, "Comment")
-    assert len(finished.submitted) == 1 + 1 + 10 + 2 + 2 + 1 + 1
+    assert len(finished.submitted) == 1 + 1 + 10 + 2 + 2 + 2 + 1 + 1 + 1
     assert "rule_evaluations_evaluate" in comments and "rule_train_student_wildcards_1_0_kd_mixed" in comments
     assert not any(word in comment for comment in comments for word in ("download", "aggregate", "two_sides"))
     assert all(name.startswith("digits_") for name in states(cluster, finished.submitted, "JobName"))
