@@ -226,7 +226,8 @@ def test_dvc_submits_too(cluster, copy, limited):
     output = process.stdout + process.stderr
     assert process.returncode == 0, output
     numbers = re.findall(r"SLURM jobid (\d+)", output)
-    assert len(numbers) == 3 and set(states(cluster, numbers)) == {"COMPLETED"}
+    # recording, training, evaluation, measuring
+    assert len(numbers) == 4 and set(states(cluster, numbers)) == {"COMPLETED"}
     config = folder / "results/digits/split0/seed0/kd_mixed/config.json"
     assert json.loads(config.read_text())["optimization"]["epochs"] == 3
 
