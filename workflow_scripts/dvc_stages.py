@@ -39,6 +39,17 @@ RULES = {
 }
 # what Snakemake knows of each file it made: settings, code and hashes of the inputs
 RECORDS = ".snakemake/metadata"
+STEPS_OF_SPLIT = (
+    "split",
+    "train",
+    "record_teacher",
+    "training_outputs",
+    "evaluate",
+    "analyze",
+    "measure",
+    "explain",
+    "embed",
+)
 HEADER = f"# Written by `python workflow_scripts/dvc_stages.py --write` from {CONFIGURATION}; do not edit by hand.\n"
 
 
@@ -78,15 +89,7 @@ def stages(experiment: Experiment) -> dict[str, Any]:
         for name in (
             "download",
             "prepare",
-            "split",
-            "train",
-            "record_teacher",
-            "training_outputs",
-            "evaluate",
-            "analyze",
-            "measure",
-            "explain",
-            "embed",
+            *STEPS_OF_SPLIT,
             "aggregate",
             "figure",
             "table",
@@ -101,18 +104,7 @@ def stages(experiment: Experiment) -> dict[str, Any]:
             [experiment.raw(dataset) for dataset in datasets] + prepared,
         )
     }
-    steps = (
-        "split",
-        "train",
-        "record_teacher",
-        "training_outputs",
-        "evaluate",
-        "analyze",
-        "measure",
-        "explain",
-        "embed",
-    )
-    of_split = [scripts[name] for name in steps]
+    of_split = [scripts[name] for name in STEPS_OF_SPLIT]
     for split in experiment.splits:
         folders = [f"{results}/split{split}/seed{seed}" for seed in experiment.seeds]
         targets = [f"{folder}/{run}/metrics.json" for folder in folders for run in experiment.runs]
