@@ -101,9 +101,10 @@ def run(cluster: Path, folder: Path, *arguments: str, site: dict | None = None, 
     return finish(begin(cluster, folder, *arguments, site=site, **more))
 
 
-def longer(epochs: int = EPOCHS, *config: str) -> list[str]:
+def longer(epochs: int = EPOCHS, *config: str, checkpoint_minutes: float = 5) -> list[str]:
     """One training of the finished workflow, to be done again at this length."""
-    return ["--config", f"runs={{ce: {{optimization: {{epochs: {epochs}}}}}}}", *config, "--", str(WEIGHTS)]
+    optimization = f"{{epochs: {epochs}, checkpoint_minutes: {checkpoint_minutes}}}"
+    return ["--config", f"runs={{ce: {{optimization: {optimization}}}}}", *config, "--", str(WEIGHTS)]
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str] | None = None, seconds: float = 90):
@@ -115,12 +116,11 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str] | N
     return value
 
 
-def wait_until_it_trains(cluster: Path, folder: Path, process: subprocess.Popen[str]) -> str:
-    """The number of the SLURM job, once its training has done an epoch."""
-    started = time.time()
+def wait_until_it_trains(folder: Path, process: subprocess.Popen[str], began: float) -> str:
+    """The number of the SLURM job, once its training, begun after a time of the clock, has done an epoch."""
     log = folder / LOG
     # Snakemake removes the log of the time before
-    wait_for(lambda: log.exists() and log.stat().st_mtime > started and "epoch 1/" in log.read_text(), process)
+    wait_for(lambda: log.exists() and log.stat().st_mtime > began and "epoch 1/" in log.read_text(), process)
     name = next((folder / ".snakemake" / "slurm_logs" / "rule_train_student" / "0_0_ce").glob("*.log"))
     return name.stem
 
@@ -237,8 +237,9 @@ def test_dvc_submits_too(cluster, copy, limited):
 
 def test_a_cancelled_job_is_named_and_the_next_call_goes_on_to_the_same_bits(cluster, copy, uninterrupted):
     # a GPU asked for as some sites want it; the next test asks in the usual way
+    began = time.time()
     process = begin(cluster, copy, "--retries", "0", *longer(EPOCHS, ONE_GPU), site={"train_student": {"gres": "gpu"}})
-    number = wait_until_it_trains(cluster, copy, process)
+    number = wait_until_it_trains(copy, process, began)
     second = run(cluster, copy, *longer())
     assert second.returncode != 0 and "cannot be locked" in second.output and "--unlock" in second.output
     slurm_cluster.command(cluster, "scancel", number)
@@ -281,8 +282,9 @@ def test_a_time_limit(cluster, limited):
 
 
 def test_a_preempted_training_goes_on_by_itself_to_the_same_bits(cluster, copy, uninterrupted):
+    began = time.time()
     process = begin(cluster, copy, *longer(EPOCHS, ONE_GPU))
-    number = wait_until_it_trains(cluster, copy, process)
+    number = wait_until_it_trains(copy, process, began)
     urgent = ["sbatch", "--parsable", "--partition=urgent", "--cpus-per-task=4", "--output=/dev/null", "--wrap=sleep 3"]
     slurm_cluster.command(cluster, *urgent)
     finished = finish(process)
@@ -302,11 +304,14 @@ def test_a_node_that_goes_down_and_comes_back(cluster, copy, uninterrupted, tmp_
     assert "slurm-requeue: true" in text
     profile.write_text(text.replace("slurm-requeue: true", "slurm-no-requeue: true"))
 
-    processes = [begin(cluster, copy, *longer()), begin(cluster, without, "--retries", "0", *longer())]
+    # a lost node gives no warning: a training goes on from the last state that it saved by its clock
+    wanted, began = longer(checkpoint_minutes=0.01), time.time()
+    processes = [begin(cluster, copy, *wanted), begin(cluster, without, "--retries", "0", *wanted)]
     queued, lost = (
-        wait_until_it_trains(cluster, folder, process)
+        wait_until_it_trains(folder, process, began)
         for folder, process in zip((copy, without), processes, strict=True)
     )
+    wait_for(lambda: all((folder / RUN / "state.safetensors").exists() for folder in (copy, without)))
     node = slurm_cluster.command(cluster, "sinfo", "--noheader", "--format=%n").split()[0]
     slurm_cluster.command(cluster, "scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     slurm_cluster.resume(cluster, node)
@@ -322,7 +327,8 @@ def test_a_node_that_goes_down_and_comes_back(cluster, copy, uninterrupted, tmp_
     continued = finish(processes[0])
     assert continued.returncode == 0 and continued.submitted == [queued], continued.output
     assert weights(copy) == weights(uninterrupted)
-    assert jobs_of(run(cluster, without, *longer())) == {"train_student": 1}
+    assert jobs_of(run(cluster, without, *wanted)) == {"train_student": 1}
+    assert goes_on in (without / LOG).read_text()
     assert weights(without) == weights(uninterrupted)
 
 
