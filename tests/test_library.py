@@ -22,6 +22,7 @@ from openset_distill.datasets.pack import Images
 from openset_distill.device import derive_seed, generator
 from openset_distill.errors import CheckpointError, DataError, OpenSetError, SettingsError
 from openset_distill.feed import Feed, Normalize
+from openset_distill.figures.tidy import read_tidy
 from openset_distill.files import read_json, write_json, written_whole
 from openset_distill.models import BACKBONES, build_classifier
 from openset_distill.optimizer import SGD
@@ -296,6 +297,20 @@ def test_collector_pairs_runs_by_split_and_seed(tmp_path):
     assert summary["ad"]["p_value"] == pytest.approx(2 / 2**5)
     assert np.isnan(summary["ce"]["difference"])
     assert collector.headline() == {run: {"auroc": pytest.approx(np.mean(of_run))} for run, of_run in values.items()}
+
+
+def test_a_history_without_hard_samples_and_validation_can_be_read_and_drawn_from(tmp_path):
+    epochs = [
+        {"epoch": 1, "learning_rate": 0.1, "train_loss": 2.0},
+        {"epoch": 2, "learning_rate": 0.1, "train_loss": 1.5},
+    ]
+    (tmp_path / "split0" / "seed0" / "ce").mkdir(parents=True)
+    write_rows(tmp_path / "split0" / "seed0" / "ce" / "history.csv", epochs)
+    runs = {"ce": {"label": "CE", "family": "cross_entropy"}}
+    write_rows(tmp_path / "history.csv", Collector(tmp_path, {"splits": [0], "seeds": [0], "runs": runs}).history())
+    table = read_tidy("history", tmp_path / "history.csv")
+    assert table["train_loss"].tolist() == [2.0, 1.5]
+    assert table[["validation_accuracy", "hard_share"]].isna().all(axis=None)
 
 
 def test_networks_are_counted_from_the_weights(tmp_path):

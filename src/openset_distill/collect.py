@@ -19,6 +19,8 @@ METRIC_KEYS = ("score", "group", "sampling", "metric")
 SUMMARY_SEED = 0
 # what batch normalization counts while it is trained, which is no parameter
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+# history.csv has these columns also where no run has validation images, or none meets hard samples
+ALWAYS = ("validation_accuracy", "hard_share")
 
 Row = dict[str, Any]
 
@@ -92,6 +94,10 @@ class Collector:
             for run in self.layout["runs"]:
                 for row in read_rows(folder / run / file):
                     yield {**self.identity(run), "split": split, "seed": seed, **row}
+
+    def history(self) -> Iterator[Row]:
+        """history.csv: every epoch of every run."""
+        return (dict.fromkeys(ALWAYS, "") | row for row in self.run_rows("history.csv"))
 
     def identity(self, run: str) -> Row:
         return {"run": run, **self.layout["runs"][run]}
@@ -182,7 +188,7 @@ class Collector:
         metrics = self.metrics()
         write_rows(folder / "runs.csv", metrics)
         write_rows(folder / "summary.csv", self.summary(metrics))
-        write_rows(folder / "history.csv", self.run_rows("history.csv"))
+        write_rows(folder / "history.csv", self.history())
         write_rows(folder / "curves.csv", self.run_rows("curves.csv"))
         write_rows(folder / "activations.csv", self.run_rows("activations.csv"))
         write_rows(folder / "mixing.csv", self.unit_rows("mixing.csv"))
