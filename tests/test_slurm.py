@@ -308,8 +308,7 @@ def test_a_node_that_goes_down_and_comes_back(cluster, copy, uninterrupted, tmp_
     wanted, began = longer(checkpoint_minutes=0.01), time.time()
     processes = [begin(cluster, copy, *wanted), begin(cluster, without, "--retries", "0", *wanted)]
     queued, lost = (
-        wait_until_it_trains(folder, process, began)
-        for folder, process in zip((copy, without), processes, strict=True)
+        wait_until_it_trains(folder, process, began) for folder, process in zip((copy, without), processes, strict=True)
     )
     wait_for(lambda: all((folder / RUN / "state.safetensors").exists() for folder in (copy, without)))
     node = slurm_cluster.command(cluster, "sinfo", "--noheader", "--format=%n").split()[0]

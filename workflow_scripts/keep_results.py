@@ -23,9 +23,12 @@ from openset_distill.errors import OpenSetError
 from openset_distill.experiment import load, read_configuration
 from openset_distill.figures import FIGURES
 from openset_distill.files import read_json, write_json, written_whole
+from openset_distill.tables import TABLES
 
 KEPT = ("figures/*.png", "figures/*.csv", "tables/*", "tidy/*")
 PICTURES = "pictures"  # the tidy table that holds images of the dataset
+# kept also where no figure or table reads them: small, and what a text about the results cites
+CITED = {"runs", "summary", "history", "features", "networks", "headline"}
 
 
 def main() -> None:
@@ -36,9 +39,13 @@ def main() -> None:
     parser.add_argument("--configuration", required=True, type=Path, help="the experiment's configuration file")
     arguments = parser.parse_args()
     experiment = load(read_configuration(arguments.configuration), stands_alone=True)
-    left_out = {PICTURES, *(name for name, figure in FIGURES.items() if PICTURES in figure.tables)}
+    show = experiment.settings.show
+    figures = [name for name in show.figures if PICTURES not in FIGURES[name].tables]
+    read = {table for name in figures for table in FIGURES[name].tables}
+    read |= {table for name in experiment.tables for table in TABLES[name].tables}
+    kept = {"figures": set(figures), "tables": set(experiment.tables), "tidy": read | CITED}
     found = [path for pattern in KEPT for path in sorted(arguments.results.glob(pattern))]
-    files = [path for path in found if path.stem not in left_out]
+    files = [path for path in found if path.stem in kept[path.parent.name]]
     records = sorted(arguments.results.glob("split*/seed*/*/provenance.json"))
     if not files or not records:
         raise OpenSetError(f"{arguments.results} holds no finished experiment; run the workflow first")
@@ -60,10 +67,8 @@ def main() -> None:
     write_json(arguments.folder / "provenance.json", json.loads(text.replace(f"{arguments.data}/", "data/")))
     # what is shown is named one by one: figures and tables that come later need tidy tables that are not kept here
     configuration = experiment.settings.model_dump(mode="json", exclude_defaults=True)
-    show = experiment.settings.show.model_dump(mode="json")
-    show["figures"] = [figure for figure in show["figures"] if figure not in left_out]
-    show["tables"] = list(experiment.tables)
-    configuration |= {"redraw": arguments.folder.as_posix(), "show": show}
+    shown = show.model_dump(mode="json") | {"figures": figures, "tables": list(experiment.tables)}
+    configuration |= {"redraw": arguments.folder.as_posix(), "show": shown}
     with written_whole(arguments.folder / "experiment.yaml") as partial:
         partial.write_text(
             f"# Draws these figures and tables again from tidy/: snakemake --cores all paper_figures \\\n"
