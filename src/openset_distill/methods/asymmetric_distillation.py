@@ -19,19 +19,63 @@ if TYPE_CHECKING:
 torch = lazy.load("torch")
 
 
-def raw_loss(student: Classifier, batch: Batch, answer: Tensor, *, alpha: float, **relations: float) -> Terms:
-    """`alpha * CE(S(x), y) + DIST(S(x), T(x))`; `relations` are beta, gamma and tau of `losses.dist`."""
-    from ..losses import dist
+@settings_class
+class Asymmetric(Method):
+    """What the paper's method and its relatives have in common: the raw batch, and which losses a mixed batch has.
 
-    _, logits = student(batch.images)
-    return {
-        "label": alpha * torch.nn.functional.cross_entropy(logits, batch.labels),
-        "distill": dist(logits, answer, **relations),
-    }
+    A subclass has a setting `combine` and the terms of a mixed batch, `mixed_loss`.
+    """
+
+    alpha: Annotated[float, Field(ge=0)] = 1.0
+    beta: Annotated[float, Field(ge=0)] = 1.0
+    gamma: Annotated[float, Field(ge=0)] = 1.0
+    tau: Annotated[float, Field(gt=0)] = 1.0
+
+    needs_teacher: ClassVar[bool] = True
+    family: ClassVar[str | None] = "asymmetric"
+
+    @property
+    def relations(self) -> dict[str, float]:
+        """The settings of `losses.dist`."""
+        return {"beta": self.beta, "gamma": self.gamma, "tau": self.tau}
+
+    def loss(self, student: Classifier, teacher: Teacher | None, batch: Batch) -> tuple[Terms, Terms]:
+        if batch.mixed is None:
+            return self.raw_loss(student, batch, teacher.on_raw(batch)), {}
+        on_raw, on_mixed = teacher.on_both(batch)
+        terms = self.raw_loss(student, batch, on_raw) if self.combine == "add" else {}
+        _, logits = student(batch.mixed.images)
+        mixed_terms, statistics = self.mixed_loss(
+            logits, on_raw, on_mixed, batch.labels, batch.mixed.sources, batch.mixed.weights
+        )
+        return terms | mixed_terms, statistics
+
+    def raw_loss(self, student: Classifier, batch: Batch, answer: Tensor) -> Terms:
+        """`alpha * CE(S(x), y) + DIST(S(x), T(x))`."""
+        from ..losses import dist
+
+        _, logits = student(batch.images)
+        return {
+            "label": self.alpha * torch.nn.functional.cross_entropy(logits, batch.labels),
+            "distill": dist(logits, answer, **self.relations),
+        }
+
+    def mixed_loss(
+        self, student: Tensor, on_raw: Tensor, on_mixed: Tensor, labels: Tensor, sources: Tensor, weights: Tensor
+    ) -> tuple[Terms, Terms]:
+        """The terms of a mixed batch, and what is worth watching, from logits alone.
+
+        Args:
+            student: S(m) `[batch, classes]`.
+            on_raw, on_mixed: the teacher's logits on the raw and on the mixed images, `[batch, classes]`.
+            labels: int64 `[batch]`, of the raw images.
+            sources, weights: `[batch, sources]`, as in `augment.Mixed`.
+        """
+        raise NotImplementedError
 
 
 @settings_class
-class AsymmetricDistillation(Method):
+class AsymmetricDistillation(Asymmetric):
     """The paper's method; every choice is a switch, so each row of the ablation is a setting.
 
     Raw batch: `alpha * CE(S(x), y) + DIST(S(x), T(x))`.
@@ -56,10 +100,6 @@ class AsymmetricDistillation(Method):
     Presets: `as_released` is what the authors' code computes, `as_described` what the paper's words say.
     """
 
-    alpha: Annotated[float, Field(ge=0)] = 1.0
-    beta: Annotated[float, Field(ge=0)] = 1.0
-    gamma: Annotated[float, Field(ge=0)] = 1.0
-    tau: Annotated[float, Field(gt=0)] = 1.0
     teacher_input: Literal["raw", "mixed"] = "raw"
     joint: bool = True
     relabel: bool = True
@@ -69,45 +109,22 @@ class AsymmetricDistillation(Method):
     mixed_label_weight: Annotated[float, Field(ge=0)] = 0.0
     raw_pass: bool = False
 
-    needs_teacher: ClassVar[bool] = True
-    family: ClassVar[str | None] = "asymmetric"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "as_released": {"smoothing": 0.0, "easy_target": "raw_a", "combine": "replace"},
         "as_described": {"smoothing": 0.75, "easy_target": "mixed", "combine": "add"},
     }
 
     def loss(self, student: Classifier, teacher: Teacher | None, batch: Batch) -> tuple[Terms, Terms]:
-        relations = {"beta": self.beta, "gamma": self.gamma, "tau": self.tau}
-        if batch.mixed is None:
-            return raw_loss(student, batch, teacher.on_raw(batch), alpha=self.alpha, **relations), {}
-
-        on_raw, on_mixed = teacher.on_both(batch)
-        terms: Terms = {}
-        if self.combine == "add":
-            terms = raw_loss(student, batch, on_raw, alpha=self.alpha, **relations)
-        elif self.raw_pass:
+        if self.raw_pass and self.combine == "replace" and batch.mixed is not None:
             with torch.no_grad():
                 student(batch.images)
-        _, logits = student(batch.mixed.images)
-        mixed_terms, statistics = self.mixed_loss(
-            logits, on_raw, on_mixed, batch.labels, batch.mixed.sources, batch.mixed.weights
-        )
-        return terms | mixed_terms, statistics
+        return super().loss(student, teacher, batch)
 
     def mixed_loss(
         self, student: Tensor, on_raw: Tensor, on_mixed: Tensor, labels: Tensor, sources: Tensor, weights: Tensor
     ) -> tuple[Terms, Terms]:
-        """The terms of a mixed batch from logits alone.
-
-        Args:
-            student: S(m) `[batch, classes]`.
-            on_raw, on_mixed: the teacher's logits on the raw and on the mixed images, `[batch, classes]`.
-            labels: int64 `[batch]`, of the raw images.
-            sources, weights: `[batch, sources]`, as in `augment.Mixed`.
-        """
         from ..losses import dist, hard_samples, joint_mutual_information, mixed_cross_entropy
 
-        relations = {"beta": self.beta, "gamma": self.gamma, "tau": self.tau}
         hard = hard_samples(on_mixed, labels, sources)
         easy = ~hard if self.relabel else torch.ones_like(hard)
         if self.teacher_input == "raw":
@@ -117,12 +134,12 @@ class AsymmetricDistillation(Method):
 
         terms: Terms = {}
         if self.joint:
-            terms["joint"] = joint_mutual_information(student, answers, weights, **relations)
+            terms["joint"] = joint_mutual_information(student, answers, weights, **self.relations)
         if self.easy_target == "raw_pair":
-            terms["easy"] = joint_mutual_information(student, answers, weights, mask=easy, **relations)
+            terms["easy"] = joint_mutual_information(student, answers, weights, mask=easy, **self.relations)
         else:
             target = on_mixed if self.easy_target == "mixed" else answers[0]
-            terms["easy"] = dist(student, target, mask=easy, **relations)
+            terms["easy"] = dist(student, target, mask=easy, **self.relations)
         targets = labels[sources]
         if self.relabel:
             terms["relabel"] = mixed_cross_entropy(student, targets, weights, smoothing=self.smoothing, mask=hard)

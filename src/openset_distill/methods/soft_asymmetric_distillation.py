@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Literal
 
 from ..registry import settings_class
-from .asymmetric_distillation import raw_loss
-from .base import Batch, Method, Teacher, Terms
+from .asymmetric_distillation import Asymmetric
+from .base import Terms
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..models.classifier import Classifier
-
 
 @settings_class
-class SoftAsymmetricDistillation(Method):
+class SoftAsymmetricDistillation(Asymmetric):
     """Each mixed sample is distilled as far as the teacher recognises its sources, and relabelled for the rest.
 
     The paper's switch is hard: the teacher's top class decides alone whether a sample is distilled or relabelled, so
@@ -39,46 +35,23 @@ class SoftAsymmetricDistillation(Method):
         combine: on a mixed batch the mixed loss is added to the raw loss, or replaces it (half the cost).
     """
 
-    alpha: Annotated[float, Field(ge=0)] = 1.0
-    beta: Annotated[float, Field(ge=0)] = 1.0
-    gamma: Annotated[float, Field(ge=0)] = 1.0
-    tau: Annotated[float, Field(gt=0)] = 1.0
     easy_target: Literal["raw_a", "raw_pair", "mixed"] = "mixed"
     combine: Literal["replace", "add"] = "add"
-
-    needs_teacher: ClassVar[bool] = True
-    family: ClassVar[str | None] = "asymmetric"
-
-    def loss(self, student: Classifier, teacher: Teacher | None, batch: Batch) -> tuple[Terms, Terms]:
-        relations = {"beta": self.beta, "gamma": self.gamma, "tau": self.tau}
-        if batch.mixed is None:
-            return raw_loss(student, batch, teacher.on_raw(batch), alpha=self.alpha, **relations), {}
-
-        on_raw, on_mixed = teacher.on_both(batch)
-        terms: Terms = {}
-        if self.combine == "add":
-            terms = raw_loss(student, batch, on_raw, alpha=self.alpha, **relations)
-        _, logits = student(batch.mixed.images)
-        mixed_terms, statistics = self.mixed_loss(
-            logits, on_raw, on_mixed, batch.labels, batch.mixed.sources, batch.mixed.weights
-        )
-        return terms | mixed_terms, statistics
 
     def mixed_loss(
         self, student: Tensor, on_raw: Tensor, on_mixed: Tensor, labels: Tensor, sources: Tensor, weights: Tensor
     ) -> tuple[Terms, Terms]:
-        """The terms of a mixed batch from logits alone; arguments as in `AsymmetricDistillation.mixed_loss`."""
         from ..losses import dist, hard_samples, joint_mutual_information, mixed_cross_entropy, source_confidence
 
-        relations = {"beta": self.beta, "gamma": self.gamma, "tau": self.tau}
         confidence = source_confidence(on_mixed, labels, sources)
         answers = [on_raw[sources[:, j]] for j in range(sources.shape[1])]
         if self.easy_target == "raw_pair":
-            easy = joint_mutual_information(student, answers, weights, mask=confidence, **relations)
+            easy = joint_mutual_information(student, answers, weights, mask=confidence, **self.relations)
         else:
-            easy = dist(student, on_mixed if self.easy_target == "mixed" else answers[0], mask=confidence, **relations)
+            target = on_mixed if self.easy_target == "mixed" else answers[0]
+            easy = dist(student, target, mask=confidence, **self.relations)
         terms = {
-            "joint": joint_mutual_information(student, answers, weights, **relations),
+            "joint": joint_mutual_information(student, answers, weights, **self.relations),
             "easy": confidence.mean() * easy,
             "relabel": mixed_cross_entropy(student, labels[sources], (1 - confidence)[:, None] * weights),
         }
