@@ -52,7 +52,7 @@ def tidy_tables(tmp_path_factory):
         if key not in made:
             plain = synthetic_tables.make(**settings)
             chosen = {name: plain[name].assign(dataset=dataset, protocol=protocol) for name in ("runs", "summary")}
-            chosen |= {name: plain[name] for name in ("activations", "networks")}
+            chosen |= {name: plain[name] for name in ("features", "networks")}
             paths = synthetic_tables.write(tmp_path_factory.mktemp("tidy"), chosen)
             made[key] = tidy.read_tables(paths, chosen)
         return made[key]
@@ -262,9 +262,9 @@ def test_augmentation_has_both_sides_and_what_lies_behind(tidy_tables, published
     shown = [row[0] for row in means[1:] if any(row[1:])]
     assert shown == ["Cross entropy", "RandAugment", "Cutout", "AugMix", "Mixup", "CutMix"]
     assert [row[0] for row in changes[1:] if any(row[1:])] == shown[1:]
-    activations = source["activations"]
-    known = activations[(activations["known"] == 1) & (activations["run"] == "cutmix")]
-    logit = known.groupby("split")["maximum_logit"].mean()
+    logit = source["features"].query("run == 'cutmix' and group == 'known' and quantity == 'maximum_logit_mean'")[
+        "value"
+    ]
     cutmix = next(row for row in means if row[0] == "CutMix")
     assert cutmix[4] == f"{logit.mean():.1f} {PLUS_MINUS} {logit.std():.1f}"
     wide = source["runs"].query("metric == 'accuracy'").pivot(index="split", columns="run", values="value") * 100

@@ -154,7 +154,7 @@ TABLES: dict[str, TableSpec] = {
         ),
         TableSpec(
             name="augmentation",
-            tables=("runs", "activations"),
+            tables=("runs", "features"),
             title="Two sides of data augmentation",
             caption="What single-sample (SSA) and multiple-sample augmentation (MSA) change: accuracy, open-set "
             "performance and feature discrimination.",

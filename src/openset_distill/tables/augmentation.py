@@ -26,7 +26,7 @@ COMPARED = {**{metric: METRIC_TITLES[metric] for metric in METRICS}, "maximum_lo
 
 
 def make(tables: Mapping[str, pd.DataFrame], context: Context) -> Content:
-    """A row for the baseline and for each run with SSA or MSA; `tables` needs `runs` and `activations`."""
+    """A row for the baseline and for each run with SSA or MSA; `tables` needs `runs` and `features`."""
     runs = tables["runs"]
     labels, families = tidy.labels(runs), tidy.families(runs)
     picked = tidy.pick(context, runs)
@@ -38,7 +38,7 @@ def make(tables: Mapping[str, pd.DataFrame], context: Context) -> Content:
     rows = [baseline, *sections["ssa"], *sections["msa"]]
     tidy.require_runs("table 'augmentation'", rows[1:], "a run with single-sample or multiple-sample augmentation")
     values = {metric: tidy.pair_values(runs, metric).reindex(columns=rows) for metric in METRICS}
-    values |= {name: _of_knowns(tables["activations"], name).reindex(columns=rows) for name in ACTIVATIONS}
+    values |= {name: _of_knowns(tables["features"], name).reindex(columns=rows) for name in ACTIVATIONS}
 
     best = {metric: top_of(values[metric].mean()) for metric in METRICS}
     differences = {
@@ -100,10 +100,10 @@ def make(tables: Mapping[str, pd.DataFrame], context: Context) -> Content:
     return Content(blocks, data, counts=[int(n) for n in data["n"]])
 
 
-def _of_knowns(activations: pd.DataFrame, name: str) -> pd.DataFrame:
+def _of_knowns(features: pd.DataFrame, name: str) -> pd.DataFrame:
     """The mean over known test images: a row for each (split, seed), a column for each run."""
-    known = activations[activations["known"] == 1]
-    return known.pivot_table(index=["split", "seed"], columns="run", values=name, aggfunc="mean").sort_index()
+    means = features[(features["group"] == "known") & (features["quantity"] == f"{name}_mean")]
+    return means.pivot(index=["split", "seed"], columns="run", values="value").sort_index()
 
 
 def _means(run: str, labels: Mapping[str, str], values: Mapping[str, pd.DataFrame], best: Mapping) -> list[Cell]:
