@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from . import style, tidy
 from .context import Context
@@ -44,6 +44,7 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
             line = style.mean_band(axes, scaled, "epoch", quantity, look[run], labels[run], marks=6)
             drawn.append(line.assign(quantity=name, run=run, label=labels[run]))
         axes.set(title=title, xlabel="Epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if factor == 100:
             # a band of a share may leave the possible, the axis should not
             low, high = axes.get_ylim()
