@@ -262,9 +262,8 @@ def test_augmentation_has_both_sides_and_what_lies_behind(tidy_tables, published
     shown = [row[0] for row in means[1:] if any(row[1:])]
     assert shown == ["Cross entropy", "RandAugment", "Cutout", "AugMix", "Mixup", "CutMix"]
     assert [row[0] for row in changes[1:] if any(row[1:])] == shown[1:]
-    logit = source["features"].query("run == 'cutmix' and group == 'known' and quantity == 'maximum_logit_mean'")[
-        "value"
-    ]
+    of_cutmix = source["features"].query("run == 'cutmix' and group == 'known'")
+    logit = of_cutmix.query("quantity == 'maximum_logit_mean'")["value"]
     cutmix = next(row for row in means if row[0] == "CutMix")
     assert cutmix[4] == f"{logit.mean():.1f} {PLUS_MINUS} {logit.std():.1f}"
     wide = source["runs"].query("metric == 'accuracy'").pivot(index="split", columns="run", values="value") * 100
