@@ -22,6 +22,16 @@ def file_of(name: str) -> str:
     return f"config/experiments/{name}.yaml"
 
 
+MAIN_RUNS = ("teacher", "ce", "cutmix", "kd_mixed", "ad_as_released", "ad_as_described")
+# these ask one question, and leave out the runs that have nothing to say about it
+STUDIES = {
+    "tinyimagenet_32_two_sides": ("ce", "cutmix", "mixup", "ssa_cutout"),
+    "tinyimagenet_32_length": ("ce", "ce_80", "cutmix", "cutmix_80"),
+    "tinyimagenet_32_ablation": ("teacher", "kd_mixed", "ad_as_released", "ad_no_joint", "ad_as_described"),
+    "cifar10_length": ("ce", "cutmix"),
+}
+
+
 def experiment(name: str, **changes) -> Experiment:
     configuration = read_configuration(file_of(name))
     if "image_folder" in configuration["data"]["dataset"]:
@@ -37,9 +47,10 @@ def test_every_file_is_a_valid_experiment_of_its_name(name: str, in_repository: 
     loaded = experiment(name)
     assert loaded.name == name
     assert loaded.settings.title
-    assert {"teacher", "ce", "cutmix", "kd_mixed", "ad_as_released", "ad_as_described"} <= set(loaded.runs)
+    assert set(STUDIES.get(name, MAIN_RUNS)) <= set(loaded.runs)
     # a born-again network learns from the baseline
-    assert loaded.teacher_runs == (["teacher", "ce"] if "born_again" in loaded.runs else ["teacher"])
+    teachers = ["teacher", "ce"] if "born_again" in loaded.runs else ["teacher"]
+    assert loaded.teacher_runs == (teachers if "teacher" in loaded.runs else [])
     text = (REPOSITORY / file_of(name)).read_text()
     assert text.startswith("# ")
 
@@ -147,7 +158,7 @@ def test_snakemake_plans_every_file(name: str, tmp_path: Path, in_repository: Pa
     assert process.returncode == 0, process.stdout + process.stderr
     counts = dict(line.split() for line in process.stdout.splitlines() if len(line.split()) == 2)
     jobs = len(loaded.runs) * len(loaded.splits)
-    assert int(counts["train_teacher"]) + int(counts["train_student"]) == jobs
+    assert int(counts.get("train_teacher", 0)) + int(counts["train_student"]) == jobs
     assert counts["prepare_dataset"] == counts["download_dataset"] == str(1 + len(loaded.settings.data.others))
 
 
