@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import lazy_loader as lazy
@@ -60,6 +61,7 @@ class Asymmetric(Method):
             "distill": dist(logits, answer, **self.relations),
         }
 
+    @abstractmethod
     def mixed_loss(
         self, student: Tensor, on_raw: Tensor, on_mixed: Tensor, labels: Tensor, sources: Tensor, weights: Tensor
     ) -> tuple[Terms, Terms]:
@@ -71,7 +73,6 @@ class Asymmetric(Method):
             labels: int64 `[batch]`, of the raw images.
             sources, weights: `[batch, sources]`, as in `augment.Mixed`.
         """
-        raise NotImplementedError
 
 
 @settings_class
