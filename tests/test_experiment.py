@@ -57,7 +57,9 @@ def test_the_default_is_valid_and_complete():
         ({"evaluation": {"scores": ["max_logit"]}}, ["evaluation.scores", "'maximum_logit'"]),
         ({"analysis": {"mixing": ["cutmox"]}}, ["analysis.mixing", "'cutmix'"]),
         ({"show": {"baseline": "cee"}}, ["show.baseline", "'ce'"]),
+        ({"show": {"distillation": "kd_mixd"}}, ["show.distillation", "'kd_mixed'"]),
         ({"show": {"asymmetric": ["ad_as_relesed"]}}, ["show.asymmetric", "'ad_as_released'"]),
+        ({"show": {"dynamics": ["ce", "cutmx"]}}, ["show.dynamics", "'cutmix'"]),
         ({"show": {"figures": ["two_side"]}}, ["show.figures", "'two_sides'"]),
         ({"show": {"tables": ["benchmrk"]}}, ["show.tables", "'benchmark'"]),
         ({"resources": {"train_student": {"gpus": 1}}}, ["resources.train_student", "'gpu'"]),
@@ -72,9 +74,21 @@ def test_a_mistake_is_named_with_its_key(changes, words):
 def test_a_figure_whose_runs_are_not_configured():
     runs = {name: None for name in ("mixup", "cutmix", "kd_mixed", "ad_as_released", "ad_as_described")}
     runs |= {name: None for name in ("ad_mixed_teacher", "ad_no_joint", "ad_no_relabel")}
-    show = {"msa": "ce", "distillation": "ce", "asymmetric": [], "ablation": []}
+    show = {"msa": None, "distillation": None, "asymmetric": [], "ablation": []}
     message = error({"runs": runs, "show": show})
     assert "show.figures: two_sides needs" in message and "'msa'" in message and "leave the figure out" in message
+
+
+def test_a_part_that_show_leaves_open_goes_to_its_family():
+    parts = changed({"show": {"msa": None, "distillation": None, "asymmetric": [], "ablation": []}})
+    assert (parts.highlight.msa, parts.highlight.distillation) == ("mixup", "kd_mixed")
+    assert parts.compared_runs == ["ce", "mixup", "ad_as_released", "ad_as_described", "ad_soft"]
+    assert parts.context().highlight == parts.highlight
+
+    students = dict.fromkeys(name for name, run in parts.runs.items() if run.teachers)
+    alone = changed({"runs": students, "show": {"distillation": None, "asymmetric": [], "ablation": [], "figures": []}})
+    assert (alone.highlight.distillation, alone.highlight.asymmetric, alone.highlight.ablation) == ("", (), ())
+    assert alone.compared_runs == ["ce", "cutmix"]
 
 
 def test_tables_that_an_experiment_cannot_fill():

@@ -322,6 +322,17 @@ def test_training_dynamics_leaves_out_a_panel_without_numbers(tmp_path):
     assert set(data["quantity"]) == {"train_loss", "validation_accuracy_percent"}
 
 
+def test_training_dynamics_draws_the_runs_that_it_is_given(tmp_path):
+    table = synthetic_tables.make(splits=1)["history"]
+    wanted = ["mixup", "ce", "ad_no_joint", "ad_as_released", "ad_as_described", "kd"]
+    highlight = synthetic_tables.HIGHLIGHT | {"dynamics": [*wanted, "resizemix"]}
+    figure, data = FIGURES["training_dynamics"].draw(
+        read(tmp_path, {"history": table}), read_context(synthetic_tables.context(splits=1, highlight=highlight))
+    )
+    assert list(dict.fromkeys(data["run"])) == wanted
+    assert "Not in the table: resizemix." in footer(figure).replace("\n", " ")
+
+
 @pytest.mark.parametrize("name", [name for name in FIGURES if name != "ablation"])
 def test_a_figure_gets_by_without_the_optional_runs(tmp_path, name):
     """No highlight: the parts go to the families. A highlighted run that is not there is named in the footer."""

@@ -7,6 +7,7 @@ resolved settings of each job, which reach the job as one JSON text. Nothing her
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from .augment import MULTI_SAMPLE, SINGLE_SAMPLE
 from .datasets.catalog import DATASETS, PUBLISHED_CHECKPOINTS, check_files, find, parse_checksum
 from .detectors import DETECTORS
 from .errors import OpenSetError, SettingsError, nearest
-from .figures import FIGURES, Context, read_context
+from .figures import FIGURES, Context, Highlight, read_context
 from .jobs import fingerprint, images_seen
 from .methods import METHODS
 from .models import BACKBONES
@@ -151,14 +152,16 @@ class AnalysisSettings(Strict):
 class ShowSettings(Strict):
     """Which runs the figures and tables set side by side, and which figures and tables are made.
 
-    Without `tables` all that the experiment can fill.
+    A part without a run goes to the runs of its family, if there are any. Without `tables` all that the experiment can
+    fill.
     """
 
     baseline: Name = "ce"
-    msa: Name = "cutmix"
-    distillation: Name = "kd_mixed"
+    msa: Name | None = None
+    distillation: Name | None = None
     asymmetric: tuple[Name, ...] = ()
     ablation: tuple[Name, ...] = ()
+    dynamics: tuple[Name, ...] = ()
     figures: tuple[str, ...] = tuple(FIGURES)
     tables: tuple[str, ...] | None = None
 
@@ -363,8 +366,9 @@ class Experiment:
             self._check_teachers(name, run)
         show = settings.show
         for key in ("baseline", "msa", "distillation"):
-            _checked(f"show.{key}", self._known, "run", getattr(show, key), self.runs)
-        for key in ("asymmetric", "ablation"):
+            if getattr(show, key) is not None:
+                _checked(f"show.{key}", self._known, "run", getattr(show, key), self.runs)
+        for key in ("asymmetric", "ablation", "dynamics"):
             for name in getattr(show, key):
                 _checked(f"show.{key}", self._known, "run", name, self.runs)
         for kind, registry in (("figures", FIGURES), ("tables", TABLES)):
@@ -593,11 +597,18 @@ class Experiment:
             "activation_samples": self.settings.analysis.activation_samples,
         }
 
+    @cached_property
+    def highlight(self) -> Highlight:
+        """The runs by the part they play in figures and tables."""
+        named = {field.name: getattr(self.settings.show, field.name) for field in dataclasses.fields(Highlight)}
+        given = {part: runs for part, runs in named.items() if runs}
+        return Highlight(**given).filled(self.configured.families)
+
     @property
     def compared_runs(self) -> list[str]:
         """The runs that figures set side by side: baseline, MSA, asymmetric distillation."""
-        show = self.settings.show
-        return list(dict.fromkeys([show.baseline, show.msa, *show.asymmetric]))
+        parts = self.highlight
+        return list(dict.fromkeys(filter(None, [parts.baseline, parts.msa, *parts.asymmetric])))
 
     @property
     def analyzed_runs(self) -> list[str]:
@@ -639,7 +650,6 @@ class Experiment:
 
     def context(self) -> Context:
         """What figures and tables say about the experiment."""
-        show = self.settings.show
         return read_context(
             {
                 "experiment": self.name,
@@ -649,12 +659,6 @@ class Experiment:
                 "splits": len(self.splits),
                 "seeds": len(self.seeds),
                 "scale_note": self.settings.scale_note,
-                "highlight": {
-                    "baseline": show.baseline,
-                    "msa": show.msa,
-                    "distillation": show.distillation,
-                    "asymmetric": list(show.asymmetric),
-                    "ablation": list(show.ablation),
-                },
+                "highlight": dataclasses.asdict(self.highlight),
             }
         )

@@ -23,6 +23,27 @@ class Highlight:
     distillation: str = ""  # plain distillation
     asymmetric: tuple[str, ...] = ()  # asymmetric distillation, the best known variant first
     ablation: tuple[str, ...] = ()  # rows of the ablation in order; the first is what the others are compared with
+    dynamics: tuple[str, ...] = ()  # curves of the training; empty: those of the other parts, but for the ablation
+
+    def filled(self, families: Mapping[str, str]) -> Highlight:
+        """With the empty parts filled from `families`: run -> family, in the order in which runs are preferred.
+
+        >>> Highlight(baseline="plain").filled({"ce": "cross_entropy", "cutmix": "msa", "mixup": "msa"})
+        Highlight(baseline='plain', msa='cutmix', distillation='', asymmetric=(), ablation=(), dynamics=())
+        """
+
+        def of_family(*names: str) -> tuple[str, ...]:
+            return tuple(run for run, family in families.items() if family in names)
+
+        distillation = of_family("distillation")[:1]
+        return Highlight(
+            baseline=self.baseline or "".join(of_family("cross_entropy")[:1]),
+            msa=self.msa or "".join(of_family("msa")[:1]),
+            distillation=self.distillation or "".join(distillation),
+            asymmetric=self.asymmetric or of_family("asymmetric"),
+            ablation=self.ablation or (*distillation, *of_family("ablation", "asymmetric")),
+            dynamics=self.dynamics,
+        )
 
 
 @settings_class

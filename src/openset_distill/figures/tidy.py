@@ -182,6 +182,7 @@ class Picked:
     distillation: tuple[str, ...]
     asymmetric: tuple[str, ...]
     ablation: tuple[str, ...]
+    dynamics: tuple[str, ...]
     absent: Mapping[str, tuple[str, ...]]  # by part
 
     def main(self, *, distillation: bool = False, limit: int | None = None) -> list[str]:
@@ -197,25 +198,14 @@ class Picked:
 
 def pick(context: Context, table: pd.DataFrame) -> Picked:
     """Finds the highlighted runs in `table`; a part that the context leaves open goes to the runs of its family."""
-    families = dict(zip(table["run"], table["family"], strict=True))
-
-    def of_family(*names: str) -> list[str]:
-        return [run for run, family in families.items() if family in names]
-
-    highlight = context.highlight
-    open_parts = {
-        "baseline": of_family("cross_entropy")[:1],
-        "msa": of_family("msa")[:1],
-        "distillation": of_family("distillation")[:1],
-        "asymmetric": of_family("asymmetric"),
-        "ablation": [*of_family("distillation")[:1], *of_family("ablation", "asymmetric")],
-    }
-    wanted = {}
-    for part, default in open_parts.items():
-        named = getattr(highlight, part)
-        wanted[part] = ([named] if isinstance(named, str) else list(named)) if named else default
-    found = {part: tuple(run for run in runs if run in families) for part, runs in wanted.items()}
-    absent = {part: tuple(run for run in runs if run not in families) for part, runs in wanted.items()}
+    known = families(table)
+    highlight = context.highlight.filled(known)
+    wanted: dict[str, tuple[str, ...]] = {}
+    for field in dataclasses.fields(highlight):
+        named = getattr(highlight, field.name)
+        wanted[field.name] = tuple(filter(None, [named])) if isinstance(named, str) else named
+    found = {part: tuple(run for run in runs if run in known) for part, runs in wanted.items()}
+    absent = {part: tuple(run for run in runs if run not in known) for part, runs in wanted.items()}
     return Picked(**found, absent=absent)
 
 

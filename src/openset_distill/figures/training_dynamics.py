@@ -25,7 +25,7 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
     """A panel for each quantity that some run has; `tables` needs `history`."""
     table = tables["history"]
     picked = tidy.pick(context, table)
-    runs = picked.main(distillation=True, limit=5) or tidy.in_family_order(table)[:5]
+    runs = list(picked.dynamics) or picked.main(distillation=True, limit=5) or tidy.in_family_order(table)[:5]
     labels = tidy.labels(table)
     look = style.looks(runs, tidy.families(table))
     shown = table[table["run"].isin(runs)]
@@ -65,7 +65,7 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
         figure,
         "training_dynamics",
         context,
-        f"{note} {picked.note(*tidy.STORY, 'distillation')}",
+        f"{note} {picked.note(*(('dynamics',) if picked.dynamics else (*tidy.STORY, 'distillation')))}",
         legend=(handles, [labels[run] for run in runs]),
     )
     columns = ["quantity", "run", "label", "x", "mean", "std", "n"]
