@@ -126,23 +126,35 @@ def test_the_files_hold_what_is_drawn_and_nothing_of_the_day(drawn, name, tmp_pa
     pd.testing.assert_frame_equal(written, data, check_dtype=False, rtol=1e-5)
 
 
-def test_two_sides_shows_means_and_standard_errors(drawn):
-    tables, _, data = drawn("full", "two_sides")
+def by_split(runs: pd.DataFrame, run: str, metric: str) -> pd.Series:
+    rows = runs[(runs["run"] == run) & (runs["metric"] == metric)]
+    if metric == "auroc":
+        rows = rows[(rows["score"] == "maximum_logit") & (rows["group"] == "all") & (rows["sampling"] == "full")]
+    return 100 * rows.set_index("split")["value"]
+
+
+def test_two_sides_shows_means_and_standard_errors_of_differences(drawn):
+    tables, figure, data = drawn("full", "two_sides")
     runs = tables["runs"]
     assert list(data["run"])[:2] == ["teacher", "ce"] and len(data) == len(synthetic_tables.RUNS)
     one = data.set_index("run").loc["cutmix"]
-    accuracy = runs[(runs["run"] == "cutmix") & (runs["metric"] == "accuracy")]["value"]
-    auroc = runs[
-        (runs["run"] == "cutmix")
-        & (runs["metric"] == "auroc")
-        & (runs["score"] == "maximum_logit")
-        & (runs["group"] == "all")
-        & (runs["sampling"] == "full")
-    ]["value"]
-    assert len(accuracy) == len(auroc) == one["n"] == 5
-    assert one["accuracy_percent"] == pytest.approx(100 * accuracy.mean())
-    assert one["auroc_percent"] == pytest.approx(100 * auroc.mean())
-    assert one["auroc_error_percent"] == pytest.approx(100 * auroc.sem())
+    for metric in ("accuracy", "auroc"):
+        of_run, of_baseline = by_split(runs, "cutmix", metric), by_split(runs, "ce", metric)
+        assert len(of_run) == one["n"] == 5
+        assert one[f"{metric}_percent"] == pytest.approx(of_run.mean())
+        assert one[f"{metric}_error_percent"] == pytest.approx((of_run - of_baseline).sem())
+        assert np.isnan(data.set_index("run").loc["ce", f"{metric}_error_percent"])
+    assert "standard error of the difference to" in footer(figure).replace("\n", " ")
+
+
+def test_two_sides_without_a_baseline_shows_standard_errors_of_means(tmp_path):
+    runs = synthetic_tables.make(splits=3, runs=("mixup", "cutmix"))["runs"]
+    figure, data = FIGURES["two_sides"].draw(
+        read(tmp_path, {"runs": runs}), read_context(synthetic_tables.context(splits=3, highlight={}))
+    )
+    errors = data.set_index("run")["auroc_error_percent"]
+    assert errors["cutmix"] == pytest.approx(by_split(runs, "cutmix", "auroc").sem())
+    assert "standard error of the mean" in footer(figure).replace("\n", " ")
 
 
 def test_two_sides_draws_the_points_of_its_data(drawn):

@@ -92,8 +92,8 @@ FIGURES: dict[str, FigureSpec] = {
             tables=("runs",),
             title="Two sides of data augmentation",
             caption="Closed-set accuracy against open-set performance (AUROC of the maximum logit), one point for "
-            "each run, with standard errors. Multiple-sample augmentation gains the first and loses the second; "
-            "arrows lead from it to asymmetric distillation. Dashed lines: cross entropy." + _EXPERIMENT,
+            "each run; bars: standard error of the difference to cross entropy on the same splits. Arrows lead from "
+            "multiple-sample augmentation to asymmetric distillation. Dashed lines: cross entropy." + _EXPERIMENT,
             needs=needs_families(("cross_entropy",), ("msa",)),
             beside=("augmentation",),
         ),

@@ -251,11 +251,16 @@ def pair_values(runs: pd.DataFrame, metric: str, **where: str) -> pd.DataFrame:
     return wide.sort_index()
 
 
-def mean_and_error(values: pd.DataFrame) -> pd.DataFrame:
-    """For each column: mean, standard error of the mean (NaN for a single value) and number of values."""
-    count = values.count()
-    error = values.std(ddof=1) / np.sqrt(count)
-    return pd.DataFrame({"mean": values.mean(), "standard_error": error, "n": count})
+def mean_and_error(values: pd.DataFrame, reference: str | None = None) -> pd.DataFrame:
+    """For each column: mean, standard error and number of values.
+
+    The error is that of the difference to the column `reference` over the rows that both have, because the splits
+    differ from one another much more than the runs on one split do; without a reference it is that of the mean. It is
+    NaN for the reference itself, and for a single row.
+    """
+    measured = values if reference is None else values.drop(columns=reference).sub(values[reference], axis=0)
+    error = measured.std(ddof=1) / np.sqrt(measured.count())
+    return pd.DataFrame({"mean": values.mean(), "standard_error": error, "n": values.count()})
 
 
 def paired_differences(values: pd.DataFrame, reference: str, runs: Iterable[str]) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -29,9 +29,9 @@ FAMILY_NAMES = {
 def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, pd.DataFrame]:
     """One point a run; `tables` needs `runs`."""
     runs = tables["runs"]
-    data = _points(runs)
+    picked = tidy.pick(context, runs)
+    data = _points(runs, picked.baseline)
     tidy.require_runs("figure 'two_sides'", list(data["run"]), "a run with accuracy and AUROC of the maximum logit")
-    picked = tidy.pick(context, data)
 
     figure = style.new_figure(style.DOUBLE_COLUMN, 3.8)
     axes = figure.subplots()
@@ -62,7 +62,8 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
     axes.margins(x=0.13, y=0.13)
     axes.set_xlabel("Closed-set accuracy (%)")
     axes.set_ylabel("AUROC of the maximum logit (%)")
-    notes = ["Bars: standard error of the mean."] if data["n"].max() > 1 else ["One split and seed: no error bars."]
+    of_what = f"difference to {tidy.labels(data)[picked.baseline[0]]} on the same splits" if picked.baseline else "mean"
+    notes = [f"Bars: standard error of the {of_what}." if data["n"].max() > 1 else "One split and seed: no error bars."]
     for run in picked.baseline:
         axes.axvline(where[run][0], color="#8a8a8a", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
         axes.axhline(where[run][1], color="#8a8a8a", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
@@ -110,10 +111,10 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
     return figure, data
 
 
-def _points(runs: pd.DataFrame) -> pd.DataFrame:
+def _points(runs: pd.DataFrame, baseline: Sequence[str]) -> pd.DataFrame:
     """run, label, family, mean and standard error of accuracy and AUROC in percent, n; in family order."""
-    accuracy = tidy.mean_and_error(tidy.pair_values(runs, "accuracy"))
-    auroc = tidy.mean_and_error(tidy.pair_values(runs, "auroc"))
+    accuracy = tidy.mean_and_error(tidy.pair_values(runs, "accuracy"), *baseline)
+    auroc = tidy.mean_and_error(tidy.pair_values(runs, "auroc"), *baseline)
     labels, families = tidy.labels(runs), tidy.families(runs)
     rows = [
         {
