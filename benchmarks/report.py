@@ -14,6 +14,7 @@ from measure import REPOSITORY
 PAGE = REPOSITORY / "docs" / "benchmarks.md"
 CASES = {
     "digits_8": "the digits' network, 8x8, batch 64",
+    "small_32": "small residual network, 32x32, batch 64",
     "small_64": "small residual network, 64x64, batch 64",
     "resnet18_32": "ResNet-18, 32x32, batch 32",
     "resnet18_64": "ResNet-18, 64x64, batch 32",
@@ -112,14 +113,14 @@ def engine() -> str:
 
 def quality() -> str:
     rows = []
-    for method, found in load("quality").get("methods", {}).items():
-        for implementation, row in found.items():
-            seconds = f"{row['seconds_a_network']:.0f}"
-            if "seconds_of_recording_a_network" in row:
-                seconds += f" + {row['seconds_of_recording_a_network']:.0f} recording"
-            rows.append(
-                [f"{method}, {implementation}", with_spread(row["accuracy"]), with_spread(row["auroc"]), seconds]
-            )
+    for result in (load("quality"), load("quality_small")):
+        for method, found in result.get("methods", {}).items():
+            for implementation, row in found.items():
+                seconds = f"{row['seconds_a_network']:.0f}"
+                if "seconds_of_recording_a_network" in row:
+                    seconds += f" + {row['seconds_of_recording_a_network']:.0f} recording"
+                name = f"{CASES[result['case']]}: {method}, {implementation}"
+                rows.append([name, with_spread(row["accuracy"]), with_spread(row["auroc"]), seconds])
     return table(["", "accuracy (%)", "AUROC (%)", "seconds a network"], rows)
 
 

@@ -47,6 +47,7 @@ def small(*widths: int, stem: int = 2) -> dict[str, Any]:
 
 CASES = {
     "digits_8": Case(small(16, 32, stem=1), small(32, 64, stem=1), 8, 64, 1280),
+    "small_32": Case(small(32, 64, 128, 256), small(48, 96, 192, 384), 32, 64, 1280),
     "small_64": Case(small(32, 64, 128, 256), small(48, 96, 192, 384), 64, 64, 640),
     "resnet18_32": Case({"name": "resnet18"}, {"name": "resnet50"}, 32, 32, 128),
     "resnet18_64": Case({"name": "resnet18"}, {"name": "resnet50"}, 64, 32, 64),
@@ -75,7 +76,7 @@ def job(case: Case, method: str, epochs: int) -> dict[str, Any]:
         "augment": {"single": single, "multi": multi},
         "optimization": {"epochs": epochs, "batch_size": case.batch, "warmup_epochs": 0, "precision": "auto"},
     }
-    show = {"baseline": "student", "msa": "student", "distillation": "student", "figures": [], "tables": []}
+    show = {"baseline": "student", "figures": [], "tables": []}
     settings = {"experiment": "benchmark", "title": "", "data": {"dataset": "digits"}, "protocol": {"name": "mnist"}}
     runs = {"student": run, "teacher": {"backbone": case.teacher}}
     return load(settings | {"runs": runs, "show": show}, stands_alone=True).training_job("student", 0, 0)
