@@ -12,22 +12,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
-from openset_distill.experiment import read_configuration
-from openset_distill.provenance import git_commit, processor
+from measure import REPOSITORY, machine
 
-REPOSITORY = Path(__file__).parents[1]
+from openset_distill.experiment import read_configuration
+
 sys.path.insert(0, str(REPOSITORY / "tests"))
 
-import slurm_cluster  # noqa: E402
-from small_repository import copy_of_the_repository, jobs  # noqa: E402
+import slurm_cluster
+from small_repository import copy_of_the_repository, jobs
 
 WAITS = ["--profile", "profiles/slurm", "--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5"]
 NO_GROUPS = ["--groups", "nothing=nothing"]
@@ -102,9 +100,7 @@ def main() -> None:
     os.chdir(REPOSITORY)
     planned = planning()
     result = {
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.platform()},
-        "versions": {name: version(name) for name in ("snakemake", "snakemake-executor-plugin-slurm")},
-        "commit": git_commit(),
+        "machine": machine("snakemake", "snakemake-executor-plugin-slurm"),
         "planning": planned,
         "planning_all": {key: round(sum(one[key] for one in planned.values()), 1) for key in ("jobs", "seconds")},
         "ten_short_jobs": short_jobs(),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -17,10 +16,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from measure import machine
+
 from openset_distill.datasets.catalog import find
 from openset_distill.datasets.pack import open_packed, write
 from openset_distill.datasets.read import READERS
-from openset_distill.provenance import git_commit, processor
 
 SIZE, BATCH, BATCHES = 64, 128, 200
 # reads random batches from the first `n` training images and says how much memory of its own the process holds
@@ -68,8 +68,7 @@ def main() -> None:
         memory = {str(n): own_memory_mib(folder, n) for n in (images // 16, images // 4, images)}
         size = sum(path.stat().st_size for path in folder.iterdir())
     result = {
-        "machine": {"processor": processor(), "cores": os.cpu_count()},
-        "commit": git_commit(),
+        "machine": machine("numpy", "pillow"),
         "images": manifest["counts"],
         "prepared_mib": round(size / 2**20),
         "prepare_seconds": round(prepare, 1),

@@ -61,7 +61,8 @@ def main() -> None:
     if arguments.answers:
         teacher = Recording(arguments.answers, views(job, arguments.split, arguments.teacher), device)
     elif arguments.teacher:
-        teacher = load_networks(arguments.teacher, data.classes, device)
+        precision = job["optimization"]["precision"]
+        teacher = load_networks(arguments.teacher, data.classes, device, precision=precision)
     student = make_student(job, data, device)
     batches = Timed(make_batches(job, data, device))
     with tempfile.TemporaryDirectory() as folder:

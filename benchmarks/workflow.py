@@ -12,21 +12,17 @@ import argparse
 import csv
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
-from openset_distill.provenance import git_commit, processor
+from measure import REPOSITORY, machine
 
-REPOSITORY = Path(__file__).parents[1]
 SOURCES = ("Snakefile", "rules", "workflow_scripts", "config", "profiles", "src", "environment.yml")
-PACKAGES = ("torch", "numpy", "snakemake")
 
 
 def copy_sources(folder: Path) -> None:
@@ -106,9 +102,7 @@ def main() -> None:
         }.items()
     }
     result = {
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.platform()},
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-        "commit": git_commit(),
+        "machine": machine("torch", "numpy", "snakemake"),
         "from_nothing_seconds": [round(seconds, 1) for seconds in scratch],
         "nothing_to_do_seconds": [round(seconds, 2) for seconds in idle],
         "import_seconds": {name: round(seconds, 2) for name, seconds in imports.items()},

@@ -25,6 +25,7 @@ from openset_distill.feed import Feed, Normalize
 from openset_distill.figures.tidy import read_tidy
 from openset_distill.files import read_json, write_json, written_whole
 from openset_distill.models import BACKBONES, build_classifier
+from openset_distill.models.heads import HEADS
 from openset_distill.optimizer import SGD
 from openset_distill.registry import Registry, settings_class
 from openset_distill.teachers import Networks
@@ -137,6 +138,22 @@ def test_one_forward_pass_gives_features_and_logits(backbone, channels):
         features, logits = model(torch.rand(2, channels, 32, 32))
         assert torch.allclose(model.head(features), logits)
     assert features.shape == (2, model.encoder.num_features) and logits.shape == (2, 5)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_encoder_alone_computes_in_bfloat16(head):
+    torch.manual_seed(0)
+    model = build_classifier({"name": "small_resnet", "widths": [8, 64]}, classes=5, channels=3, head=head).eval()
+    images = torch.rand(200, 3, 8, 8)
+    exact, _ = model(images)
+    model.precision = torch.bfloat16
+    features, logits = model(images)
+    assert torch.equal(features, features.bfloat16().float()) and not torch.equal(features, exact)
+    assert torch.allclose(features, exact, rtol=0.05, atol=0.02)
+    assert logits.dtype == torch.float32 and torch.equal(logits, model.head(features))
+    assert len(logits.amax(dim=1).unique()) > 190, "scores do not tie"
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(model(images)[1], logits), "the network alone says what computes in which type"
 
 
 def test_cifar_stem_keeps_the_resolution_of_small_images():

@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     arguments = parser.parse_args()
 
-    from openset_distill.device import autocast_dtype, prepare_device
+    from openset_distill.device import prepare_device
     from openset_distill.jobs import IMAGES, read_job
     from openset_distill.runs import make_batches, open_split, views
     from openset_distill.teachers import load_networks, record
@@ -35,10 +35,9 @@ def main() -> None:
     device = prepare_device(arguments.threads)
     record(
         arguments.answers,
-        load_networks(arguments.teacher, data.classes, device),
+        load_networks(arguments.teacher, data.classes, device, precision=job["optimization"]["precision"]),
         make_batches(job, data, device),
         views(job, arguments.split, arguments.teacher),
-        dtype=autocast_dtype(job["optimization"]["precision"], device),
         report=lambda line: print(line, file=sys.stderr, flush=True),
     )
 

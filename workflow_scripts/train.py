@@ -67,7 +67,8 @@ def main() -> None:
     if arguments.answers:
         teacher = Recording(arguments.answers, views(job, arguments.split, arguments.teacher), device)
     elif arguments.teacher:
-        teacher = load_networks(arguments.teacher, data.classes, device, world)
+        precision = job["optimization"]["precision"]
+        teacher = load_networks(arguments.teacher, data.classes, device, precision=precision, world=world)
     student = make_student(job, data, device)
     state = arguments.weights.with_name("state.safetensors")
     history = train(

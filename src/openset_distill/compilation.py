@@ -9,9 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
-def compiled(
-    network: nn.Module, images: Tensor, dtype: torch.dtype | None, report: Callable[[str], None] = print
-) -> nn.Module:
+def compiled(network: nn.Module, images: Tensor, report: Callable[[str], None] = print) -> nn.Module:
     """The network with compiled forward and backward passes, or the network itself if the compiler fails.
 
     It is tried on one batch, so that a missing C++ compiler or a layer that cannot be compiled shows at once. The trial
@@ -19,16 +17,13 @@ def compiled(
 
     Args:
         images: a batch as training will see it.
-        dtype: of automatic mixed precision, or None.
     """
     started = time.monotonic()
     kept = {name: buffer.clone() for name, buffer in network.named_buffers()}
     network.train()
     try:
         fast = torch.compile(network)
-        with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
-            logits = fast(images)[1]
-        logits.float().sum().backward()
+        fast(images)[1].sum().backward()
         report(f"compiled in {time.monotonic() - started:.0f} s")
     except Exception as error:  # whatever the compiler stumbles over, training does not depend on it
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

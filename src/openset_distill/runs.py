@@ -18,7 +18,7 @@ from .batches import Batches
 from .checkpoint import Described
 from .datasets.pack import Images, open_packed
 from .detectors import TrainingOutputs, balanced_choice
-from .device import autocast_dtype, derive_seed, generator
+from .device import derive_seed, generator
 from .errors import CheckpointError, DataError
 from .evaluation import save_outputs
 from .feed import Feed, Normalize
@@ -154,9 +154,8 @@ def save_test_outputs(
     path: Path, model: Classifier, data: SplitData, job: dict[str, Any], device: torch.device
 ) -> None:
     """Features and logits of every test image of the split, known and unknown."""
-    dtype = autocast_dtype(job["optimization"]["precision"], device)
     normalize = data.normalize(job, device)
-    answers = [predict(model, feed, normalize, dtype) for feed in data.test(device)]
+    answers = [predict(model, feed, normalize) for feed in data.test(device)]
     save_outputs(
         path,
         features=torch.cat([features for features, _ in answers]).numpy(),
@@ -174,8 +173,7 @@ def save_training_outputs(
     generator = np.random.default_rng(derive_seed(job["seed"], job["split"], "detectors"))
     chosen = balanced_choice(data.train_label, samples, generator)
     feed = Feed(data.train_images, data.arrays["train_index"][chosen], device)
-    dtype = autocast_dtype(job["optimization"]["precision"], device)
-    features, logits = predict(model, feed, data.normalize(job, device), dtype)
+    features, logits = predict(model, feed, data.normalize(job, device))
     weight, bias = torch.zeros(0, features.shape[1]), torch.zeros(0)
     if isinstance(model.head, nn.Linear):
         weight = model.head.weight.detach().float().cpu()

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from .batches import Batches
 from .checkpoint import load_classifier, load_tensors, save_tensors
+from .device import autocast_dtype
 from .distributed import Sharded, World
 from .errors import CheckpointError
 from .files import remove_leftovers
@@ -58,17 +59,25 @@ class Networks(nn.Module):
 
 
 def load_networks(
-    paths: Sequence[Path], classes: tuple[str, ...], device: torch.device, world: World | None = None
+    paths: Sequence[Path],
+    classes: tuple[str, ...],
+    device: torch.device,
+    *,
+    precision: str = "float32",
+    world: World | None = None,
 ) -> Networks:
     """The teacher of a run, an ensemble if several files of weights are named.
 
     Args:
+        precision: `optimization.precision` of the run.
         world: the processes that share the batches, if there are several.
 
     Raises:
         CheckpointError: missing or damaged file, or a network that was trained on other classes.
     """
     members = [load_classifier(path, classes=classes)[0] for path in paths]
+    for member in members:
+        member.precision = autocast_dtype(precision, device)
     networks = Networks(members if world is None else [Sharded(member, world) for member in members])
     return networks.to(device, memory_format=torch.channels_last)
 
@@ -76,8 +85,8 @@ def load_networks(
 class Recording:
     """The recorded answers of teachers, by step.
 
-    File: `raw` `[steps, batch, classes]`, `mixed` `[mixed steps, batch, classes]` in the type in which the networks
-    answered, and `row` int64 `[steps]`, the row of `mixed` that belongs to a step (-1: not mixed).
+    File: logits `raw` `[steps, batch, classes]` and `mixed` `[mixed steps, batch, classes]`, and `row` int64 `[steps]`,
+    the row of `mixed` that belongs to a step (-1: not mixed).
 
     Args:
         wanted: what the run sees (`runs.views`), which must be what was recorded.
@@ -102,7 +111,10 @@ class Recording:
         return self.raw[batch.number]
 
     def on_mixed(self, batch: Batch) -> Tensor:
-        return self.mixed[self.row[batch.number]]
+        row = self.row[batch.number]
+        if row < 0:
+            raise ValueError(f"batch {batch.number} is not mixed; ask for on_raw where batch.mixed is None")
+        return self.mixed[row]
 
     def on_both(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return self.on_raw(batch), self.on_mixed(batch)
@@ -114,7 +126,6 @@ def record(
     batches: Batches,
     described: Mapping[str, Any],
     *,
-    dtype: torch.dtype | None,
     minutes: float = 5.0,
     report: Callable[[str], None] = print,
 ) -> None:
@@ -124,7 +135,6 @@ def record(
 
     Args:
         described: what is recorded (`runs.views`).
-        dtype: of automatic mixed precision, or None.
         minutes: time between two saved states.
 
     Raises:
@@ -141,8 +151,7 @@ def record(
 
     for number in tqdm(range(len(row), steps), total=steps, initial=len(row), unit="step", disable=None):
         batch = batches[number]
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            on_raw, on_mixed = (networks.on_raw(batch), None) if batch.mixed is None else networks.on_both(batch)
+        on_raw, on_mixed = (networks.on_raw(batch), None) if batch.mixed is None else networks.on_both(batch)
         raw.append(on_raw)
         row.append(-1 if on_mixed is None else len(mixed))
         if on_mixed is not None:

@@ -67,7 +67,7 @@ def train(
     if settings["select"] == "best_validation_accuracy" and len(validation[0]) == 0:
         raise TrainingError("select: best_validation_accuracy needs validation images; set validation_fraction above 0")
     method = METHODS.build(job["method"])
-    dtype = autocast_dtype(settings["precision"], device)
+    student.precision = autocast_dtype(settings["precision"], device)
     epochs, steps = settings["epochs"], batches.an_epoch
     optimizer = SGD(
         (parameter for parameter in student.parameters() if parameter.requires_grad),
@@ -80,7 +80,7 @@ def train(
     progress = restore(state_path, described, student, optimizer, best, report) or Progress()
     network = student if world is None else Sharded(synchronize_batch_norm(student, device), world)
     if settings["compile"]:
-        network = compiled(network, batches[0].images, dtype, report)
+        network = compiled(network, batches[0].images, report)
     stop = StopRequest()
     started = saved = reported = time.monotonic()
     first = progress.epoch * steps + progress.step
@@ -92,9 +92,8 @@ def train(
             number = progress.epoch * steps + progress.step
             batch = batches[number]
             torch.manual_seed(derive_seed(*key, "dropout", number, *([world.rank] if world else [])))
-            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-                terms, statistics = method.loss(network, teacher, batch)
-                loss = sum(terms.values())
+            terms, statistics = method.loss(network, teacher, batch)
+            loss = sum(terms.values())
             loss.backward()
             if world:
                 world.sum_gradients(optimizer.parameters)
@@ -119,7 +118,7 @@ def train(
         row = {name: (progress.sums[name] / progress.counts[name]).item() for name in progress.sums}
         row = {"epoch": progress.epoch + 1, "learning_rate": learning_rate(settings, last_step, steps), **row}
         if len(validation[0]):
-            row["validation_accuracy"] = accuracy(student, *validation, batches.normalize, dtype)
+            row["validation_accuracy"] = accuracy(student, *validation, batches.normalize)
         progress.history.append(row)
         if settings["select"] == "best_validation_accuracy" and row["validation_accuracy"] > progress.best_accuracy:
             progress.best_accuracy = row["validation_accuracy"]
@@ -134,6 +133,7 @@ def train(
 
     bar.close()
     stop.release()
+    student.precision = None  # what is trained in bfloat16 is tested in float32
     if settings["select"] == "best_validation_accuracy":
         student.load_state_dict(best)
     return progress.history

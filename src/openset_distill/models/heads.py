@@ -26,14 +26,11 @@ class ReciprocalPointHead(nn.Module):
         self.radius = nn.Parameter(torch.zeros(1))
 
     def forward(self, features: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        # a difference of squares in bfloat16 would lose the distance
-        with torch.autocast(features.device.type, enabled=False):
-            features = features.to(self.points.dtype)
-            direction = features @ self.points.T
-            squares = features.square().mean(dim=1, keepdim=True) + self.points.square().mean(dim=1)
-            distance = squares - 2 * direction / features.shape[1]
-            logits = distance - direction
-            return (logits, distance - self.radius) if self.training else logits
+        direction = features @ self.points.T
+        squares = features.square().mean(dim=1, keepdim=True) + self.points.square().mean(dim=1)
+        distance = squares - 2 * direction / features.shape[1]
+        logits = distance - direction
+        return (logits, distance - self.radius) if self.training else logits
 
 
 class PlaceholderHead(nn.Module):
