@@ -23,7 +23,8 @@ help:
 	@echo "make report                      report.html: figures, tables and how they were made"
 	@echo "make crate [RESULTS=FOLDER]      a finished experiment as an RO-Crate, in crate/"
 	@echo "make doctor                      what keeps Snakemake or DVC from working here, and what helps"
-	@echo "make lint | format | lock | benchmark | dvc_yaml | clean"
+	@echo "make lint | format | lock | benchmark | dvc_yaml"
+	@echo "make clean                       removes results/ with every trained network"
 
 paper_figures: environment
 	snakemake --cores all paper_figures $(CONFIG)

@@ -47,9 +47,9 @@ rule measure_features:
         f"{BENCHMARKS}/split{{split}}_seed{{seed}}_measure.tsv"
     conda:
         ENVIRONMENT
-    threads: wanted("analyze").threads
+    threads: wanted("measure").threads
     resources:
-        **resources_of("analyze", most_gpus=0),
+        **resources_of("measure"),
     params:
         runs=lambda wildcards, input: options("--run", named(EXPERIMENT.runs, input.outputs)),
         heads=lambda wildcards, input: options("--head", named(EXPERIMENT.runs, input.weights)),

@@ -43,6 +43,7 @@ class Site(Strict):
     train_teacher: SiteJob = SiteJob()
     train_student: SiteJob = SiteJob()
     analyze: SiteJob = SiteJob()
+    measure: SiteJob = SiteJob()
     light: SiteJob = SiteJob()
 
 

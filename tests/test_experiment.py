@@ -55,6 +55,8 @@ def test_the_default_is_valid_and_complete():
         ({"protocol": {"splits": []}}, ["protocol.splits", "at least 1"]),
         ({"protocol": {"name": "minst"}}, ["protocol.name", "'mnist'"]),
         ({"evaluation": {"scores": ["max_logit"]}}, ["evaluation.scores", "'maximum_logit'"]),
+        ({"evaluation": {"scores": ["energy"]}}, ["evaluation.scores", "maximum_logit", "add it"]),
+        ({"evaluation": {"sampling": ["balanced"]}}, ["evaluation.sampling", "full", "add it"]),
         ({"analysis": {"mixing": ["cutmox"]}}, ["analysis.mixing", "'cutmix'"]),
         ({"show": {"baseline": "cee"}}, ["show.baseline", "'ce'"]),
         ({"show": {"distillation": "kd_mixd"}}, ["show.distillation", "'kd_mixed'"]),
@@ -136,6 +138,13 @@ def test_merge():
     base = {"a": {"x": 1, "y": 2}, "method": {"name": "m", "alpha": 1}, "runs": {"one": {}, "two": {"k": 1}}}
     over = {"a": {"y": 3}, "method": {"name": "n"}, "runs": {"two": None}}
     assert merge(base, over) == {"a": {"x": 1, "y": 3}, "method": {"name": "n"}, "runs": {"one": {}}}
+
+
+def test_a_run_that_is_null_is_not_there():
+    # as Snakemake hands over --config beside a --configfile: `merge` has had nothing to remove it from
+    for nothing in (None, "null"):
+        assert "new" not in changed({"runs": {"new": nothing}}).runs
+    assert "cutmix" not in changed({"runs": {"cutmix": None}, "show": {"msa": None}}).runs
 
 
 def test_a_file_extends_another(tmp_path):

@@ -20,7 +20,7 @@ from openset_distill.checkpoint import Described, save_classifier
 from openset_distill.collect import Collector, read_rows, write_rows
 from openset_distill.datasets.pack import Images
 from openset_distill.device import derive_seed, generator
-from openset_distill.errors import CheckpointError, DataError, OpenSetError, SettingsError
+from openset_distill.errors import CheckpointError, DataError, OpenSetError, SettingsError, TrainingError
 from openset_distill.feed import Feed, Normalize
 from openset_distill.figures.tidy import read_tidy
 from openset_distill.files import read_json, write_json, written_whole
@@ -225,6 +225,13 @@ def test_sgd_is_that_of_torch(settings):
         assert torch.equal(x, y)
 
 
+def test_sgd_names_weights_that_the_loss_leaves_out():
+    model = build_classifier({"name": "small_resnet", "widths": [4, 8]}, classes=3, channels=1)
+    model(torch.rand(8, 1, 8, 8))[0].sum().backward()
+    with pytest.raises(TrainingError, match=r"does not depend on 2 weights .*\(3, 8\).*requires_grad_"):
+        SGD(model.parameters(), momentum=0.9).step(0.1)
+
+
 # --------------------------------------------------------------------------------------------- feed
 
 
@@ -313,6 +320,8 @@ def test_collector_pairs_runs_by_split_and_seed(tmp_path):
     assert summary["ad"]["difference"] == pytest.approx(np.mean(np.subtract(values["ad"], values["ce"])))
     assert summary["ad"]["p_value"] == pytest.approx(2 / 2**5)
     assert np.isnan(summary["ce"]["difference"])
+    without = collector.summary([row for row in collector.metrics() if row["run"] == "ad"])
+    assert np.isnan(without[0]["difference"]), "a metric that the baseline does not have"
     assert collector.headline() == {run: {"auroc": pytest.approx(np.mean(of_run))} for run, of_run in values.items()}
 
 

@@ -87,7 +87,7 @@ def test_openness() -> None:
     assert class_split("tinyimagenet", 0, TINY, RESOURCES).openness == pytest.approx(0.5736, abs=1e-4)
 
 
-@given(known=st.integers(1, 199), seed=st.integers(0, 2**32), number=st.integers(0, 1000))
+@given(known=st.integers(2, 199), seed=st.integers(0, 2**32), number=st.integers(0, 1000))
 @settings(max_examples=40, deadline=None)
 def test_random_splits_part_the_classes_and_repeat(known: int, seed: int, number: int) -> None:
     specification = {"name": "random", "known": known, "seed": seed}
@@ -127,8 +127,8 @@ def test_custom_by_names_and_ids() -> None:
 
 def test_custom_without_unknowns_takes_everything_else() -> None:
     pets = Datasets("pets", ["cat", "dog", "owl"], {"cars": ["bus", "van"]})
-    split = class_split({"name": "custom", "known": ["owl"]}, 0, pets)
-    assert split.unknown == {"unknown": {"pets": (0, 1)}, "cars": {"cars": (0, 1)}}
+    split = class_split({"name": "custom", "known": ["owl", "cat"]}, 0, pets)
+    assert split.unknown == {"unknown": {"pets": (1,)}, "cars": {"cars": (0, 1)}}
 
 
 def test_all_known_with_other_datasets() -> None:
@@ -185,7 +185,7 @@ def test_resolved_settings_are_plain_data() -> None:
         ("mnst", 0, DIGITS, ("mnst", "did you mean 'mnist'")),
         ({"name": "random", "knwon": 3}, 0, DIGITS, ("knwon", "did you mean 'known'")),
         ({"name": "random"}, 0, DIGITS, ("random", "known")),
-        ({"name": "random", "known": 0}, 0, DIGITS, ("known", "greater than or equal to 1")),
+        ({"name": "random", "known": 0}, 0, DIGITS, ("known", "greater than or equal to 2")),
         ({"name": "random", "known": 10}, 0, DIGITS, ("10 known classes", "only 9 can be known")),
         ("mnist", 5, DIGITS, ("no split 5", "0 to 4")),
         ("mnist", -1, DIGITS, ("no split -1",)),
@@ -203,23 +203,24 @@ def test_resolved_settings_are_plain_data() -> None:
         ),
         ("mnist", 0, Datasets("digits", archives.DIGITS, {"isun": ["isun"]}), ("does not use", "isun", "remove")),
         ("all_known", 0, DIGITS, ("no unknown class",)),
-        ("all_known", 0, Datasets("isun", ["isun"], {"x": ["y"]}, ["isun"]), ("no known class",)),
-        ({"name": "custom", "known": []}, 0, DIGITS, ("no known class",)),
+        ("all_known", 0, Datasets("isun", ["isun"], {"x": ["y"]}, ["isun"]), ("0 known classes",)),
+        ({"name": "custom", "known": []}, 0, DIGITS, ("0 known classes", "at least two")),
+        ({"name": "custom", "known": [3]}, 0, DIGITS, ("1 known classes",)),
         ({"name": "custom", "known": list(range(10))}, 0, DIGITS, ("no unknown class",)),
-        ({"name": "custom", "known": [1], "unknown": []}, 0, DIGITS, ("no unknown class",)),
+        ({"name": "custom", "known": [0, 1], "unknown": []}, 0, DIGITS, ("no unknown class",)),
         ({"name": "custom", "known": [1, 10]}, 0, DIGITS, ("known class 10 does not exist", "0 to 9")),
-        ({"name": "custom", "known": [1], "unknown": [-2]}, 0, DIGITS, ("unknown class -2 does not exist",)),
+        ({"name": "custom", "known": [0, 1], "unknown": [-2]}, 0, DIGITS, ("unknown class -2 does not exist",)),
         ({"name": "custom", "known": ["catt"]}, 0, CIFAR, ("no class 'catt'", "did you mean 'cat'")),
         ({"name": "custom", "known": [1, 1]}, 0, DIGITS, ("twice",)),
         ({"name": "custom", "known": [1, "2"], "unknown": [2]}, 0, DIGITS, ("'2'", "both known and unknown")),
         (
-            {"name": "custom", "known": [1], "unknown": {"a": [2], "b": [3, 2]}},
+            {"name": "custom", "known": [0, 1], "unknown": {"a": [2], "b": [3, 2]}},
             0,
             DIGITS,
             ("'2'", "both a and b"),
         ),
-        ({"name": "custom", "known": [1], "unknown": {"known": [2]}}, 0, DIGITS, ("'known'", "another name")),
-        ({"name": "custom", "known": [1], "unknown": {"a": {"birds": [2]}}}, 0, DIGITS, ("birds", "given: none")),
+        ({"name": "custom", "known": [0, 1], "unknown": {"known": [2]}}, 0, DIGITS, ("'known'", "another name")),
+        ({"name": "custom", "known": [0, 1], "unknown": {"a": {"birds": [2]}}}, 0, DIGITS, ("birds", "given: none")),
         ({"name": "custom", "known": [1.5]}, 0, DIGITS, ("known",)),
         ("cub", 0, BIRDS, ("cub_osr_splits.pkl", "--published")),
     ],

@@ -83,17 +83,20 @@ def test_a_method_without_a_teacher_learns_and_teaches(method, digits, split, tm
     succeed(train(tmp_path / "second", job("kd_mixed"), digits, split, "--teacher", weights_file))
 
 
-def test_outputs_are_those_of_the_saved_weights(teacher, digits, split):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_outputs_are_those_of_the_saved_weights_in_float32(precision, digits, split, tmp_path):
     from openset_distill.feed import Feed, Normalize
     from openset_distill.inference import predict
 
+    settings = job("ce")
+    settings["optimization"]["precision"] = precision
+    succeed(train(tmp_path, settings, digits, split))
     data = open_split(digits, [], split / "split.npz", split / "split.json")
-    model, _ = load_classifier(teacher / "weights.safetensors")
-    settings = json.loads((teacher / "config.json").read_text())
+    model, _ = load_classifier(tmp_path / "weights.safetensors")
     feed = data.test(torch.device("cpu"))[0]
     assert isinstance(feed, Feed)
     features, logits = predict(model, feed, Normalize(**settings["normalization"], channels=1, device=feed.device))
-    outputs = load_outputs(teacher / "outputs.npz")
+    outputs = load_outputs(tmp_path / "outputs.npz")
     np.testing.assert_allclose(logits.numpy(), outputs["logits"], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(features.numpy(), outputs["features"], rtol=1e-4, atol=1e-4)
 

@@ -126,9 +126,9 @@ def _protocols() -> list[Entry]:
 
 
 def _scores() -> list[Entry]:
-    from . import scores
+    from .scores import SCORES
 
-    return [(name, "", _first_line(getattr(scores, name))) for name in scores.SCORES]
+    return [(name, "", _first_line(score)) for name, score in SCORES.items()]
 
 
 def _detectors() -> list[Entry]:

@@ -164,7 +164,7 @@ class Collector:
             empty = float("nan")
             row |= dict.fromkeys(("difference", "difference_low", "difference_high", "effect_size", "p_value"), empty)
             if run != baseline:
-                paired = paired_difference(of_unit, values[baseline, *metric], seed=SUMMARY_SEED)
+                paired = paired_difference(of_unit, values.get((baseline, *metric), {}), seed=SUMMARY_SEED)
                 row |= {
                     "difference": paired.difference,
                     "difference_low": paired.low,

@@ -131,10 +131,10 @@ class EvaluationSettings(Strict):
     `detectors` are scores that are fitted to training images, to at most `detector_samples` of them.
     """
 
-    scores: Annotated[tuple[str, ...], Field(min_length=1)] = ("maximum_logit", "msp", "energy", "feature_norm")
+    scores: tuple[str, ...] = ("maximum_logit", "msp", "energy", "feature_norm")
     detectors: tuple[Specification, ...] = ()
     detector_samples: Annotated[int, Field(ge=1)] = 50_000
-    sampling: Annotated[tuple[Literal["full", "balanced"], ...], Field(min_length=1)] = ("full", "balanced")
+    sampling: tuple[Literal["full", "balanced"], ...] = ("full", "balanced")
     bootstrap: Annotated[int, Field(ge=0)] = 1000
 
 
@@ -183,6 +183,7 @@ class ResourceSettings(Strict):
     train_teacher: JobResources = JobResources()
     train_student: JobResources = JobResources()
     analyze: JobResources = JobResources()
+    measure: JobResources = JobResources()
     light: JobResources = JobResources(runtime_min=10)
 
 
@@ -204,6 +205,14 @@ class Settings(Strict):
     show: ShowSettings = ShowSettings()
     resources: ResourceSettings = ResourceSettings()
     checkpoint_splits: Annotated[tuple[Annotated[int, Field(ge=0, le=4)], ...], Field(min_length=1)] = (0, 1, 2, 3, 4)
+
+    @pydantic.field_validator("runs", mode="before")
+    @classmethod
+    def _without_removed_runs(cls, value: Any) -> Any:
+        # where Snakemake has laid --config over a --configfile by itself, `merge` had nothing to remove a null from
+        if isinstance(value, Mapping):
+            return {name: run for name, run in value.items() if run not in (None, "null")}
+        return value
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -353,6 +362,11 @@ class Experiment:
         self._check_data()
         for score in settings.evaluation.scores:
             _checked("evaluation.scores", self._known, "score", score, SCORES)
+        for key, needed in (("scores", "maximum_logit"), ("sampling", "full")):
+            if needed not in getattr(settings.evaluation, key):
+                raise SettingsError(
+                    f"configuration: evaluation.{key}: tables and figures compare runs by {needed!r}; add it"
+                )
         names = [detector["name"] for detector in self.detectors]
         for name in names:
             if names.count(name) > 1:

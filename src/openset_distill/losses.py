@@ -76,10 +76,14 @@ def decoupled_distillation(
     def two_way(logits: Tensor) -> Tensor:
         log_p = logits.log_softmax(dim=1)
         others = log_p.masked_fill(is_target, float("-inf")).logsumexp(dim=1)
-        return torch.stack([log_p[is_target], others], dim=1)
+        return torch.stack([log_p.gather(1, target[:, None]).squeeze(1), others], dim=1)
+
+    # positions of the other classes: a selection by mask would make a GPU's host wait for its length
+    position = torch.arange(student.shape[1] - 1, device=target.device)
+    position = position + (position >= target[:, None])
 
     def others(logits: Tensor) -> Tensor:
-        return logits[~is_target].view(len(logits), -1).log_softmax(dim=1)
+        return logits.gather(1, position).log_softmax(dim=1)
 
     tckd = F.kl_div(two_way(student), two_way(teacher), log_target=True, reduction="batchmean")
     nckd = F.kl_div(others(student), others(teacher), log_target=True, reduction="batchmean")

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from .errors import TrainingError
+
 
 class SGD:
     """SGD with momentum and weight decay, bit for bit `torch.optim.SGD(fused=True)`: one kernel for all parameters.
@@ -27,13 +29,26 @@ class SGD:
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """One update from the gradients, which are dropped afterwards. Every parameter must have one."""
+        """One update from the gradients, which are dropped afterwards.
+
+        Raises:
+            TrainingError: a parameter has no gradient.
+        """
+        gradients = [parameter.grad for parameter in self.parameters]
+        if any(gradient is None for gradient in gradients):
+            shapes = [
+                tuple(p.shape) for p, gradient in zip(self.parameters, gradients, strict=True) if gradient is None
+            ]
+            raise TrainingError(
+                f"the loss does not depend on {len(shapes)} weights of the network (shapes {shapes[:3]}); use them in "
+                "the loss, or take them out of training with requires_grad_(False)"
+            )
         first = not self.momentum_buffers
         if first and self.momentum:
             self.momentum_buffers = [torch.empty_like(parameter) for parameter in self.parameters]
         torch._fused_sgd_(
             self.parameters,
-            [parameter.grad for parameter in self.parameters],
+            gradients,
             self.momentum_buffers,
             weight_decay=self.weight_decay,
             momentum=self.momentum,

@@ -223,7 +223,7 @@ class Random:
     """`known` classes drawn at random; the rest are unknown. Split k of the same `seed` is always the same."""
 
     available: ClassVar[int | None] = None
-    known: Annotated[int, Field(ge=1)]
+    known: Annotated[int, Field(ge=2)]
     seed: Annotated[int, Field(ge=0)] = 0
 
     def groups(self, _others: Sequence[str]) -> tuple[str, ...]:
@@ -325,7 +325,7 @@ def class_split(
 
     Raises:
         SettingsError: unknown protocol or setting; split out of range; a class that the dataset lacks, that is
-            listed twice, or that is both known and unknown; no known or no unknown class.
+            listed twice, or that is both known and unknown; fewer than two known classes, or no unknown one.
     """
     check_number(specification, number)
     protocol = PROTOCOLS.build(specification)
@@ -384,8 +384,8 @@ def _check(split: ClassSplit, datasets: Datasets) -> None:
                 )
 
     check_ids(split.known, split.dataset, "known")
-    if not split.known:
-        raise SettingsError(f"protocol {split.name!r} has no known class; name at least one")
+    if len(split.known) < 2:
+        raise SettingsError(f"protocol {split.name!r} has {len(split.known)} known classes; name at least two")
     if not split.n_unknown:
         raise SettingsError(
             f"protocol {split.name!r} has no unknown class; leave some classes unknown or add another dataset"
