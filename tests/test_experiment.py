@@ -147,6 +147,16 @@ def test_a_run_that_is_null_is_not_there():
     assert "cutmix" not in changed({"runs": {"cutmix": None}, "show": {"msa": None}}).runs
 
 
+def test_only_some_of_the_runs():
+    some = changed({"only": ["teacher", "ce", "cutmix", "ad_as_described"], "show": {"figures": ["two_sides"]}})
+    assert list(some.runs) == ["teacher", "ce", "cutmix", "ad_as_described"]
+    assert some.highlight.asymmetric == ("ad_as_described",) and some.highlight.distillation == ""
+    assert some.training_job("cutmix", 0, 0) == changed({}).training_job("cutmix", 0, 0)
+    assert "'cutmix'" in error({"only": ["ce", "cutmux"]})
+    assert "runs.ad_as_described.teacher" in error({"only": ["ce", "cutmix", "ad_as_described"]})
+    assert "show.baseline" in error({"only": ["teacher", "cutmix"]})
+
+
 def test_a_file_extends_another(tmp_path):
     (tmp_path / "base.yaml").write_text("experiment: base\nseeds: [0]\ndata: {dataset: digits}\n")
     (tmp_path / "child.yaml").write_text(f"extends: {tmp_path / 'base.yaml'}\nexperiment: child\n")

@@ -149,6 +149,9 @@ class AnalysisSettings(Strict):
     attention_samples: Annotated[int, Field(ge=4)] = 200
 
 
+LISTS_OF_RUNS = ("asymmetric", "ablation", "dynamics")
+
+
 class ShowSettings(Strict):
     """Which runs the figures and tables set side by side, and which figures and tables are made.
 
@@ -200,6 +203,7 @@ class Settings(Strict):
     protocol: ProtocolSettings
     defaults: dict[str, Any] = {}
     runs: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
+    only: tuple[Name, ...] = ()
     evaluation: EvaluationSettings = EvaluationSettings()
     analysis: AnalysisSettings = AnalysisSettings()
     show: ShowSettings = ShowSettings()
@@ -213,6 +217,23 @@ class Settings(Strict):
         if isinstance(value, Mapping):
             return {name: run for name, run in value.items() if run not in (None, "null")}
         return value
+
+    @pydantic.model_validator(mode="after")
+    def _with_some_runs_only(self) -> Settings:
+        if not self.only:
+            return self
+        for name in self.only:
+            if name not in self.runs:
+                raise ValueError(f"only: no run is called {name!r}; {nearest(name, self.runs)}")
+
+        def kept(shown: Any) -> Any:
+            if isinstance(shown, tuple):
+                return tuple(name for name in shown if name in self.only)
+            return shown if shown in self.only else None
+
+        parts = {part: kept(getattr(self.show, part)) for part in ("msa", "distillation", *LISTS_OF_RUNS)}
+        runs = {name: run for name, run in self.runs.items() if name in self.only}
+        return self.model_copy(update={"runs": runs, "show": self.show.model_copy(update=parts)})
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -382,7 +403,7 @@ class Experiment:
         for key in ("baseline", "msa", "distillation"):
             if getattr(show, key) is not None:
                 _checked(f"show.{key}", self._known, "run", getattr(show, key), self.runs)
-        for key in ("asymmetric", "ablation", "dynamics"):
+        for key in LISTS_OF_RUNS:
             for name in getattr(show, key):
                 _checked(f"show.{key}", self._known, "run", name, self.runs)
         for kind, registry in (("figures", FIGURES), ("tables", TABLES)):
