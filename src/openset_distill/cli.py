@@ -126,9 +126,10 @@ def _protocols() -> list[Entry]:
 
 
 def _scores() -> list[Entry]:
-    from .scores import SCORES
+    from . import scores
 
-    return [(name, "", _first_line(score)) for name, score in SCORES.items()]
+    # many are registered as a lambda around the function that has their name and their words
+    return [(name, "", _first_line(getattr(scores, name, score))) for name, score in scores.SCORES.items()]
 
 
 def _detectors() -> list[Entry]:
