@@ -58,7 +58,8 @@ rule record_teacher:
         description=f"{SPLIT}/split.json",
         teachers=lambda wildcards: teachers_of(wildcards, EXPERIMENT.recordings[wildcards.recording]),
     output:
-        # kept, as large as it is (epochs x images x classes): made again for a new student, it would have every other student of the teacher trained again too
+        # kept, as large as it is (epochs x images x classes): made again for a new student, it would have every other
+        # student of the teacher trained again too
         answers=f"{SPLIT}/answers_{{recording}}.safetensors",
     log:
         f"{LOGS}/split{{split}}_seed{{seed}}_{{recording}}_record.log",
