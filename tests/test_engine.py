@@ -82,11 +82,17 @@ def recording(teacher, digits, split, tmp_path_factory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("run", ["kd_mixed", "ad_as_released", "ad_as_described"])
-def test_recorded_answers_train_the_student_that_live_ones_do(run, recording, teacher, digits, split, tmp_path):
-    names = ["--teacher", teacher / "weights.safetensors"]
-    succeed(train(tmp_path / "live", job(run), digits, split, *names))
-    succeed(train(tmp_path / "recorded", job(run), digits, split, *names, "--answers", recording))
+@pytest.mark.parametrize(
+    ("run", "precision"),
+    [("kd_mixed", "float32"), ("ad_as_released", "float32"), ("ad_as_described", "float32"), ("ad_soft", "bfloat16")],
+)
+def test_recorded_answers_train_the_student_that_live_ones_do(run, precision, teacher, digits, split, tmp_path):
+    names, settings = ["--teacher", teacher / "weights.safetensors"], job(run)
+    settings["optimization"]["precision"] = precision
+    recording = tmp_path / "answers.safetensors"
+    succeed(script("record_teacher.py", *recording_command(recording, settings, digits, split, teacher)))
+    succeed(train(tmp_path / "live", settings, digits, split, *names))
+    succeed(train(tmp_path / "recorded", settings, digits, split, *names, "--answers", recording))
     live, recorded = history(tmp_path / "live"), history(tmp_path / "recorded")
     assert len(live) == len(recorded) == 3
     for a, b in zip(live, recorded, strict=True):

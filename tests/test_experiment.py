@@ -61,6 +61,7 @@ def test_the_default_is_valid_and_complete():
         ({"show": {"baseline": "cee"}}, ["show.baseline", "'ce'"]),
         ({"show": {"distillation": "kd_mixd"}}, ["show.distillation", "'kd_mixed'"]),
         ({"show": {"asymmetric": ["ad_as_relesed"]}}, ["show.asymmetric", "'ad_as_released'"]),
+        ({"show": {"ablation": ["kd_mixed"]}}, ["show.ablation", "compare with"]),
         ({"show": {"dynamics": ["ce", "cutmx"]}}, ["show.dynamics", "'cutmix'"]),
         ({"show": {"figures": ["two_side"]}}, ["show.figures", "'two_sides'"]),
         ({"show": {"tables": ["benchmrk"]}}, ["show.tables", "'benchmark'"]),
@@ -142,8 +143,9 @@ def test_merge():
 
 def test_a_run_that_is_null_is_not_there():
     # as Snakemake hands over --config beside a --configfile: `merge` has had nothing to remove it from
-    for nothing in (None, "null"):
-        assert "new" not in changed({"runs": {"new": nothing}}).runs
+    assert "new" not in changed({"runs": {"new": "null"}}).runs
+    assert "runs.new" in error({"runs": {"new": None}}), "a null in a file that removes nothing is a mistake"
+    assert changed({"show": {"msa": "null"}}).highlight.msa == "mixup"
     assert "cutmix" not in changed({"runs": {"cutmix": None}, "show": {"msa": None}}).runs
 
 
@@ -151,6 +153,8 @@ def test_only_some_of_the_runs():
     some = changed({"only": ["teacher", "ce", "cutmix", "ad_as_described"], "show": {"figures": ["two_sides"]}})
     assert list(some.runs) == ["teacher", "ce", "cutmix", "ad_as_described"]
     assert some.highlight.asymmetric == ("ad_as_described",) and some.highlight.distillation == ""
+    with_all_figures = changed({"only": ["teacher", "ce", "cutmix", "kd_mixed", "ad_as_described"]})
+    assert with_all_figures.highlight.ablation == ("kd_mixed", "ad_as_described")
     assert some.training_job("cutmix", 0, 0) == changed({}).training_job("cutmix", 0, 0)
     assert "'cutmix'" in error({"only": ["ce", "cutmux"]})
     assert "runs.ad_as_described.teacher" in error({"only": ["ce", "cutmix", "ad_as_described"]})

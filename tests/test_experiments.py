@@ -185,11 +185,13 @@ def made_small(name: str, addresses: dict, checksums: dict) -> dict:
             "msa": None,
             "distillation": None,
             "asymmetric": ["ad_as_released"],
-            "ablation": ["ad_as_released"],
+            "ablation": [],
             "figures": ["openset_curves"],
             "tables": ["benchmark"],
         },
-        "resources": {kind: {"threads": 1} for kind in ("prepare", "train_teacher", "train_student", "analyze")},
+        "resources": {
+            kind: {"threads": 1} for kind in ("prepare", "train_teacher", "train_student", "analyze", "measure")
+        },
     }
 
 

@@ -6,7 +6,8 @@
 Weights and outputs are not copied, nor pictures: most datasets may not be passed on, not even a few of their images.
 `provenance.json` holds, for each run, its resolved settings and its record of versions, hardware, inputs, time and
 memory. `experiment.yaml` draws the figures and tables again from the kept files:
-`snakemake --cores all paper_figures --configfile docs/results/tinyimagenet_cpu/experiment.yaml`.
+`snakemake --cores all paper_figures --configfile docs/results/tinyimagenet_cpu/experiment.yaml`. It knows what the
+configuration file says, not what was changed by `--config`: to keep a part of an experiment, extend its file.
 """
 
 from __future__ import annotations

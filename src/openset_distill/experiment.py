@@ -168,6 +168,18 @@ class ShowSettings(Strict):
     figures: tuple[str, ...] = tuple(FIGURES)
     tables: tuple[str, ...] | None = None
 
+    @pydantic.field_validator("msa", "distillation", mode="before")
+    @classmethod
+    def _open(cls, value: Any) -> Any:
+        return None if value == "null" else value  # --config gives every value as text
+
+    @pydantic.field_validator("ablation")
+    @classmethod
+    def _comparable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(value) == 1:
+            raise ValueError("a row alone is compared with nothing; name the row to compare with before it")
+        return value
+
 
 class JobResources(Strict):
     """What one job of a kind asks for: cores, memory, time limit, GPUs."""
@@ -213,9 +225,9 @@ class Settings(Strict):
     @pydantic.field_validator("runs", mode="before")
     @classmethod
     def _without_removed_runs(cls, value: Any) -> Any:
-        # where Snakemake has laid --config over a --configfile by itself, `merge` had nothing to remove a null from
+        # the text is from --config, which Snakemake has laid over a --configfile before `merge` could remove the run
         if isinstance(value, Mapping):
-            return {name: run for name, run in value.items() if run not in (None, "null")}
+            return {name: run for name, run in value.items() if run != "null"}
         return value
 
     @pydantic.model_validator(mode="after")
@@ -232,6 +244,8 @@ class Settings(Strict):
             return shown if shown in self.only else None
 
         parts = {part: kept(getattr(self.show, part)) for part in ("msa", "distillation", *LISTS_OF_RUNS)}
+        if len(parts["ablation"]) < 2:  # nothing to compare: left open
+            parts["ablation"] = ()
         runs = {name: run for name, run in self.runs.items() if name in self.only}
         return self.model_copy(update={"runs": runs, "show": self.show.model_copy(update=parts)})
 
@@ -371,7 +385,7 @@ class Experiment:
         validated(RunSettings, settings.defaults, "defaults")
         self.runs: dict[str, Run] = {}
         for name, overrides in settings.runs.items():
-            merged = merge(settings.defaults, overrides or {})
+            merged = merge(settings.defaults, overrides)
             self.runs[name] = Run(name, validated(RunSettings, merged, f"runs.{name}"))
         self._check_references()
 

@@ -104,7 +104,8 @@ class Recording:
                 f"recording {path} was made for other settings than this run's ({', '.join(differing)}); "
                 "record the teacher's answers again, or leave out --answers to ask the teacher itself"
             )
-        self.raw, self.mixed = tensors["raw"].to(device), tensors["mixed"].to(device)
+        # version 0.1.0 recorded in bfloat16
+        self.raw, self.mixed = (tensors[name].to(device, torch.float32) for name in ("raw", "mixed"))
         self.row: list[int] = tensors["row"].tolist()
 
     def on_raw(self, batch: Batch) -> Tensor:

@@ -29,6 +29,8 @@ FAMILY_NAMES = {
 def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, pd.DataFrame]:
     """One point a run; `tables` needs `runs`."""
     runs = tables["runs"]
+    complete = runs.groupby("run")["metric"].agg(lambda metrics: {"accuracy", "auroc"} <= set(metrics))
+    runs = runs[runs["run"].map(complete)]
     picked = tidy.pick(context, runs)
     data = _points(runs, picked.baseline)
     tidy.require_runs("figure 'two_sides'", list(data["run"]), "a run with accuracy and AUROC of the maximum logit")
@@ -63,7 +65,8 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
     axes.set_xlabel("Closed-set accuracy (%)")
     axes.set_ylabel("AUROC of the maximum logit (%)")
     of_what = f"difference to {tidy.labels(data)[picked.baseline[0]]} on the same splits" if picked.baseline else "mean"
-    notes = [f"Bars: standard error of the {of_what}." if data["n"].max() > 1 else "One split and seed: no error bars."]
+    bars = data[["accuracy_error_percent", "auroc_error_percent"]].notna().any(axis=None)
+    notes = [f"Bars: standard error of the {of_what}." if bars else "One split and seed: no error bars."]
     for run in picked.baseline:
         axes.axvline(where[run][0], color="#8a8a8a", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
         axes.axhline(where[run][1], color="#8a8a8a", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
