@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -29,10 +29,11 @@ FAMILY_NAMES = {
 def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, pd.DataFrame]:
     """One point a run; `tables` needs `runs`."""
     runs = tables["runs"]
-    complete = runs.groupby("run")["metric"].agg(lambda metrics: {"accuracy", "auroc"} <= set(metrics))
-    runs = runs[runs["run"].map(complete)]
+    accuracy, auroc = (tidy.pair_values(runs, metric) for metric in ("accuracy", "auroc"))
+    runs = runs[runs["run"].isin(accuracy.columns.intersection(auroc.columns))]
     picked = tidy.pick(context, runs)
-    data = _points(runs, picked.baseline)
+    accuracy, auroc = (tidy.mean_and_error(values, *picked.baseline) for values in (accuracy, auroc))
+    data = _points(runs, accuracy, auroc)
     tidy.require_runs("figure 'two_sides'", list(data["run"]), "a run with accuracy and AUROC of the maximum logit")
 
     figure = style.new_figure(style.DOUBLE_COLUMN, 3.8)
@@ -114,10 +115,8 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
     return figure, data
 
 
-def _points(runs: pd.DataFrame, baseline: Sequence[str]) -> pd.DataFrame:
+def _points(runs: pd.DataFrame, accuracy: pd.DataFrame, auroc: pd.DataFrame) -> pd.DataFrame:
     """run, label, family, mean and standard error of accuracy and AUROC in percent, n; in family order."""
-    accuracy = tidy.mean_and_error(tidy.pair_values(runs, "accuracy"), *baseline)
-    auroc = tidy.mean_and_error(tidy.pair_values(runs, "auroc"), *baseline)
     labels, families = tidy.labels(runs), tidy.families(runs)
     rows = [
         {
@@ -131,7 +130,6 @@ def _points(runs: pd.DataFrame, baseline: Sequence[str]) -> pd.DataFrame:
             "n": int(min(accuracy.loc[run, "n"], auroc.loc[run, "n"])),
         }
         for run in tidy.in_family_order(runs)
-        if run in accuracy.index and run in auroc.index
     ]
     columns = ["run", "label", "family", "accuracy_percent", "accuracy_error_percent"]
     return pd.DataFrame(rows, columns=[*columns, "auroc_percent", "auroc_error_percent", "n"])
