@@ -25,7 +25,7 @@ MEASURES = """
 import json, sys, time
 import numpy as np
 from measure import peak_mib
-from openset_distill.analysis.geometry import Reference, groups, measure
+from openset_distill.analysis.feature_geometry import Reference, groups, measure
 n, n_known, width, teacher_width, classes, repeats = map(int, sys.argv[1:])
 rng = np.random.default_rng(0)
 labels = np.where(np.arange(n) < n_known, rng.integers(0, classes, n), -1)

@@ -27,9 +27,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from openset_distill.checkpoint import load_classifier
 from openset_distill.models import build_classifier
-from openset_distill.training import learning_rate
+from openset_distill.models.checkpoint import load_classifier
+from openset_distill.training.loop import learning_rate
 
 # name -> the per-image version
 TRANSFORMS = {

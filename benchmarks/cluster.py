@@ -3,8 +3,8 @@
     python benchmarks/cluster.py [--json FILE]
 
 Planning is `snakemake -n` with three seeds. The short jobs are the ten evaluations of a small cut of the digits, on
-this machine, on a SLURM cluster of one node that the script starts (tests/slurm_cluster.py), each as a job of its own,
-as a job array, and in groups as the profile has it. The numbers in docs/cluster.md come from this script.
+this machine, on a SLURM cluster of one node that the script starts (tests/helpers/slurm_cluster.py), each as a job of
+its own, as a job array, and in groups as the profile has it. The numbers in docs/cluster.md come from this script.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pathlib import Path
 
 from measure import REPOSITORY, machine
 
-from openset_distill.experiment import read_configuration
+from openset_distill.config.experiment import read_configuration
 
-sys.path.insert(0, str(REPOSITORY / "tests"))
+sys.path.insert(0, str(REPOSITORY / "tests" / "helpers"))
 
 import slurm_cluster
 from small_repository import copy_of_the_repository, jobs

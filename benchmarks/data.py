@@ -19,16 +19,16 @@ from pathlib import Path
 from measure import machine
 
 from openset_distill.datasets.catalog import find
-from openset_distill.datasets.pack import open_packed, write
-from openset_distill.datasets.read import READERS
+from openset_distill.datasets.prepared import open_packed, write
+from openset_distill.datasets.readers import READERS
 
 SIZE, BATCH, BATCHES = 64, 128, 200
 # reads random batches from the first `n` training images and says how much memory of its own the process holds
 READER = f"""
 import sys
 import numpy as np, torch
-from openset_distill.datasets.pack import open_packed
-from openset_distill.feed import Feed
+from openset_distill.datasets.prepared import open_packed
+from openset_distill.datasets.loader import Feed
 folder, n = sys.argv[1], int(sys.argv[2])
 feed = Feed(open_packed(folder).train, np.arange(n), torch.device("cpu"))
 draws = torch.Generator().manual_seed(0)

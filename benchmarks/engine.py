@@ -19,13 +19,13 @@ import torch
 from measure import peak_mib
 from torch.utils.flop_counter import FlopCounterMode
 
-from openset_distill.batches import Batches
-from openset_distill.device import prepare_device
-from openset_distill.jobs import read_job
+from openset_distill.core.device import prepare_device
 from openset_distill.methods import Batch
-from openset_distill.runs import make_batches, make_student, open_split, views
-from openset_distill.teachers import Recording, load_networks
-from openset_distill.training import train
+from openset_distill.training.batches import Batches
+from openset_distill.training.loop import train
+from openset_distill.training.run_config import read_job
+from openset_distill.training.setup import make_batches, make_student, open_split, views
+from openset_distill.training.teachers import Recording, load_networks
 
 
 class Timed:

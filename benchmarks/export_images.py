@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from openset_distill.datasets.pack import open_packed
+from openset_distill.datasets.prepared import open_packed
 
 
 def main() -> None:

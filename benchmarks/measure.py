@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from openset_distill.provenance import git_commit, processor
+from openset_distill.core.provenance import git_commit, processor
 
 REPOSITORY = Path(__file__).parents[1]
 SCRIPTS = REPOSITORY / "workflow_scripts"

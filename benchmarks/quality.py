@@ -23,8 +23,8 @@ import numpy as np
 from measure import REPOSITORY, SCRIPTS, exported, machine, prepared_with_split, python, spread, together
 from training import CASES, METHODS, job, teacher_job
 
-from openset_distill.jobs import images_seen
-from openset_distill.metrics import accuracy, auroc
+from openset_distill.evaluation.metrics import accuracy, auroc
+from openset_distill.training.run_config import images_seen
 
 COMPARED = ("cross entropy", "asymmetric distillation")
 

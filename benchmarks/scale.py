@@ -48,7 +48,7 @@ EVALUATION = """
 import json, sys, time
 import numpy as np
 from measure import peak_mib
-from openset_distill.evaluation import evaluate
+from openset_distill.evaluation.evaluate import evaluate
 n, bootstrap, classes, width = map(int, sys.argv[1:])
 rng = np.random.default_rng(0)
 labels = np.where(np.arange(n) < n // 10, rng.integers(0, classes, n), -1)

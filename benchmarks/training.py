@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from measure import REPOSITORY, SCRIPTS, machine, python, spread, synthetic, together
 
-from openset_distill.device import autocast_dtype
-from openset_distill.experiment import load
-from openset_distill.jobs import images_seen
+from openset_distill.config.experiment import load
+from openset_distill.core.device import autocast_dtype
+from openset_distill.training.run_config import images_seen
 
 # long enough that the start of the process does not count
 RECORDED_EPOCHS = 10

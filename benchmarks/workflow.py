@@ -96,9 +96,9 @@ def main() -> None:
     imports = {
         name: statistics.median(timed([sys.executable, "-c", f"import {module}"], REPOSITORY) for _ in range(5))
         for name, module in {
-            "training job": "openset_distill.training",
-            "evaluation job": "openset_distill.evaluation",
-            "configuration": "openset_distill.experiment",
+            "training job": "openset_distill.training.loop",
+            "evaluation job": "openset_distill.evaluation.evaluate",
+            "configuration": "openset_distill.config.experiment",
         }.items()
     }
     result = {

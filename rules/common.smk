@@ -7,9 +7,9 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from openset_distill.errors import OpenSetError
-from openset_distill.experiment import load
-from openset_distill.summary import show
+from openset_distill.core.errors import OpenSetError
+from openset_distill.config.experiment import load
+from openset_distill.report.screen import show
 
 
 # gpu counts the devices of one machine: jobs on other machines do not compete for them

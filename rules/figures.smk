@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from openset_distill.figures import FIGURES
-from openset_distill.tables import TABLES
+from openset_distill.report.figures import FIGURES
+from openset_distill.report.tables import TABLES
 
 CONTEXT = EXPERIMENT.context()
 FIGURE_FILES = [f"{FIGURES_FOLDER}/{name}.{kind}" for name in SETTINGS.show.figures for kind in ("pdf", "png", "csv")]
@@ -30,7 +30,7 @@ for figure in SETTINGS.show.figures:
             f"figure_{figure}"
         input:
             code="workflow_scripts/figure.py",
-            drawing=f"src/openset_distill/figures/{figure}.py",
+            drawing=f"src/openset_distill/report/figures/{figure}.py",
             tables=tidy_tables(FIGURES[figure].tables),
         output:
             pdf=report(
@@ -73,7 +73,7 @@ for table in EXPERIMENT.tables:
             f"table_{table}"
         input:
             code="workflow_scripts/table.py",
-            making=f"src/openset_distill/tables/{table}.py",
+            making=f"src/openset_distill/report/tables/{table}.py",
             published="config/reference/published_results.csv",
             tables=tidy_tables(TABLES[table].tables),
         output:

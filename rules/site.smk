@@ -10,8 +10,8 @@ from typing import Annotated
 import yaml
 from pydantic import Field
 
-from openset_distill.errors import SettingsError
-from openset_distill.experiment import ResourceSettings, Strict, validated
+from openset_distill.core.errors import SettingsError
+from openset_distill.config.experiment import ResourceSettings, Strict, validated
 
 # true in the process that submits, and in the ones that it starts on other machines
 ON_CLUSTER = workflow.remote_exec or workflow.resource_settings.nodes is not None

@@ -6,8 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
-from openset_distill.collect import Collector
-from openset_distill.command import run
+from openset_distill.core.command import run
+from openset_distill.report.aggregate import Collector
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from openset_distill.command import run
+from openset_distill.core.command import run
 
 
 def main() -> None:
@@ -25,12 +25,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     arguments = parser.parse_args()
 
-    from openset_distill.analysis.mixing import mixing_response
-    from openset_distill.checkpoint import load_classifier
-    from openset_distill.collect import write_rows
-    from openset_distill.device import prepare_device
-    from openset_distill.files import read_json
-    from openset_distill.runs import open_split
+    from openset_distill.analysis.mixing_scan import mixing_response
+    from openset_distill.core.device import prepare_device
+    from openset_distill.core.files import read_json
+    from openset_distill.models.checkpoint import load_classifier
+    from openset_distill.report.aggregate import write_rows
+    from openset_distill.training.setup import open_split
 
     settings = json.loads(arguments.settings)
     device = prepare_device(arguments.threads)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from openset_distill.command import named_path, run
-from openset_distill.errors import SettingsError
-from openset_distill.figures.tidy import read_tidy
-from openset_distill.tables import read_published, save
+from openset_distill.core.command import named_path, run
+from openset_distill.core.errors import SettingsError
+from openset_distill.report.tables import read_published, save
+from openset_distill.report.tidy import read_tidy
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
             raise SettingsError(f"--summary names {name!r} twice; give each experiment a name of its own")
         summaries[name] = read_tidy("summary", path)
     # pandas waits until the command line is known to be right
-    from openset_distill.tables.comparison import compare
+    from openset_distill.report.tables.comparison import compare
 
     table = compare(summaries, read_published(arguments.published))
     save(table, arguments.csv, arguments.markdown, arguments.latex)

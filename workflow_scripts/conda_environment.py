@@ -13,8 +13,8 @@ import re
 import tomllib
 from pathlib import Path
 
-from openset_distill.command import run
-from openset_distill.errors import OpenSetError
+from openset_distill.core.command import run
+from openset_distill.core.errors import OpenSetError
 
 HEADER = """\
 # The same versions as requirements.lock, for users of conda: conda env create --file environment.yml

@@ -18,9 +18,9 @@ import yaml
 from rocrate.model.contextentity import ContextEntity
 from rocrate.rocrate import ROCrate
 
-from openset_distill.command import run
-from openset_distill.errors import OpenSetError
-from openset_distill.files import read_json, sha256
+from openset_distill.core.command import run
+from openset_distill.core.errors import OpenSetError
+from openset_distill.core.files import read_json, sha256
 
 CODE = (
     "rules/*.smk", "rules/captions/*", "workflow_scripts/*.py", "src/openset_distill/**/*.py", "config/**/*.yaml",

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from openset_distill.command import run
-from openset_distill.errors import OpenSetError
+from openset_distill.core.command import run
+from openset_distill.core.errors import OpenSetError
 
 # clocks of one cluster differ by less
 SKEW_SECONDS = 60

@@ -6,9 +6,9 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from openset_distill.command import run
+from openset_distill.core.command import run
+from openset_distill.core.files import write_json
 from openset_distill.datasets import catalog, download
-from openset_distill.files import write_json
 
 
 def main() -> None:

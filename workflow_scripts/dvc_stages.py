@@ -16,9 +16,9 @@ from typing import Any
 
 import yaml
 
-from openset_distill.command import run
-from openset_distill.errors import OpenSetError
-from openset_distill.experiment import Experiment, load
+from openset_distill.config.experiment import Experiment, load
+from openset_distill.core.command import run
+from openset_distill.core.errors import OpenSetError
 
 CONFIGURATION = "config/config.yaml"
 RULES = {
@@ -137,13 +137,13 @@ def stages(experiment: Experiment) -> dict[str, Any]:
         [f"figure_{name}" for name in figures],
         [f"{results}/figures/{name}.pdf" for name in figures],
         [scripts["figure"]],
-        ["src/openset_distill/figures", *tidy],
+        ["src/openset_distill/report/figures", *tidy],
         [f"{results}/figures"],
     )
     made["tables"] = stage(
         [f"table_{name}" for name in tables],
         [f"{results}/tables/{name}.md" for name in tables],
-        [scripts["table"], *[f"src/openset_distill/tables/{name}.py" for name in tables]],
+        [scripts["table"], *[f"src/openset_distill/report/tables/{name}.py" for name in tables]],
         ["config/reference/published_results.csv", *tidy],
         [f"{results}/tables"],
     )

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from openset_distill.collect import write_rows
-from openset_distill.command import run
-from openset_distill.evaluation import load_outputs
-from openset_distill.files import read_json
+from openset_distill.core.command import run
+from openset_distill.core.files import read_json
+from openset_distill.evaluation.evaluate import load_outputs
+from openset_distill.report.aggregate import write_rows
 
 
 def main() -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from openset_distill.collect import write_rows
-from openset_distill.command import run
-from openset_distill.detectors import detect, load_training_outputs, served
-from openset_distill.errors import SettingsError
-from openset_distill.evaluation import curves, evaluate, headline, load_outputs
-from openset_distill.files import write_json
-from openset_distill.scores import score
+from openset_distill.core.command import run
+from openset_distill.core.errors import SettingsError
+from openset_distill.core.files import write_json
+from openset_distill.evaluation.detectors import detect, load_training_outputs, served
+from openset_distill.evaluation.evaluate import curves, evaluate, headline, load_outputs
+from openset_distill.evaluation.scores import score
+from openset_distill.report.aggregate import write_rows
 
 
 def main() -> None:

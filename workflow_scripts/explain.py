@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from openset_distill.command import run
+from openset_distill.core.command import run
 
 
 def main() -> None:
@@ -26,12 +26,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     arguments = parser.parse_args()
 
-    from openset_distill.analysis.attention import Pairs
-    from openset_distill.checkpoint import load_classifier
-    from openset_distill.collect import write_rows
-    from openset_distill.device import prepare_device
-    from openset_distill.files import read_json
-    from openset_distill.runs import open_split
+    from openset_distill.analysis.gradcam import Pairs
+    from openset_distill.core.device import prepare_device
+    from openset_distill.core.files import read_json
+    from openset_distill.models.checkpoint import load_classifier
+    from openset_distill.report.aggregate import write_rows
+    from openset_distill.training.setup import open_split
 
     device = prepare_device(arguments.threads)
     data = open_split(arguments.prepared, arguments.other, arguments.split, arguments.description)

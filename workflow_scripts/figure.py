@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from openset_distill.command import named_path, run
-from openset_distill.figures import figure_spec, read_context
+from openset_distill.core.command import named_path, run
+from openset_distill.report.figures import figure_spec, read_context
 
 
 def main() -> None:
@@ -28,8 +28,8 @@ def main() -> None:
     spec = figure_spec(arguments.name)
     context = read_context(arguments.context)
     # matplotlib and pandas wait until the command line is known to be right
-    from openset_distill.figures.style import save
-    from openset_distill.figures.tidy import read_tables
+    from openset_distill.report.figures.style import save
+    from openset_distill.report.tidy import read_tables
 
     tables = read_tables(dict(arguments.table), spec.tables)
     figure, data = spec.draw(tables, context)

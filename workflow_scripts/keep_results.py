@@ -19,12 +19,12 @@ from pathlib import Path
 
 import yaml
 
-from openset_distill.command import run
-from openset_distill.errors import OpenSetError
-from openset_distill.experiment import load, read_configuration
-from openset_distill.figures import FIGURES
-from openset_distill.files import read_json, write_json, written_whole
-from openset_distill.tables import TABLES
+from openset_distill.config.experiment import load, read_configuration
+from openset_distill.core.command import run
+from openset_distill.core.errors import OpenSetError
+from openset_distill.core.files import read_json, write_json, written_whole
+from openset_distill.report.figures import FIGURES
+from openset_distill.report.tables import TABLES
 
 KEPT = ("figures/*.png", "figures/*.csv", "tables/*", "tidy/*")
 PICTURES = "pictures"  # the tidy table that holds images of the dataset

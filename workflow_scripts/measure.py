@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from openset_distill.analysis.geometry import Reference, groups, measure
-from openset_distill.collect import write_rows
-from openset_distill.command import named_path, run
-from openset_distill.errors import CheckpointError, DataError
-from openset_distill.evaluation import load_outputs
+from openset_distill.analysis.feature_geometry import Reference, groups, measure
+from openset_distill.core.command import named_path, run
+from openset_distill.core.errors import CheckpointError, DataError
+from openset_distill.evaluation.evaluate import load_outputs
+from openset_distill.report.aggregate import write_rows
 
 
 def main() -> None:

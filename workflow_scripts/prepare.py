@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from openset_distill.command import run
+from openset_distill.core.command import run
+from openset_distill.core.errors import SettingsError
 from openset_distill.datasets.catalog import find
-from openset_distill.datasets.pack import DATA_FILES, MANIFEST, write
-from openset_distill.datasets.read import READERS
-from openset_distill.errors import SettingsError
+from openset_distill.datasets.prepared import DATA_FILES, MANIFEST, write
+from openset_distill.datasets.readers import READERS
 
 OUTPUTS = (*DATA_FILES, MANIFEST)
 

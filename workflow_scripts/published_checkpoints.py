@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openset_distill.command import run
+from openset_distill.core.command import run
 
 if TYPE_CHECKING:
-    from openset_distill.datasets.pack import PackedDataset
+    from openset_distill.datasets.prepared import PackedDataset
 
 PROTOCOL = "tinyimagenet"
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -59,10 +59,11 @@ def evaluate(path: Path, split: int, data: PackedDataset, reference: Path, threa
     """Accuracy, AUROC and OSCR (fractions) of one checkpoint on its split, with the numbers of images."""
     import torch
 
-    from openset_distill import metrics, protocol
-    from openset_distill.device import prepare_device
-    from openset_distill.feed import Feed, Normalize
-    from openset_distill.inference import predict
+    from openset_distill.core.device import prepare_device
+    from openset_distill.datasets import protocols as protocol
+    from openset_distill.datasets.loader import Feed, Normalize
+    from openset_distill.evaluation import metrics
+    from openset_distill.models.inference import predict
     from openset_distill.models.published import load_vgg32
 
     device = prepare_device(threads)
@@ -90,10 +91,10 @@ def main() -> None:
     # heavy imports wait until the command line is known to be right
     import pandas as pd
 
-    from openset_distill.datasets.pack import open_packed
-    from openset_distill.errors import DataError
-    from openset_distill.files import written_whole
-    from openset_distill.tables import DASH, Block, Cell, Table, read_published, to_markdown
+    from openset_distill.core.errors import DataError
+    from openset_distill.core.files import written_whole
+    from openset_distill.datasets.prepared import open_packed
+    from openset_distill.report.tables import DASH, Block, Cell, Table, read_published, to_markdown
 
     data = open_packed(arguments.prepared)
     if data.test.shape != (64, 64, 3):

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from openset_distill.command import run
+from openset_distill.core.command import run
 
 
 def main() -> None:
@@ -25,10 +25,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     arguments = parser.parse_args()
 
-    from openset_distill.device import prepare_device
-    from openset_distill.jobs import IMAGES, read_job
-    from openset_distill.runs import make_batches, open_split, views
-    from openset_distill.teachers import load_networks, record
+    from openset_distill.core.device import prepare_device
+    from openset_distill.training.run_config import IMAGES, read_job
+    from openset_distill.training.setup import make_batches, open_split, views
+    from openset_distill.training.teachers import load_networks, record
 
     job = read_job(arguments.job, IMAGES)
     data = open_split(arguments.prepared, arguments.other, arguments.split, arguments.description)

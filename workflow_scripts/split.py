@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from openset_distill.command import run
-from openset_distill.datasets.pack import open_packed
+from openset_distill.core.command import run
+from openset_distill.core.errors import SettingsError
+from openset_distill.core.files import write_json, written_whole
+from openset_distill.datasets.prepared import open_packed
+from openset_distill.datasets.protocols import Datasets, Resources, class_split, describe, make_split
 from openset_distill.datasets.safe_pickle import load
-from openset_distill.errors import SettingsError
-from openset_distill.files import write_json, written_whole
-from openset_distill.protocol import Datasets, Resources, class_split, describe, make_split
 
 REFERENCE = Path(__file__).resolve().parent.parent / "config" / "reference"
 

@@ -16,9 +16,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from openset_distill.command import run
-from openset_distill.errors import OpenSetError
-from openset_distill.files import write_json
+from openset_distill.core.command import run
+from openset_distill.core.errors import OpenSetError
+from openset_distill.core.files import write_json
 
 STEP = re.compile(
     r"^(?:local)?rule (?P<rule>\w+):\n(?P<facts>(?:    .*\n)+)(?:Shell command: (?P<command>.*)\n)?", re.MULTILINE

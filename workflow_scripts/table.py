@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from openset_distill.command import named_path, run
-from openset_distill.figures import read_context
-from openset_distill.figures.tidy import read_tables
-from openset_distill.tables import read_published, save, table_spec
+from openset_distill.core.command import named_path, run
+from openset_distill.report.figures import read_context
+from openset_distill.report.tables import read_published, save, table_spec
+from openset_distill.report.tidy import read_tables
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from openset_distill.command import run
+from openset_distill.core.command import run
 
 
 def parse() -> argparse.Namespace:
@@ -34,13 +34,14 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
     # heavy imports wait until the command line is known to be right
-    from openset_distill.checkpoint import save_classifier
-    from openset_distill.device import prepare_device
-    from openset_distill.distributed import World, started_by_torchrun
-    from openset_distill.files import remove_leftovers, write_json
-    from openset_distill.jobs import read_job
-    from openset_distill.provenance import Provenance
-    from openset_distill.runs import (
+    from openset_distill.core.device import prepare_device
+    from openset_distill.core.files import remove_leftovers, write_json
+    from openset_distill.core.provenance import Provenance
+    from openset_distill.models.checkpoint import save_classifier
+    from openset_distill.training.distributed import World, started_by_torchrun
+    from openset_distill.training.loop import train
+    from openset_distill.training.run_config import read_job
+    from openset_distill.training.setup import (
         check_teachers,
         describe,
         make_batches,
@@ -50,8 +51,7 @@ def main() -> None:
         views,
         write_history,
     )
-    from openset_distill.teachers import Recording, load_networks
-    from openset_distill.training import train
+    from openset_distill.training.teachers import Recording, load_networks
 
     job = read_job(arguments.job)
     check_teachers(job, arguments.teacher)

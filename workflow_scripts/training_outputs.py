@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from openset_distill.command import run
+from openset_distill.core.command import run
 
 
 def main() -> None:
@@ -23,10 +23,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     arguments = parser.parse_args()
 
-    from openset_distill.checkpoint import load_classifier
-    from openset_distill.device import prepare_device
-    from openset_distill.files import read_json
-    from openset_distill.runs import open_split, save_training_outputs
+    from openset_distill.core.device import prepare_device
+    from openset_distill.core.files import read_json
+    from openset_distill.models.checkpoint import load_classifier
+    from openset_distill.training.setup import open_split, save_training_outputs
 
     job = read_json(arguments.config)
     data = open_split(arguments.prepared, arguments.other, arguments.split, arguments.description)

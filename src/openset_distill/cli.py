@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from .command import run
-from .errors import SettingsError
+from .core.command import run
+from .core.errors import SettingsError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -120,20 +120,20 @@ def _backbones() -> list[Entry]:
 
 
 def _protocols() -> list[Entry]:
-    from .protocol import PROTOCOLS
+    from .datasets.protocols import PROTOCOLS
 
     return _entries(PROTOCOLS)
 
 
 def _scores() -> list[Entry]:
-    from . import scores
+    from .evaluation import scores
 
     # many are registered as a lambda around the function that has their name and their words
     return [(name, "", _first_line(getattr(scores, name, score))) for name, score in scores.SCORES.items()]
 
 
 def _detectors() -> list[Entry]:
-    from .detectors import DETECTORS
+    from .evaluation.detectors import DETECTORS
 
     return _entries(DETECTORS)
 
@@ -179,7 +179,7 @@ def _first_line(documented: object) -> str:
 
 def show_config(arguments: argparse.Namespace) -> None:
     """The resolved experiment, or the resolved settings of one run, as JSON."""
-    from .experiment import load, merge, read_configuration
+    from .config.experiment import load, merge, read_configuration
 
     named = arguments.configfile is not None
     configuration = read_configuration(arguments.configfile) if named else {}

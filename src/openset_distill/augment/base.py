@@ -10,7 +10,7 @@ import lazy_loader as lazy
 import numpy as np
 import pydantic
 
-from ..errors import DataError
+from ..core.errors import DataError
 
 # A lazy proxy: the workflow reads the registries, and reading them must not cost the start of torch.
 torch = lazy.load("torch")

@@ -14,7 +14,7 @@ import lazy_loader as lazy
 import numpy as np
 import pydantic
 
-from ..registry import Registry, settings_class
+from ..core.registry import Registry, settings_class
 from .base import (
     Fraction,
     FractionRange,

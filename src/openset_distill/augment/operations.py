@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional
 from torchvision.transforms.v2.functional import _color, _geometry
 
 from .base import apply_by_group, group_rows
-from .geometry import warp
+from .warp import warp
 
 _GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 # name -> (magnitudes(number of bins, height, width), whether the sign is random), as torchvision's policies hold them

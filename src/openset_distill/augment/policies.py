@@ -8,7 +8,7 @@ import lazy_loader as lazy
 import numpy as np
 import pydantic
 
-from ..registry import settings_class
+from ..core.registry import settings_class
 from .base import SingleSample, apply_by_group, group_rows, memory_format, to_device
 
 if TYPE_CHECKING:

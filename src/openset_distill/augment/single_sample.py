@@ -12,8 +12,8 @@ import lazy_loader as lazy
 import numpy as np
 import pydantic
 
-from ..errors import SettingsError
-from ..registry import Registry, settings_class
+from ..core.errors import SettingsError
+from ..core.registry import Registry, settings_class
 from .base import (
     Fraction,
     FractionRange,
@@ -26,8 +26,8 @@ from .base import (
     group_rows,
     to_device,
 )
-from .geometry import crop_and_resize, shift, warp
 from .policies import AugMix, AutoAugment, ColorJitter, Interpolation, RandAugment, TrivialAugment
+from .warp import crop_and_resize, shift, warp
 
 # A lazy proxy: the workflow reads the registries, and reading them must not cost the start of torch.
 torch = lazy.load("torch")

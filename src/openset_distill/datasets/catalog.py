@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from ..errors import SettingsError, nearest
+from ..core.errors import SettingsError, nearest
 
 _DIGITS = tuple("0123456789")
 _CHECKSUM_DIGITS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}

@@ -8,7 +8,7 @@ import math
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..errors import DataError
+from ..core.errors import DataError
 
 
 def square(image: Image.Image, size: int, channels: int, *, banner: float = 0) -> np.ndarray:

@@ -27,8 +27,8 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from .. import __version__
-from ..errors import DataError, OpenSetError, SettingsError, nearest
-from ..files import read_json, write_json, written_whole
+from ..core.errors import DataError, OpenSetError, SettingsError, nearest
+from ..core.files import read_json, write_json, written_whole
 from .catalog import DATASETS, Archive, Dataset, check_files, parse_checksum
 
 MIRROR_VARIABLE = "OPENSET_MIRROR"

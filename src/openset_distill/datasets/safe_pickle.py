@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..errors import DataError
+from ..core.errors import DataError
 
 MAXIMUM_BYTES = 256 * 1024**2
 MAXIMUM_DEPTH = 100

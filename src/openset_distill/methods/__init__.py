@@ -7,7 +7,7 @@ tensors on the device of the batch.
 
 from __future__ import annotations
 
-from ..registry import Registry
+from ..core.registry import Registry
 from .arpl import ReciprocalPoints
 from .asymmetric_distillation import AsymmetricDistillation
 from .base import Batch, Method, Teacher, Terms

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from ..registry import settings_class
+from ..core.registry import settings_class
 from .base import Batch, Method, Teacher, Terms
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class ReciprocalPoints(Method):
     head: ClassVar[str] = "reciprocal_points"
 
     def loss(self, student: Classifier, teacher: Teacher | None, batch: Batch) -> tuple[Terms, Terms]:
-        from ..losses import mixed_cross_entropy
+        from .losses import mixed_cross_entropy
 
         images, targets, weights = batch.seen()
         _, logits, excess = student(images)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import lazy_loader as lazy
 from pydantic import Field
 
-from ..registry import settings_class
+from ..core.registry import settings_class
 from .base import Batch, Method, Teacher, Terms
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Asymmetric(Method):
 
     def raw_loss(self, student: Classifier, batch: Batch, answer: Tensor) -> Terms:
         """`alpha * CE(S(x), y) + DIST(S(x), T(x))`."""
-        from ..losses import dist
+        from .losses import dist
 
         _, logits = student(batch.images)
         return {
@@ -124,7 +124,7 @@ class AsymmetricDistillation(Asymmetric):
     def mixed_loss(
         self, student: Tensor, on_raw: Tensor, on_mixed: Tensor, labels: Tensor, sources: Tensor, weights: Tensor
     ) -> tuple[Terms, Terms]:
-        from ..losses import dist, hard_samples, joint_mutual_information, mixed_cross_entropy
+        from .losses import dist, hard_samples, joint_mutual_information, mixed_cross_entropy
 
         hard = hard_samples(on_mixed, labels, sources)
         easy = ~hard if self.relabel else torch.ones_like(hard)

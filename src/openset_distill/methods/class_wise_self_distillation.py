@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import lazy_loader as lazy
 from pydantic import Field
 
-from ..registry import settings_class
+from ..core.registry import settings_class
 from .base import Batch, Method, Teacher, Terms
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class ClassWiseSelfDistillation(Method):
     family: ClassVar[str | None] = "distillation"
 
     def loss(self, student: Classifier, teacher: Teacher | None, batch: Batch) -> tuple[Terms, Terms]:
-        from ..losses import kl_distillation, main_label, mixed_cross_entropy, next_of_class
+        from .losses import kl_distillation, main_label, mixed_cross_entropy, next_of_class
 
         images, targets, weights = batch.seen()
         _, logits = student(images)

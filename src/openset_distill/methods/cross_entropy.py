@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import lazy_loader as lazy
 from pydantic import Field
 
-from ..registry import settings_class
+from ..core.registry import settings_class
 from .base import Batch, Method, Teacher, Terms
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class CrossEntropy(Method):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     def loss(self, student: Classifier, teacher: Teacher | None, batch: Batch) -> tuple[Terms, Terms]:
-        from ..losses import mixed_cross_entropy
+        from .losses import mixed_cross_entropy
 
         if batch.mixed is None:
             _, logits = student(batch.images)

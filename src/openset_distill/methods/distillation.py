@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from ..registry import settings_class
+from ..core.registry import settings_class
 from .base import Batch, Method, Teacher, Terms
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Distillation(Method):
     family: ClassVar[str | None] = "distillation"
 
     def loss(self, student: Classifier, teacher: Teacher | None, batch: Batch) -> tuple[Terms, Terms]:
-        from ..losses import main_label, mixed_cross_entropy
+        from .losses import main_label, mixed_cross_entropy
 
         images, targets, weights = batch.seen()
         answer = teacher.on_raw(batch) if batch.mixed is None else teacher.on_mixed(batch)
@@ -43,7 +43,7 @@ class Distillation(Method):
         }, {}
 
     def _distance(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
-        from .. import losses
+        from . import losses
 
         if self.loss_name == "dist":
             return losses.dist(student, teacher, tau=self.tau)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from ..registry import settings_class
+from ..core.registry import settings_class
 from .asymmetric_distillation import Asymmetric
 from .base import Terms
 
@@ -41,7 +41,7 @@ class SoftAsymmetricDistillation(Asymmetric):
     def mixed_loss(
         self, student: Tensor, on_raw: Tensor, on_mixed: Tensor, labels: Tensor, sources: Tensor, weights: Tensor
     ) -> tuple[Terms, Terms]:
-        from ..losses import dist, hard_samples, joint_mutual_information, mixed_cross_entropy, source_confidence
+        from .losses import dist, hard_samples, joint_mutual_information, mixed_cross_entropy, source_confidence
 
         confidence = source_confidence(on_mixed, labels, sources)
         answers = [on_raw[sources[:, j]] for j in range(sources.shape[1])]

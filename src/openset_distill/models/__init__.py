@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..registry import Registry, settings_class
+from ..core.registry import Registry, settings_class
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,7 +8,7 @@ import timm
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, SettingsError, nearest
+from ..core.errors import CheckpointError, SettingsError, nearest
 
 if TYPE_CHECKING:
     from . import Timm

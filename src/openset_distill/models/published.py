@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..core.errors import CheckpointError
 from .classifier import Classifier
 from .vgg import VGG32
 

@@ -1,0 +1,713 @@
+"""An experiment's settings: strict, typed, and resolved into what each job is given.
+
+`load` turns the configuration (YAML files and command-line overrides, already read into plain data) into an
+`Experiment`; every mistake in it is one error that names the key. The workflow then asks the experiment for the
+resolved settings of each job, which reach the job as one JSON text. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from ..augment import MULTI_SAMPLE, SINGLE_SAMPLE
+from ..core.errors import OpenSetError, SettingsError, nearest
+from ..datasets import protocols as protocols
+from ..datasets.catalog import DATASETS, PUBLISHED_CHECKPOINTS, check_files, find, parse_checksum
+from ..evaluation.detectors import DETECTORS
+from ..evaluation.scores import SCORES
+from ..methods import METHODS
+from ..models import BACKBONES
+from ..report.figures import FIGURES, Context, Highlight, read_context
+from ..report.tables import TABLES, Configured
+from ..training.run_config import fingerprint, images_seen
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Specification = str | dict[str, Any]
+# the dataset of the catalog that has no files of its own
+USERS_OWN = "image_folder"
+
+
+class Strict(pydantic.BaseModel):
+    """Settings in which an unknown key is an error that names the nearest right one."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            for key in value:
+                if key not in cls.model_fields:
+                    raise ValueError(f"unknown key {key!r}; {nearest(str(key), cls.model_fields)}")
+        return value
+
+
+class DataSettings(Strict):
+    """Which images, and where they lie.
+
+    `images` is the folder or archive with the user's own images (dataset `image_folder`). By file name, `checksum`
+    accepts an archive other than the catalog's, and `addresses` fetches it from elsewhere.
+    """
+
+    dataset: str
+    others: tuple[str, ...] = ()
+    image_size: Annotated[int, Field(ge=4)] | None = None
+    images: str | None = None
+    folder: str = "data"
+    mirror: str | None = None
+    checksum: dict[str, str] = {}
+    addresses: dict[str, tuple[str, ...]] = {}
+    validation_fraction: Fraction = 0.1
+    mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465)
+    std: tuple[float, ...] = (0.2023, 0.1994, 0.2010)
+
+
+class ProtocolSettings(Strict):
+    """Which classes are known: a published protocol's name, or `random` or `custom` with their settings."""
+
+    name: Specification
+    splits: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2, 3, 4)
+
+
+class AugmentSettings(Strict):
+    """`single`: augmentations of one image, in order. `multi`: one that mixes images, or none."""
+
+    single: tuple[Specification, ...] = ()
+    multi: Specification | None = None
+
+
+class OptimizationSettings(Strict):
+    """How a network is trained: SGD, the paper's defaults.
+
+    `learning_rate` is per 128 images of a batch; `milestones` are fractions of the epochs at which the step schedule
+    multiplies the rate by `decay`; `select` is the epoch whose weights are kept.
+    """
+
+    epochs: Annotated[int, Field(ge=1)] = 200
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    schedule: Literal["step", "cosine", "constant"] = "step"
+    milestones: tuple[Fraction, ...] = (0.3, 0.6, 0.8)
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.2
+    warmup_epochs: Annotated[int, Field(ge=0)] = 1
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    select: Literal["last", "best_validation_accuracy"] = "last"
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
+    compile: bool = False
+
+
+class RunSettings(Strict):
+    """One trained network.
+
+    `teacher` names the run, or the ensemble of runs, that it learns from. Its `answers` are `recorded` once for all
+    students that see the same images, or asked for `live` in every training.
+    """
+
+    label: str | None = None
+    family: str | None = None
+    backbone: Specification = "resnet18"
+    method: Specification = "cross_entropy"
+    augment: AugmentSettings = AugmentSettings()
+    optimization: OptimizationSettings = OptimizationSettings()
+    teacher: Name | tuple[Name, ...] = "teacher"
+    answers: Literal["recorded", "live"] = "recorded"
+
+
+class EvaluationSettings(Strict):
+    """`scores` to compute, `sampling` of the unknowns, and the number of bootstrap resamples behind each interval.
+
+    `detectors` are scores that are fitted to training images, to at most `detector_samples` of them.
+    """
+
+    scores: tuple[str, ...] = ("maximum_logit", "msp", "energy", "feature_norm")
+    detectors: tuple[Specification, ...] = ()
+    detector_samples: Annotated[int, Field(ge=1)] = 50_000
+    sampling: tuple[Literal["full", "balanced"], ...] = ("full", "balanced")
+    bootstrap: Annotated[int, Field(ge=0)] = 1000
+
+
+class AnalysisSettings(Strict):
+    """The feature study: which mixings are scanned, at how many values of lambda, on how many test images."""
+
+    mixing: tuple[str, ...] = ("mixup", "cutmix")
+    lam_steps: Annotated[int, Field(ge=3)] = 11
+    mixing_samples: Annotated[int, Field(ge=2)] = 512
+    embedding_samples: Annotated[int, Field(ge=50)] = 1000
+    activation_samples: Annotated[int, Field(ge=50)] = 2000
+    attention_samples: Annotated[int, Field(ge=4)] = 200
+
+
+LISTS_OF_RUNS = ("asymmetric", "ablation", "dynamics")
+
+
+class ShowSettings(Strict):
+    """Which runs the figures and tables set side by side, and which figures and tables are made.
+
+    A part without a run goes to the runs of its family, if there are any. Without `tables` all that the experiment can
+    fill.
+    """
+
+    baseline: Name = "ce"
+    msa: Name | None = None
+    distillation: Name | None = None
+    asymmetric: tuple[Name, ...] = ()
+    ablation: tuple[Name, ...] = ()
+    dynamics: tuple[Name, ...] = ()
+    figures: tuple[str, ...] = tuple(FIGURES)
+    tables: tuple[str, ...] | None = None
+
+    @pydantic.field_validator("msa", "distillation", mode="before")
+    @classmethod
+    def _open(cls, value: Any) -> Any:
+        return None if value == "null" else value  # --config gives every value as text
+
+    @pydantic.field_validator("ablation")
+    @classmethod
+    def _comparable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(value) == 1:
+            raise ValueError("a row alone is compared with nothing; name the row to compare with before it")
+        return value
+
+
+class JobResources(Strict):
+    """What one job of a kind asks for: cores, memory, time limit, GPUs."""
+
+    threads: Annotated[int, Field(ge=1)] = 1
+    memory_mb: Annotated[int, Field(ge=100)] = 2000
+    runtime_min: Annotated[int, Field(ge=1)] = 30
+    gpu: Annotated[int, Field(ge=0)] = 0
+
+
+class ResourceSettings(Strict):
+    """Resources by kind of job; small jobs (evaluation, tables, figures) share `light`."""
+
+    download: JobResources = JobResources()
+    prepare: JobResources = JobResources()
+    train_teacher: JobResources = JobResources()
+    train_student: JobResources = JobResources()
+    analyze: JobResources = JobResources()
+    measure: JobResources = JobResources()
+    light: JobResources = JobResources(runtime_min=10)
+
+
+class Settings(Strict):
+    """The whole configuration of one experiment; config/README.md explains every key."""
+
+    experiment: Name
+    title: str
+    scale_note: str = ""
+    results: str = "results"
+    redraw: str | None = None
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    data: DataSettings
+    protocol: ProtocolSettings
+    defaults: dict[str, Any] = {}
+    runs: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
+    only: tuple[Name, ...] = ()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    analysis: AnalysisSettings = AnalysisSettings()
+    show: ShowSettings = ShowSettings()
+    resources: ResourceSettings = ResourceSettings()
+    checkpoint_splits: Annotated[tuple[Annotated[int, Field(ge=0, le=4)], ...], Field(min_length=1)] = (0, 1, 2, 3, 4)
+
+    @pydantic.field_validator("runs", mode="before")
+    @classmethod
+    def _without_removed_runs(cls, value: Any) -> Any:
+        # the text is from --config, which Snakemake has laid over a --configfile before `merge` could remove the run
+        if isinstance(value, Mapping):
+            return {name: run for name, run in value.items() if run != "null"}
+        return value
+
+    @pydantic.model_validator(mode="after")
+    def _with_some_runs_only(self) -> Settings:
+        if not self.only:
+            return self
+        for name in self.only:
+            if name not in self.runs:
+                raise ValueError(f"only: no run is called {name!r}; {nearest(name, self.runs)}")
+
+        def kept(shown: Any) -> Any:
+            if isinstance(shown, tuple):
+                return tuple(name for name in shown if name in self.only)
+            return shown if shown in self.only else None
+
+        parts = {part: kept(getattr(self.show, part)) for part in ("msa", "distillation", *LISTS_OF_RUNS)}
+        if len(parts["ablation"]) < 2:  # nothing to compare: left open
+            parts["ablation"] = ()
+        runs = {name: run for name, run in self.runs.items() if name in self.only}
+        return self.model_copy(update={"runs": runs, "show": self.show.model_copy(update=parts)})
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid upon `base`, mapping by mapping.
+
+    A mapping with a `name` is a specification and replaces the old one whole: its settings belong to that name. A
+    value of null in `over` removes an entry of `runs`-like mappings only when the base had a mapping there.
+    """
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and "name" not in value:
+            merged[key] = merge(old, value)
+        elif isinstance(old, Mapping) and value in (None, "null"):  # Snakemake's --config gives every value as text
+            del merged[key]
+        else:
+            merged[key] = value
+    return merged
+
+
+def read_configuration(path: str | Path) -> dict[str, Any]:
+    """A YAML configuration file with the files that it `extends` beneath it (paths from the repository's root).
+
+    Raises:
+        SettingsError: missing file, invalid YAML, not a mapping, or a circle of `extends`.
+    """
+    seen: list[Path] = []
+    layers: list[dict[str, Any]] = []
+    following: str | Path | None = path
+    while following is not None:
+        current = Path(following)
+        if current in seen:
+            raise SettingsError(f"{path}: `extends` goes in a circle at {current}")
+        seen.append(current)
+        try:
+            layer = yaml.safe_load(current.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise SettingsError(f"cannot read the configuration file {current}: {error.strerror}") from error
+        except yaml.YAMLError as error:
+            raise SettingsError(f"{current} is not valid YAML: {error}") from error
+        if not isinstance(layer, dict):
+            raise SettingsError(f"{current} must hold a mapping of settings")
+        following = layer.pop("extends", None)
+        layers.append(layer)
+    merged: dict[str, Any] = {}
+    for layer in reversed(layers):
+        merged = merge(merged, layer)
+    return merged
+
+
+def load(
+    configuration: Mapping[str, Any], *, stands_alone: bool, default: str | Path = "config/config.yaml"
+) -> Experiment:
+    """The experiment that a workflow's configuration describes.
+
+    Args:
+        configuration: what `--configfile` and `--config` gave.
+        stands_alone: a configuration file was named, so only what it `extends` lies beneath it; otherwise the
+            configuration is a set of changes to `default`.
+
+    Raises:
+        SettingsError: any unknown key, wrong type, value out of range, or reference to something that is not there.
+    """
+    configuration = dict(configuration)
+    base = configuration.pop("extends", None if stands_alone else default)
+    if base is not None:
+        configuration = merge(read_configuration(base), configuration)
+    return Experiment(validated(Settings, configuration))
+
+
+def validated(model: type[Strict], value: Any, where: str = "", *, source: str = "configuration") -> Any:
+    """`value` as `model`.
+
+    Args:
+        where: key under which the value stands, for messages.
+        source: what holds the settings, for messages.
+
+    Raises:
+        SettingsError: one line for each unknown key, wrong type or value out of range.
+    """
+    try:
+        return model.model_validate(value)
+    except pydantic.ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            key = ".".join(part for part in (where, *map(str, problem["loc"])) if part)
+            message = problem["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list, such as [0]")
+            lines.append(f"{source}: {key + ': ' if key else ''}{message}")
+        raise SettingsError("\n       ".join(lines)) from error
+
+
+def _checked(where: str, function, *arguments):
+    """`function(*arguments)`, its error preceded by the key of the setting at fault."""
+    try:
+        return function(*arguments)
+    except OpenSetError as error:
+        raise SettingsError(f"configuration: {where}: {error}") from error
+
+
+class Run:
+    """One configured run, resolved: every name looked up, every default filled in."""
+
+    def __init__(self, name: str, settings: RunSettings):
+        where = f"runs.{name}"
+        self.name = name
+        self.backbone = _checked(f"{where}.backbone", BACKBONES.resolve, settings.backbone)
+        self.method = _checked(f"{where}.method", METHODS.resolve, settings.method)
+        self.single = [_checked(f"{where}.augment.single", SINGLE_SAMPLE.resolve, s) for s in settings.augment.single]
+        multi = settings.augment.multi
+        self.multi = _checked(f"{where}.augment.multi", MULTI_SAMPLE.resolve, multi) if multi is not None else None
+        self.optimization = settings.optimization
+        needs_teacher = METHODS[self.method["name"]].needs_teacher
+        teachers = (settings.teacher,) if isinstance(settings.teacher, str) else settings.teacher
+        self.teachers: tuple[str, ...] = teachers if needs_teacher else ()
+        self.recorded = needs_teacher and settings.answers == "recorded"
+        self.label = settings.label or name
+        own = self.backbone["model"] if self.backbone["name"] == "timm" else self.backbone["name"]
+        self.network = " ".join([own, "-".join(map(str, self.backbone.get("widths", ())))]).strip()
+        self.family = settings.family or self._family()
+
+    def _family(self) -> str:
+        if self.name == "teacher":
+            return "teacher"
+        return METHODS[self.method["name"]].family or ("cross_entropy" if self.multi is None else "msa")
+
+
+class Experiment:
+    """A validated configuration, and the resolved settings of every job of its workflow."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.name = settings.experiment
+        self.splits = settings.protocol.splits
+        self.seeds = settings.seeds
+        validated(RunSettings, settings.defaults, "defaults")
+        self.runs: dict[str, Run] = {}
+        for name, overrides in settings.runs.items():
+            merged = merge(settings.defaults, overrides)
+            self.runs[name] = Run(name, validated(RunSettings, merged, f"runs.{name}"))
+        self._check_references()
+
+    def _check_references(self) -> None:
+        settings = self.settings
+        _checked("data.dataset", self._known, "dataset", settings.data.dataset, DATASETS)
+        for other in settings.data.others:
+            _checked("data.others", self._known, "dataset", other, DATASETS)
+        self._check_data()
+        for score in settings.evaluation.scores:
+            _checked("evaluation.scores", self._known, "score", score, SCORES)
+        for key, needed in (("scores", "maximum_logit"), ("sampling", "full")):
+            if needed not in getattr(settings.evaluation, key):
+                raise SettingsError(
+                    f"configuration: evaluation.{key}: tables and figures compare runs by {needed!r}; add it"
+                )
+        names = [detector["name"] for detector in self.detectors]
+        for name in names:
+            if names.count(name) > 1:
+                raise SettingsError(f"configuration: evaluation.detectors: {name} is named twice; name it once")
+        for mixing in settings.analysis.mixing:
+            _checked("analysis.mixing", self._known, "multi-sample augmentation", mixing, MULTI_SAMPLE)
+        _checked("protocol.name", protocols.PROTOCOLS.resolve, settings.protocol.name)
+        for split in self.splits:
+            _checked("protocol.splits", protocols.check_number, settings.protocol.name, split)
+        for name, run in self.runs.items():
+            self._check_teachers(name, run)
+        show = settings.show
+        for key in ("baseline", "msa", "distillation"):
+            if getattr(show, key) is not None:
+                _checked(f"show.{key}", self._known, "run", getattr(show, key), self.runs)
+        for key in LISTS_OF_RUNS:
+            for name in getattr(show, key):
+                _checked(f"show.{key}", self._known, "run", name, self.runs)
+        for kind, registry in (("figures", FIGURES), ("tables", TABLES)):
+            for name in getattr(show, kind) or ():
+                _checked(f"show.{kind}", self._known, kind.removesuffix("s"), name, registry)
+        for figure in show.figures:
+            missing = FIGURES[figure].needs(self.configured.families)
+            if missing:
+                raise SettingsError(
+                    f"configuration: show.figures: {figure} needs {' and '.join(missing)}, which `runs` lacks; "
+                    "add the run, or leave the figure out of show.figures"
+                )
+        for table in show.tables or ():
+            missing = TABLES[table].needs(self.configured)
+            if missing:
+                raise SettingsError(
+                    f"configuration: show.tables: {table} needs {' and '.join(missing)}, which this experiment lacks; "
+                    "leave the table out of show.tables"
+                )
+
+    def _check_data(self) -> None:
+        data = self.settings.data
+        for key in ("checksum", "addresses"):
+            check_files(f"configuration: data.{key}", getattr(data, key))
+        for checksum in data.checksum.values():
+            _checked("data.checksum", parse_checksum, checksum)
+        if data.images is None and USERS_OWN in (data.dataset, *data.others):
+            raise SettingsError(
+                f"configuration: data.images: dataset {USERS_OWN} needs the folder or archive with your images; name it"
+            )
+        if data.images is not None and USERS_OWN not in (data.dataset, *data.others):
+            raise SettingsError(
+                f"configuration: data.images: nobody reads these images; use the dataset {USERS_OWN}, or remove the key"
+            )
+        if data.images is not None and not Path(data.images).exists():
+            raise SettingsError(f"configuration: data.images: {data.images} does not exist; correct the path")
+        if data.image_size is None and DATASETS[data.dataset].size is None:
+            raise SettingsError("configuration: data.image_size: images of this dataset differ in size; name one size")
+        for name in (data.dataset, *data.others):
+            if (data.dataset, *data.others).count(name) > 1:
+                raise SettingsError(f"configuration: data.others: {name} is named twice; remove it from data.others")
+
+    def _check_teachers(self, name: str, run: Run) -> None:
+        path, waiting = [], list(run.teachers)
+        while waiting:
+            teacher = waiting.pop()
+            _checked(f"runs.{name}.teacher", self._known, "run", teacher, self.runs)
+            path.append(teacher)
+            if teacher == name or len(path) > len(self.runs) ** 2:
+                raise SettingsError(f"configuration: runs.{name}.teacher: {name} would be taught by itself")
+            waiting += self.runs[teacher].teachers
+
+    @staticmethod
+    def _known(kind: str, name: str, candidates: Iterable[str]) -> None:
+        if name not in candidates:
+            raise OpenSetError(f"no {kind} is called {name!r}; {nearest(name, candidates)}")
+
+    @cached_property
+    def configured(self) -> Configured:
+        """What decides which tables the experiment can fill."""
+        return Configured(
+            families={name: run.family for name, run in self.runs.items()},
+            networks={name: run.network for name, run in self.runs.items()},
+            groups=protocols.PROTOCOLS.build(self.settings.protocol.name).groups(self.settings.data.others),
+        )
+
+    @cached_property
+    def tables(self) -> tuple[str, ...]:
+        """The tables to write: the configured ones, or all that the experiment can fill."""
+        able = tuple(name for name, table in TABLES.items() if not table.needs(self.configured))
+        return able if self.settings.show.tables is None else self.settings.show.tables
+
+    @cached_property
+    def teacher_runs(self) -> list[str]:
+        """Runs that others learn from and that learn from nobody, in configured order."""
+        wanted = {teacher for run in self.runs.values() for teacher in run.teachers}
+        return [name for name, run in self.runs.items() if name in wanted and not run.teachers]
+
+    @cached_property
+    def student_runs(self) -> list[str]:
+        """All other runs: baselines and distilled alike."""
+        return [name for name in self.runs if name not in self.teacher_runs]
+
+    def resolved(self) -> dict[str, Any]:
+        """The whole experiment as plain data: every name looked up, every default filled in."""
+        resolved = self.settings.model_dump(mode="json", exclude={"defaults"})
+        resolved["protocol"]["name"] = self.protocol
+        resolved["evaluation"]["detectors"] = self.detectors
+        resolved["runs"] = {
+            name: {
+                "label": run.label,
+                "family": run.family,
+                "backbone": run.backbone,
+                "method": run.method,
+                "augment": {"single": run.single, "multi": run.multi},
+                "optimization": run.optimization.model_dump(mode="json"),
+                "teachers": list(run.teachers),
+            }
+            for name, run in self.runs.items()
+        }
+        return resolved
+
+    def training_job(self, run: str, split: int, seed: int) -> dict[str, Any]:
+        """All that decides the weights of one run; names and labels that are only printed are left out.
+
+        Raises:
+            SettingsError: the experiment has no such run, split or seed.
+        """
+        for kind, wanted, there in (("run", run, self.runs), ("split", split, self.splits), ("seed", seed, self.seeds)):
+            if wanted not in there:
+                raise SettingsError(
+                    f"experiment {self.name} has no {kind} {wanted!r}; {nearest(str(wanted), map(str, there))}"
+                )
+        resolved = self.runs[run]
+        data = self.settings.data
+        return {
+            "experiment": self.name,
+            "split": split,
+            "seed": seed,
+            "run": run,
+            "backbone": resolved.backbone,
+            "method": resolved.method,
+            "augment": {"single": resolved.single, "multi": resolved.multi},
+            "optimization": resolved.optimization.model_dump(mode="json"),
+            "normalization": {"mean": list(data.mean), "std": list(data.std)},
+        }
+
+    # ------------------------------------------------------------------------------------------ recordings
+
+    def recording(self, run: str) -> str:
+        """The name of the recording of teachers' answers that a run reads.
+
+        Runs share one if they have the same teachers and see the same images; each split and seed has its own in its
+        own folder.
+        """
+        seen = images_seen(self.training_job(run, self.splits[0], self.seeds[0]))
+        return fingerprint([list(self.runs[run].teachers), seen])
+
+    @cached_property
+    def recordings(self) -> dict[str, str]:
+        """Every recording by its name: the first of the runs that read it."""
+        recordings: dict[str, str] = {}
+        for name, run in self.runs.items():
+            if run.recorded:
+                recordings.setdefault(self.recording(name), name)
+        return recordings
+
+    def recording_job(self, recording: str, split: int, seed: int) -> dict[str, Any]:
+        """What the job that makes a recording is given."""
+        return images_seen(self.training_job(self.recordings[recording], split, seed))
+
+    # ------------------------------------------------------------------------------------------ data
+
+    def image_size(self) -> int:
+        """Height and width to which a dataset is prepared; other datasets take the size of the known one."""
+        return self.settings.data.image_size or DATASETS[self.settings.data.dataset].size[0]
+
+    def channels(self) -> int:
+        """Channels to which a dataset is prepared: those of the known one."""
+        return DATASETS[self.settings.data.dataset].channels
+
+    def raw(self, dataset: str) -> str:
+        """Where a dataset's archives lie."""
+        return f"{self.settings.data.folder}/raw/{dataset}"
+
+    def prepared(self, dataset: str) -> str:
+        """Where a dataset's prepared arrays lie."""
+        folder = f"{self.settings.data.folder}/prepared/{dataset}"
+        return f"{folder}/{self.image_size()}x{self.channels()}"
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """The protocol with every default filled in."""
+        return protocols.PROTOCOLS.resolve(self.settings.protocol.name)
+
+    def published_splits(self) -> list[str]:
+        """The authors' file of splits, where the protocol is read from one."""
+        dataset, release = self.settings.data.dataset, "_winter21" if self.protocol.get("winter21") else ""
+        file = f"{self.protocol['name']}_osr_splits{release}.pkl"
+        files = [archive.file for archive in DATASETS[dataset].auxiliary]
+        return [f"{self.raw(dataset)}/{file}"] if file in files else []
+
+    def images(self, dataset: str) -> list[str]:
+        """The user's own images, for the dataset that is made of them."""
+        return [self.settings.data.images] if dataset == USERS_OWN else []
+
+    def download_options(self, dataset: str) -> list[str]:
+        """What the download of a dataset is told beyond its name: only what concerns its own files."""
+        data = self.settings.data
+        files = [archive.file for archive in find(dataset).files]
+        told = ["--mirror", data.mirror] if data.mirror else []
+        for file in files:
+            if file in data.checksum:
+                told += ["--checksum", f"{file}={data.checksum[file]}"]
+            for address in data.addresses.get(file, ()):
+                told += ["--address", f"{file}={address}"]
+        if dataset == PUBLISHED_CHECKPOINTS.name:
+            for split in self.settings.checkpoint_splits:
+                told += ["--only", files[split]]
+        return told
+
+    # ------------------------------------------------------------------------------------------ checkpoints
+
+    def published_checkpoints(self) -> list[str]:
+        """The published classifiers to evaluate, as SPLIT=PATH."""
+        files = [archive.file for archive in PUBLISHED_CHECKPOINTS.archives]
+        folder = self.raw(PUBLISHED_CHECKPOINTS.name)
+        return [f"{split}={folder}/{files[split]}" for split in self.settings.checkpoint_splits]
+
+    # ------------------------------------------------------------------------------------------ jobs
+
+    @cached_property
+    def detectors(self) -> list[dict[str, Any]]:
+        """The detectors with every default filled in."""
+        where = "evaluation.detectors"
+        return [_checked(where, DETECTORS.resolve, detector) for detector in self.settings.evaluation.detectors]
+
+    def evaluation_job(self) -> dict[str, Any]:
+        """What the evaluation of every run is given."""
+        evaluation = self.settings.evaluation
+        return {
+            "scores": list(evaluation.scores),
+            "detectors": self.detectors,
+            "sampling": list(evaluation.sampling),
+            "bootstrap": evaluation.bootstrap,
+            "activation_samples": self.settings.analysis.activation_samples,
+        }
+
+    @cached_property
+    def highlight(self) -> Highlight:
+        """The runs by the part they play in figures and tables."""
+        named = {field.name: getattr(self.settings.show, field.name) for field in dataclasses.fields(Highlight)}
+        given = {part: runs for part, runs in named.items() if runs}
+        return Highlight(**given).filled(self.configured.families)
+
+    @property
+    def compared_runs(self) -> list[str]:
+        """The runs that figures set side by side: baseline, MSA, asymmetric distillation."""
+        parts = self.highlight
+        return list(dict.fromkeys(filter(None, [parts.baseline, parts.msa, *parts.asymmetric])))
+
+    @property
+    def analyzed_runs(self) -> list[str]:
+        """The networks that are scanned over lambda: the compared runs, and the teachers first."""
+        return list(dict.fromkeys([*self.teacher_runs, *self.compared_runs]))
+
+    def analysis_job(self) -> dict[str, Any]:
+        """What the scan over lambda is given. Its teacher is the first one, or the baseline where there is none."""
+        analysis = self.settings.analysis
+        steps = analysis.lam_steps - 1
+        return {
+            "mixing": list(analysis.mixing),
+            "lams": [round(step / steps, 6) for step in range(steps + 1)],
+            "samples": analysis.mixing_samples,
+            "teacher": self.analyzed_runs[0],
+        }
+
+    def embeddings(self, folder: str) -> list[str]:
+        """The embeddings that the feature-space figure draws: the compared runs of the first split and seed."""
+        return [f"{self.first(folder)}/{run}/embedding.csv" for run in self.compared_runs]
+
+    def first(self, folder: str) -> str:
+        """A split's folder, with its wildcards, of the first split and seed: the one that pictures are taken from."""
+        return folder.format(split=self.splits[0], seed=self.seeds[0])
+
+    def layout(self) -> dict[str, Any]:
+        """What gathering the results needs to know of the experiment."""
+        return {
+            "experiment": self.name,
+            "dataset": self.settings.data.dataset,
+            "protocol": self.protocol["name"],
+            "splits": list(self.splits),
+            "seeds": list(self.seeds),
+            "baseline": self.settings.show.baseline,
+            "embedded": self.compared_runs,
+            "runs": {name: {"label": run.label, "family": run.family} for name, run in self.runs.items()},
+            "networks": dict(self.configured.networks),
+        }
+
+    def context(self) -> Context:
+        """What figures and tables say about the experiment."""
+        return read_context(
+            {
+                "experiment": self.name,
+                "title": self.settings.title,
+                "dataset_title": DATASETS[self.settings.data.dataset].title,
+                "protocol": self.protocol["name"],
+                "splits": len(self.splits),
+                "seeds": len(self.seeds),
+                "scale_note": self.settings.scale_note,
+                "highlight": dataclasses.asdict(self.highlight),
+            }
+        )

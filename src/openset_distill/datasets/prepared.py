@@ -1,0 +1,469 @@
+"""Prepared datasets: every image decoded once into memory-mapped uint8 arrays.
+
+A prepared folder holds `train_images.npy` and `test_images.npy` (uint8 `[n, size, size, channels]`),
+`train_labels.npy` and `test_labels.npy` (int64 `[n]`) and `manifest.json`, which is written last:
+a folder with a manifest is complete. Datasets of ImageNet's scale are not decoded in advance: their
+`*_images.npy` hold an index (see `index`), and the manifest says `"storage": "index"`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from functools import lru_cache
+from multiprocessing.connection import wait as wait_for_any
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from tqdm import tqdm
+
+from .. import __version__
+from ..core.errors import DataError
+from ..core.files import sha256, write_json
+from .archives import OpenArchive, open_archive
+from .decode import decode, square
+from .index import Indexed, StreamedImages
+from .readers import Files, Part, Pixels, RawDataset
+
+PARTS = ("train", "test")
+FORMAT = 1
+MANIFEST = "manifest.json"
+DATA_FILES = tuple(f"{part}_{kind}.npy" for part in PARTS for kind in ("images", "labels"))
+
+# One task: large enough to hide the cost of a message between processes, small enough that little is lost when a run
+# is killed, and that the tasks which carry their images' bytes fit into memory.
+CHUNK = 256
+CHUNK_BYTES = 16 * 1024**2
+
+
+# -------------------------------------------------------------------------------------- prepared datasets
+
+
+@dataclass(frozen=True)
+class Images:
+    """One part of a dataset, in memory or memory-mapped.
+
+    `images`: uint8 `[n, height, width, channels]`; `labels`: int64 `[n]`, class ids.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of one image."""
+        return self.images.shape[1:]
+
+    def batch(self, indices: np.ndarray) -> np.ndarray:
+        """The images at `indices` as a new array, uint8 `[len(indices), height, width, channels]`."""
+        return self.images[np.asarray(indices, dtype=np.int64)]
+
+
+@dataclass(frozen=True)
+class PackedDataset:
+    """A prepared dataset. `classes` holds the class names in label order."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Images | StreamedImages
+    test: Images | StreamedImages
+    manifest: Mapping[str, Any] = field(repr=False)
+
+
+def open_packed(folder: str | os.PathLike) -> PackedDataset:
+    """Opens a prepared folder, memory-mapped: nothing but the labels is read.
+
+    Raises:
+        DataError: the folder is not prepared, or a file in it is damaged or does not fit the manifest.
+    """
+    folder = Path(folder)
+    remedy = f"delete the folder {folder} and prepare the dataset again"
+    if not (folder / MANIFEST).is_file():
+        raise DataError(f"{folder} holds no prepared dataset ({MANIFEST} is missing); prepare the dataset first")
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        name, size, channels = manifest["dataset"], manifest["size"], manifest["channels"]
+        classes = tuple(manifest["classes"])
+        counts = {part: manifest["counts"][part] for part in PARTS}
+        version, storage = manifest["format"], manifest["storage"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder / MANIFEST} is damaged ({type(error).__name__}: {error}); {remedy}") from error
+    if version != FORMAT:
+        raise DataError(f"{folder} has format {version}, this version reads format {FORMAT}; {remedy}")
+    parts = {}
+    for part in PARTS:
+        images_path = folder / f"{part}_images.npy"
+        labels = _load(folder / f"{part}_labels.npy", np.int64, (counts[part],), remedy)
+        if len(labels) and (labels.min() < 0 or labels.max() >= len(classes)):
+            raise DataError(f"{folder / f'{part}_labels.npy'} has labels outside 0..{len(classes) - 1}; {remedy}")
+        if storage == "index":
+            records = _load(images_path, None, (counts[part],), remedy)
+            parts[part] = StreamedImages(Indexed(Path(manifest["root"]), records), labels, size, channels)
+        else:
+            parts[part] = Images(_load(images_path, np.uint8, (counts[part], size, size, channels), remedy), labels)
+    return PackedDataset(name, classes, parts["train"], parts["test"], manifest)
+
+
+def _load(path: Path, dtype: type | None, shape: tuple[int, ...], remedy: str) -> np.ndarray:
+    """An array that must have this shape and type (None: records of an index); all but labels memory-mapped."""
+    try:
+        array = np.load(path, mmap_mode=None if dtype is np.int64 else "r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; {remedy}") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} is damaged ({error}); {remedy}") from error
+    right_type = array.dtype.names == ("path", "offset", "size") if dtype is None else array.dtype == dtype
+    if not right_type or array.shape != shape:
+        expected = "an index" if dtype is None else np.dtype(dtype)
+        raise DataError(
+            f"{path} holds {array.dtype} {list(array.shape)} where its manifest says {expected} {list(shape)}; {remedy}"
+        )
+    return array
+
+
+# ------------------------------------------------------------------------------------------------ writing
+
+
+def write(
+    raw: RawDataset,
+    folder: str | os.PathLike,
+    *,
+    name: str,
+    size: int,
+    channels: int | None = None,
+    workers: int = 1,
+    licence: str = "",
+) -> dict[str, Any]:
+    """Prepares `raw` as `folder` and returns its manifest.
+
+    Restartable: finished chunks of a run that was killed are kept in a hidden `.partial` sibling and not done
+    again. Two processes that prepare the same folder at once both succeed: the second waits and finds the
+    work done. `channels` is as the dataset has it unless given (1 = grey, 3 = RGB).
+
+    Raises:
+        DataError: labels out of range, a class without any image, an image or archive that cannot be read,
+            a folder that cannot be written, a disk that is full.
+    """
+    folder = Path(folder)
+    channels = channels or raw.channels
+    counts = {part: len(getattr(raw, part).labels) for part in PARTS}
+    per_class = {part: _count_classes(getattr(raw, part), part, raw.classes) for part in PARTS}
+    for label, class_name in enumerate(raw.classes):
+        if not any(per_class[part][label] for part in PARTS):
+            raise DataError(f"dataset {name}: class {class_name!r} has no images; add some or remove the class")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / f".{folder.name}.lock"):
+            identity = {
+                "format": FORMAT,
+                "library_version": __version__,
+                "dataset": name,
+                "size": size,
+                "channels": channels,
+                "classes": list(raw.classes),
+                "counts": counts,
+                **(
+                    _index_identity(raw)
+                    if isinstance(raw.train.images, Indexed)
+                    else {"storage": "pixels", "sources": [_fingerprint(path) for path in raw.sources]}
+                ),
+            }
+            finished = _finished(folder, identity)
+            if finished is not None:
+                return finished
+            partial = folder.parent / f".{folder.name}.partial"
+            with _Journal(partial, identity) as journal:
+                _fill(raw, partial, journal, identity, workers)
+            manifest = {
+                **identity,
+                "per_class": per_class,
+                "missing_classes": [
+                    class_name
+                    for label, class_name in enumerate(raw.classes)
+                    if not per_class["train"][label] and class_name not in raw.test_only
+                ],
+                "test_only_classes": list(raw.test_only),
+                "licence": licence,
+                "files": {file: sha256(partial / file) for file in DATA_FILES},
+            }
+            folder.mkdir(exist_ok=True)
+            (folder / MANIFEST).unlink(missing_ok=True)  # while files are exchanged the folder is not complete
+            for file in DATA_FILES:
+                os.replace(partial / file, folder / file)
+            write_json(folder / MANIFEST, manifest)
+            shutil.rmtree(partial)
+            return manifest
+    except OSError as error:
+        raise DataError(
+            f"cannot prepare {name} in {folder}: {error.strerror or error}; "
+            "choose a folder that you may write to, with free space, then run again (finished work is kept)"
+        ) from error
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    """Name, size in bytes and SHA-256 of a source; for a folder the hash of its list of files with sizes and times of
+    change, since reading all of them would take as long as decoding them."""
+    if not path.is_dir():
+        return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+    listing, total = hashlib.sha256(), 0
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            status = file.stat()
+            total += status.st_size
+            listing.update(f"{file.relative_to(path).as_posix()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return {"name": path.name, "bytes": total, "listing_sha256": listing.hexdigest()}
+
+
+def _index_identity(raw: RawDataset) -> dict[str, Any]:
+    """What an index was made of: the hash of the index, and size and time of the archives (their contents would take
+    many minutes to hash)."""
+    digest = hashlib.sha256()
+    for part in (raw.train, raw.test):
+        digest.update(part.images.records.tobytes() + part.labels.tobytes())
+    status = [(path.name, path.stat()) for path in raw.sources]
+    return {
+        "storage": "index",
+        "root": raw.train.images.root.as_posix(),
+        "index_sha256": digest.hexdigest(),
+        "sources": [{"name": name, "bytes": of.st_size, "modified_ns": of.st_mtime_ns} for name, of in status],
+    }
+
+
+def _count_classes(part: Part, part_name: str, classes: tuple[str, ...]) -> list[int]:
+    if len(part.labels) != len(part.images):
+        raise DataError(
+            f"{part.images.source}: the {part_name} part has {len(part.images)} images and {len(part.labels)} labels; "
+            "the archive is damaged: fetch it again"
+        )
+    wrong = np.flatnonzero((part.labels < 0) | (part.labels >= len(classes)))
+    if len(wrong):
+        first = int(wrong[0])
+        raise DataError(
+            f"{part.images.where(first)} ({part_name}) has label {part.labels[first]}, but the dataset has "
+            f"{len(classes)} classes (0..{len(classes) - 1}); the labels are damaged: fetch the archive again"
+        )
+    return np.bincount(part.labels, minlength=len(classes)).tolist()
+
+
+def _finished(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The manifest of `folder` when it already holds exactly this preparation."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    try:
+        manifest = dict(open_packed(folder).manifest)
+    except DataError:
+        return None
+    return manifest if all(manifest.get(key) == value for key, value in identity.items()) else None
+
+
+class _Journal:
+    """Which images of a preparation are done: one JSON line a finished chunk, after a line of what is prepared.
+
+    A line that was cut off by a crash is not counted. Another preparation's journal is thrown away.
+    """
+
+    def __init__(self, partial: Path, identity: Mapping[str, Any]):
+        self.done = {part: np.zeros(identity["counts"][part], dtype=bool) for part in PARTS}
+        path = partial / "journal"
+        head = json.dumps(identity)
+        lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+        pixels = PARTS if identity["storage"] == "pixels" else ()
+        complete = all((partial / f"{part}_images.npy").is_file() for part in pixels)
+        if complete and lines and lines[0] == head:
+            for line in lines[1:-1]:  # after the last line break there is nothing, or a torn line
+                part, indices = json.loads(line)
+                self.done[part][indices] = True
+            path.write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
+        else:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            for part in pixels:
+                shape = (identity["counts"][part], identity["size"], identity["size"], identity["channels"])
+                _allocate(partial / f"{part}_images.npy", shape)
+            path.write_text(head + "\n", encoding="utf-8")
+        self._stream = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
+
+    def __enter__(self) -> _Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def pending(self, part: str) -> np.ndarray:
+        return np.flatnonzero(~self.done[part])
+
+    def record(self, part: str, indices: list[int]) -> None:
+        self.done[part][indices] = True
+        self._stream.write(json.dumps([part, indices]) + "\n")
+        self._stream.flush()
+
+
+def _allocate(path: Path, shape: tuple[int, ...]) -> None:
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    del array
+    if hasattr(os, "posix_fallocate"):
+        # a disk that is full must be an error here: writing to a hole of a mapped file would kill the process
+        with open(path, "rb+") as stream:
+            os.posix_fallocate(stream.fileno(), 0, os.fstat(stream.fileno()).st_size)
+
+
+def _fill(raw: RawDataset, partial: Path, journal: _Journal, identity: Mapping[str, Any], workers: int) -> None:
+    """Writes the labels, and every image that the journal does not count yet."""
+    size, channels = identity["size"], identity["channels"]
+    for name in PARTS:
+        part: Part = getattr(raw, name)
+        np.save(partial / f"{name}_labels.npy", part.labels.astype(np.int64))
+        if isinstance(part.images, Indexed):
+            np.save(partial / f"{name}_images.npy", part.images.records)
+        elif isinstance(part.images, Pixels):
+            pending = journal.pending(name)
+            target = np.lib.format.open_memmap(partial / f"{name}_images.npy", mode="r+")
+            for start in range(0, len(pending), CHUNK):
+                indices = pending[start : start + CHUNK]
+                chosen = part.images.array[indices]
+                if chosen.shape[1:] != target.shape[1:]:
+                    pictures = part.images.pictures(indices)
+                    chosen = np.stack([square(picture, size, channels) for picture in pictures])
+                target[indices] = chosen
+                target.flush()
+                journal.record(name, indices.tolist())
+    tasks = _tasks(raw, partial, journal, size, channels)
+    total, done = sum(identity["counts"].values()), sum(int(of_part.sum()) for of_part in journal.done.values())
+    with tqdm(desc=identity["dataset"], total=total, initial=done, unit="image", disable=None) as progress:
+        for part_name, indices in _run(tasks, workers):
+            journal.record(part_name, indices)
+            progress.update(len(indices))
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Some images to decode; `data` holds their bytes where the archive can only be read from front to back."""
+
+    part: str
+    indices: list[int]
+    archive: Path
+    names: list[str]
+    data: list[bytes] | None
+    target: Path
+    size: int
+    channels: int
+    banner: int
+
+    def __call__(self) -> tuple[str, list[int]]:
+        target = np.lib.format.open_memmap(self.target, mode="r+")
+        for position, (index, name) in enumerate(zip(self.indices, self.names, strict=True)):
+            data = _read_member(self.archive, name) if self.data is None else self.data[position]
+            target[index] = decode(data, self.size, self.channels, where=f"{self.archive}: {name}", banner=self.banner)
+        target.flush()
+        return self.part, self.indices
+
+
+def _tasks(raw: RawDataset, partial: Path, journal: _Journal, size: int, channels: int) -> Iterator[_Task]:
+    streamed: dict[Path, dict[str, tuple[str, int]]] = {}
+
+    def task(part: str, indices: list[int], data: list[bytes] | None) -> _Task:
+        files: Files = getattr(raw, part).images
+        names = [files.names[index] for index in indices]
+        target = partial / f"{part}_images.npy"
+        return _Task(part, indices, files.archive, names, data, target, size, channels, files.banner)
+
+    for part in PARTS:
+        files = getattr(raw, part).images
+        if not isinstance(files, Files):
+            continue
+        pending = journal.pending(part).tolist()
+        if files.random_access:
+            for start in range(0, len(pending), CHUNK):
+                yield task(part, pending[start : start + CHUNK], None)
+        else:
+            wanted = streamed.setdefault(files.archive, {})
+            wanted.update((files.names[index], (part, index)) for index in pending)
+    for archive, wanted in streamed.items():
+        waiting: dict[str, tuple[list[int], list[bytes]]] = {part: ([], []) for part in PARTS}
+        with open_archive(archive) as opened:
+            for member in opened if wanted else ():
+                if member.name not in wanted:
+                    continue
+                part, index = wanted.pop(member.name)
+                indices, data = waiting[part]
+                indices.append(index)
+                data.append(member.read())
+                if len(indices) == CHUNK or sum(map(len, data)) >= CHUNK_BYTES:
+                    yield task(part, indices, data)
+                    waiting[part] = ([], [])
+        for part, (indices, data) in waiting.items():
+            if indices:
+                yield task(part, indices, data)
+        if wanted:
+            raise DataError(f"{archive} lacks {min(wanted)}; the archive is incomplete: fetch it again")
+
+
+def _run(tasks: Iterator[_Task], workers: int) -> Iterator[tuple[str, list[int]]]:
+    """Runs the tasks, in this process or in a pool; at most two tasks a worker wait at any time."""
+    if workers <= 1:
+        for task in tasks:
+            yield task()
+        return
+    # Spawned, not forked: a fork would inherit the file lock, and copies of locks that other threads hold.
+    context = multiprocessing.get_context("spawn")
+    pool: ProcessPoolExecutor | None = None
+    running: set[Future] = set()
+    try:
+        for task in tasks:
+            pool = pool or ProcessPoolExecutor(workers, context, _end_with_parent)  # there may be no task at all
+            running.add(pool.submit(task))
+            if len(running) >= 2 * workers:
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield future.result()
+        for future in running:
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise DataError(
+            "a worker process died while decoding images, probably for lack of memory; use fewer workers and run "
+            "again (finished work is kept). A script of your own needs `if __name__ == '__main__':` around its call"
+        ) from error
+    finally:
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for tasks for ever: watch the parent and end with it."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        wait_for_any([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _read_member(archive: Path, name: str) -> bytes:
+    if archive.is_dir():
+        try:
+            return (archive / name).read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"{archive / name} cannot be read: {error.strerror}; restore the file, then run again"
+            ) from error
+    return _open_zip(archive, archive.stat().st_mtime_ns)[name].read()
+
+
+@lru_cache(maxsize=1)
+def _open_zip(archive: Path, _mtime_ns: int) -> OpenArchive:
+    """One open archive a process: reading the list of members of a large archive takes a second."""
+    return open_archive(archive)

@@ -1,0 +1,127 @@
+"""Weights and training state as safetensors files, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ..core.errors import CheckpointError, nearest
+from ..core.files import written_whole
+from . import build_classifier
+from .classifier import Classifier
+from .heads import HEADS
+
+# the one key of a file's own metadata
+METADATA = "openset-distill"
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a file of weights says about its network: enough to rebuild it and to refuse it where it does not fit."""
+
+    backbone: dict[str, Any]
+    classes: tuple[str, ...]
+    channels: int
+    image_size: int
+    head: str = "linear"
+
+    def metadata(self) -> dict[str, str]:
+        return {
+            "backbone": json.dumps(self.backbone, sort_keys=True),
+            "classes": json.dumps(self.classes),
+            "channels": str(self.channels),
+            "image_size": str(self.image_size),
+            "head": self.head,
+        }
+
+
+def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes tensors and text metadata; the file appears only when it is complete.
+
+    The same contents are the same bytes, so metadata go under one key: the format orders several at random.
+
+    Raises:
+        OpenSetError: the folder cannot be written or the disk is full.
+    """
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # not save_file: it writes through a hidden file of its own, which a killed process would leave behind
+    contents = save(contiguous, metadata={METADATA: json.dumps(dict(metadata), sort_keys=True)})
+    with written_whole(path) as partial:
+        partial.write_bytes(contents)
+
+
+def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors (on the CPU) and metadata of a safetensors file.
+
+    Raises:
+        CheckpointError: the file is missing, truncated or not a safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as stream:
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+            metadata = stream.metadata() or {}
+            return tensors, json.loads(metadata[METADATA]) if METADATA in metadata else metadata
+    except FileNotFoundError as error:
+        raise CheckpointError(f"checkpoint {path} is missing; run the training that makes it first") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {path} is damaged ({error}); delete it and train it again") from error
+
+
+def save_classifier(path: Path | str, model: Classifier, described: Described) -> None:
+    """Writes a classifier's weights with the description that rebuilds it."""
+    save_tensors(path, model.state_dict(), described.metadata())
+
+
+def load_classifier(path: Path | str, *, classes: tuple[str, ...] | None = None) -> tuple[Classifier, Described]:
+    """A classifier in evaluation mode, on the CPU.
+
+    Args:
+        classes: the class names, in label order, that the caller works with.
+
+    Raises:
+        CheckpointError: missing or damaged file, or a network that was trained on other classes.
+    """
+    tensors, metadata = load_tensors(path)
+    try:
+        described = Described(
+            backbone=json.loads(metadata["backbone"]),
+            classes=tuple(json.loads(metadata["classes"])),
+            channels=int(metadata["channels"]),
+            image_size=int(metadata["image_size"]),
+            head=metadata.get("head", "linear"),  # files of version 0.1.0 name none
+        )
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} does not describe its network ({error}); "
+            "it was not written by this project, train it again"
+        ) from error
+    if described.head not in HEADS:
+        raise CheckpointError(f"checkpoint {path} has a head of an unknown kind; {nearest(described.head, HEADS)}")
+    if classes is not None and described.classes != classes:
+        raise CheckpointError(
+            f"checkpoint {path} was trained on other classes than this split: "
+            f"{_difference(described.classes, classes)}; use the teacher of the same split"
+        )
+    # the weights are in the file: nothing is initialised from, or downloaded for, the published model again
+    backbone = {key: value for key, value in described.backbone.items() if key not in ("pretrained", "weights")}
+    model = build_classifier(backbone, classes=len(described.classes), channels=described.channels, head=described.head)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"checkpoint {path} does not fit the network that it describes: {error}") from error
+    return model.to(memory_format=torch.channels_last).eval(), described
+
+
+def _difference(found: tuple[str, ...], wanted: tuple[str, ...]) -> str:
+    if set(found) == set(wanted):
+        return "the same classes in another order"
+    extra, lacking = sorted(set(found) - set(wanted)), sorted(set(wanted) - set(found))
+    return f"it knows {', '.join(extra[:5]) or 'no other class'} and lacks {', '.join(lacking[:5]) or 'none'}"

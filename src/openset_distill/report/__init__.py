@@ -1,0 +1,1 @@
+"""From results to tidy tables, and from tidy tables to figures and tables."""

@@ -1,0 +1,200 @@
+"""The results of single runs, gathered into the tidy tables that figures and tables are made from."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from ..core.errors import CheckpointError, DataError
+from ..core.files import read_json, write_json, written_whole
+from ..evaluation.statistics import mean_std, paired_difference
+
+METRIC_KEYS = ("score", "group", "sampling", "metric")
+SUMMARY_SEED = 0
+# what batch normalization counts while it is trained, which is no parameter
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+# history.csv has these columns also where no run has validation images, or none meets hard samples
+ALWAYS = ("validation_accuracy", "hard_share")
+
+Row = dict[str, Any]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a CSV file.
+
+    Raises:
+        DataError: the file is missing or empty.
+    """
+    try:
+        with open(path, newline="") as stream:
+            rows = list(csv.DictReader(stream))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; run the step that makes it first") from error
+    if not rows:
+        raise DataError(f"{path} has no rows; delete it and run again")
+    return rows
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
+    """Writes rows as CSV; without `columns` those of all rows, in the order in which they appear."""
+    rows = list(rows)
+    columns = columns or list(dict.fromkeys(name for row in rows for name in row))
+    with written_whole(path) as partial, open(partial, "w", newline="") as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _empty_if_nan(value) for name, value in row.items()} for row in rows)
+
+
+def _empty_if_nan(value: Any) -> Any:
+    return "" if isinstance(value, float) and value != value else value
+
+
+def count_parameters(weights: Path) -> int:
+    """Number of parameters in a file of weights, from its header alone.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    try:
+        with safe_open(weights, framework="numpy") as stream:
+            names = [name for name in stream.keys() if not name.endswith(STATISTICS)]  # noqa: SIM118
+            return sum(math.prod(stream.get_slice(name).get_shape()) for name in names)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"checkpoint {weights} cannot be read ({error}); run the training that makes it again"
+        ) from error
+
+
+class Collector:
+    """Walks the runs of an experiment.
+
+    Args:
+        results: folder of the experiment.
+        layout: splits, seeds, runs (name -> label and family), networks (run -> name), baseline, experiment, dataset,
+            protocol (`Experiment.layout`).
+    """
+
+    def __init__(self, results: Path, layout: Mapping[str, Any]):
+        self.results, self.layout = results, layout
+
+    def units(self) -> Iterator[tuple[int, int, Path]]:
+        """(split, seed, folder) of every split and seed."""
+        for split, seed in itertools.product(self.layout["splits"], self.layout["seeds"]):
+            yield split, seed, self.results / f"split{split}" / f"seed{seed}"
+
+    def run_rows(self, file: str) -> Iterator[Row]:
+        """The rows of one CSV file of every run, each preceded by what identifies the run."""
+        for split, seed, folder in self.units():
+            for run in self.layout["runs"]:
+                for row in read_rows(folder / run / file):
+                    yield {**self.identity(run), "split": split, "seed": seed, **row}
+
+    def history(self) -> Iterator[Row]:
+        """history.csv: every epoch of every run."""
+        return (dict.fromkeys(ALWAYS, "") | row for row in self.run_rows("history.csv"))
+
+    def identity(self, run: str) -> Row:
+        return {"run": run, **self.layout["runs"][run]}
+
+    def metrics(self) -> list[Row]:
+        """runs.csv: every metric of every run."""
+        about = {key: self.layout[key] for key in ("experiment", "dataset", "protocol")}
+        rows = []
+        for split, seed, folder in self.units():
+            for run in self.layout["runs"]:
+                for row in read_json(folder / run / "metrics.json")["rows"]:
+                    # JSON has no NaN: an interval that a single image cannot give is null there
+                    values = {key: float("nan") if value is None else value for key, value in row.items()}
+                    rows.append({**about, "split": split, "seed": seed, **self.identity(run), **values})
+        return rows
+
+    def unit_rows(self, file: str, units: int | None = None) -> Iterator[Row]:
+        """The rows of one CSV file of the first `units` splits and seeds, or of all, preceded as in `run_rows`."""
+        for split, seed, folder in itertools.islice(self.units(), units):
+            for row in read_rows(folder / file):
+                identity = self.identity(row["run"]) if "run" in row else {}
+                yield {**identity, "split": split, "seed": seed, **row}
+
+    def embedding(self, runs: Sequence[str]) -> Iterator[Row]:
+        """embedding.csv: the first split and seed."""
+        split, seed, folder = next(self.units())
+        for run in runs:
+            for row in read_rows(folder / run / "embedding.csv"):
+                yield {**self.identity(run), "split": split, "seed": seed, **row}
+
+    def networks(self) -> Iterator[Row]:
+        """networks.csv: the network of each run, and how many parameters its weights of the first split and seed hold.
+
+        Raises:
+            CheckpointError: a file of weights is missing or damaged.
+        """
+        _, _, folder = next(self.units())
+        for run in self.layout["runs"]:
+            parameters = count_parameters(folder / run / "weights.safetensors")
+            yield {**self.identity(run), "network": self.layout["networks"][run], "parameters": parameters}
+
+    def summary(self, rows: Sequence[Row]) -> list[Row]:
+        """summary.csv: each metric of each run over splits and seeds, and its paired difference to the baseline."""
+        baseline = self.layout["baseline"]
+        values: dict[tuple[str, ...], dict[tuple[int, int], float]] = {}
+        about: dict[tuple[str, ...], Row] = {}
+        for row in rows:
+            key = (row["run"], *(row[name] for name in METRIC_KEYS))
+            values.setdefault(key, {})[row["split"], row["seed"]] = row["value"]
+            about.setdefault(key, {name: row[name] for name in ("experiment", "dataset", "protocol")})
+        summary = []
+        for key, of_unit in values.items():
+            run, *metric = key
+            spread = mean_std(of_unit.values())
+            row = {
+                **about[key],
+                **self.identity(run),
+                **dict(zip(METRIC_KEYS, metric, strict=True)),
+                "n": spread.n,
+                "mean": spread.mean,
+                "std": spread.std,
+                "baseline": baseline,
+            }
+            empty = float("nan")
+            row |= dict.fromkeys(("difference", "difference_low", "difference_high", "effect_size", "p_value"), empty)
+            if run != baseline:
+                paired = paired_difference(of_unit, values.get((baseline, *metric), {}), seed=SUMMARY_SEED)
+                row |= {
+                    "difference": paired.difference,
+                    "difference_low": paired.low,
+                    "difference_high": paired.high,
+                    "effect_size": paired.effect_size,
+                    "p_value": paired.p_value,
+                }
+            summary.append(row)
+        return summary
+
+    def headline(self) -> dict[str, Any]:
+        """headline.json: the mean of the few numbers that stand for each run, and what they were measured on."""
+        runs = {}
+        for run in self.layout["runs"]:
+            of_run = [read_json(folder / run / "metrics.json")["headline"] for _, _, folder in self.units()]
+            runs[run] = {name: mean_std(one[name] for one in of_run).mean for name in of_run[0]}
+        return runs
+
+    def write(self, folder: Path) -> None:
+        """Writes all tidy tables into `folder`."""
+        metrics = self.metrics()
+        write_rows(folder / "runs.csv", metrics)
+        write_rows(folder / "summary.csv", self.summary(metrics))
+        write_rows(folder / "history.csv", self.history())
+        write_rows(folder / "curves.csv", self.run_rows("curves.csv"))
+        write_rows(folder / "activations.csv", self.run_rows("activations.csv"))
+        write_rows(folder / "mixing.csv", self.unit_rows("mixing.csv"))
+        write_rows(folder / "features.csv", self.unit_rows("features.csv"))
+        write_rows(folder / "attention.csv", self.unit_rows("attention.csv", 1))
+        write_rows(folder / "pictures.csv", self.unit_rows("pictures.csv", 1))
+        write_rows(folder / "networks.csv", self.networks())
+        write_rows(folder / "embedding.csv", self.embedding(self.layout["embedded"]))
+        write_json(folder / "headline.json", self.headline())

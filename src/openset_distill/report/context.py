@@ -1,0 +1,130 @@
+"""What a figure or table must know beside its tidy tables: whose experiment it shows, and which runs to point out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pydantic
+
+from ..core.errors import SettingsError, nearest
+from ..core.files import read_json
+from ..core.registry import settings_class
+
+
+@settings_class
+class Highlight:
+    """Runs by the part they play. A part that is left empty is filled from the families of the runs in the table."""
+
+    baseline: str = ""  # plain cross entropy
+    msa: str = ""  # the multiple-sample augmentation whose harm is repaired, for example CutMix
+    distillation: str = ""  # plain distillation
+    asymmetric: tuple[str, ...] = ()  # asymmetric distillation, the best known variant first
+    ablation: tuple[str, ...] = ()  # rows of the ablation in order; the first is what the others are compared with
+    dynamics: tuple[str, ...] = ()  # curves of the training; empty: those of the other parts, but for the ablation
+
+    def filled(self, families: Mapping[str, str]) -> Highlight:
+        """With the empty parts filled from `families`: run -> family, in the order in which runs are preferred.
+
+        >>> Highlight(baseline="plain").filled({"ce": "cross_entropy", "cutmix": "msa", "mixup": "msa"})
+        Highlight(baseline='plain', msa='cutmix', distillation='', asymmetric=(), ablation=(), dynamics=())
+        """
+
+        def of_family(*names: str) -> tuple[str, ...]:
+            return tuple(run for run, family in families.items() if family in names)
+
+        distillation = of_family("distillation")[:1]
+        return Highlight(
+            baseline=self.baseline or "".join(of_family("cross_entropy")[:1]),
+            msa=self.msa or "".join(of_family("msa")[:1]),
+            distillation=self.distillation or "".join(distillation),
+            asymmetric=self.asymmetric or of_family("asymmetric"),
+            ablation=self.ablation or (*distillation, *of_family("ablation", "asymmetric")),
+            dynamics=self.dynamics,
+        )
+
+
+@settings_class
+class Context:
+    """The experiment behind a figure or table."""
+
+    experiment: str
+    title: str
+    dataset_title: str
+    protocol: str  # whose known/unknown class splits
+    splits: int = pydantic.Field(ge=1)  # number of known/unknown splits
+    seeds: int = pydantic.Field(ge=1)  # number of seeds for each split
+    scale_note: str = ""  # how this experiment differs from the paper's own scale
+    highlight: Highlight = Highlight()
+
+    def scale(self) -> str:
+        """Protocol, and number of splits and seeds in words that a line break does not part."""
+        words = f"{counted(self.splits, 'split')} \N{MULTIPLICATION SIGN} {counted(self.seeds, 'seed')}"
+        return f"protocol {self.protocol}, " + words.replace(" ", "\N{NO-BREAK SPACE}")
+
+    def words(self) -> dict[str, str]:
+        """What a caption template may name."""
+        return {
+            "experiment": self.experiment,
+            "title": self.title,
+            "dataset": self.dataset_title,
+            "scale": self.scale(),
+            "scale_note": sentence(self.scale_note),
+        }
+
+
+def counted(number: int, noun: str) -> str:
+    """
+    >>> counted(1, "seed"), counted(3, "seed")
+    ('1 seed', '3 seeds')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def sentence(text: str) -> str:
+    """`text` with a full stop at its end, where it has none; empty stays empty."""
+    text = text.strip()
+    return text if not text or text[-1] in ".!?" else text + "."
+
+
+def read_context(source: str | Mapping[str, Any]) -> Context:
+    """A context from JSON text, from the path of a JSON file, or from plain data.
+
+    Raises:
+        SettingsError: an unknown or missing field, or a value of the wrong type.
+        OpenSetError: the file is missing or is not JSON.
+    """
+    if isinstance(source, str) and source.lstrip().startswith("{"):
+        try:
+            data = json.loads(source)
+        except ValueError as error:
+            raise SettingsError(f"the figure context is not valid JSON ({error})") from error
+    else:
+        data = read_json(source) if isinstance(source, str) else dict(source)
+    if not isinstance(data, dict):
+        raise SettingsError("the figure context must be a JSON object with at least " + ", ".join(_required()))
+    _refuse_unknown("the figure context", data, Context)
+    if isinstance(data.get("highlight"), dict):
+        _refuse_unknown("highlight in the figure context", data["highlight"], Highlight)
+    missing = [name for name in _required() if name not in data]
+    if missing:
+        raise SettingsError(f"the figure context lacks {', '.join(missing)}; add it to the JSON given by --context")
+    try:
+        return Context(**data)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(f"the figure context: {where}: {first['msg']}") from error
+
+
+def _required() -> list[str]:
+    return ["experiment", "title", "dataset_title", "protocol", "splits", "seeds"]
+
+
+def _refuse_unknown(what: str, data: Mapping[str, Any], cls: type) -> None:
+    fields = [field.name for field in dataclasses.fields(cls)]
+    for key in data:
+        if key not in fields:
+            raise SettingsError(f"{what} has no field {key!r}; {nearest(key, fields)}")

@@ -1,0 +1,176 @@
+"""Figures, drawn from tidy tables alone. Adding one = a module with `draw` and an entry in `FIGURES`.
+
+This file is read while a workflow is parsed: it imports neither matplotlib nor pandas.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...core.errors import DataError, SettingsError, nearest
+from ..context import Context, Highlight, read_context
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+__all__ = ["FIGURES", "Context", "FigureSpec", "Highlight", "Needs", "figure_spec", "needs_families", "read_context"]
+
+Needs = Callable[[Mapping[str, str]], list[str]]
+
+
+def needs_families(*alternatives: tuple[str, ...]) -> Needs:
+    """A check of the configured runs (run -> family): one run of any family of each alternative must be there.
+
+    >>> needs_families(("cross_entropy",), ("ssa", "msa"))({"ce": "cross_entropy"})
+    ["a run of the family 'ssa' or 'msa'"]
+    """
+
+    def missing(run_families: Mapping[str, str]) -> list[str]:
+        present = set(run_families.values())
+        return [
+            "a run of the family " + " or ".join(repr(family) for family in families)
+            for families in alternatives
+            if not present.intersection(families)
+        ]
+
+    return missing
+
+
+@dataclass(frozen=True)
+class FigureSpec:
+    """One figure: where it is drawn, from which tidy tables, and which runs must be configured for it."""
+
+    name: str
+    module: str  # imported only when the figure is drawn
+    tables: tuple[str, ...]
+    title: str
+    caption: str  # may name {experiment}, {title}, {dataset}, {scale} and {scale_note}
+    needs: Needs
+    beside: tuple[str, ...] = ()  # tables that are made together with it
+
+    def draw(self, tables: Mapping[str, pandas.DataFrame], context: Context) -> tuple[Figure, pandas.DataFrame]:
+        """Draws the figure; returns it with exactly the numbers that it shows.
+
+        Raises:
+            DataError: a table is missing, or holds no run that this figure can show.
+        """
+        for table in self.tables:
+            if table not in tables:
+                raise DataError(f"figure {self.name!r} reads the table {table!r}; add --table {table}=PATH")
+        return importlib.import_module(self.module).draw(tables, context)
+
+    def caption_for(self, context: Context) -> str:
+        """The caption with the experiment's own words."""
+        return " ".join(self.caption.format(**context.words()).split())
+
+
+def figure_spec(name: str) -> FigureSpec:
+    """The figure called `name`.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    if name not in FIGURES:
+        raise SettingsError(f"there is no figure {name!r}; {nearest(name, FIGURES)}")
+    return FIGURES[name]
+
+
+_EXPERIMENT = " Experiment {experiment} on {dataset}, {scale}. {scale_note}"
+_TEACHER_FAMILIES = ("teacher", "distillation", "asymmetric", "ablation")
+_ANY_RUN = ("cross_entropy", "ssa", "msa", "distillation", "asymmetric", "ablation")
+
+FIGURES: dict[str, FigureSpec] = {
+    spec.name: spec
+    for spec in (
+        FigureSpec(
+            name="two_sides",
+            module=f"{__name__}.two_sides",
+            tables=("runs",),
+            title="Two sides of data augmentation",
+            caption="Closed-set accuracy against open-set performance (AUROC of the maximum logit), one point for "
+            "each run; bars: standard error of the difference to cross entropy on the same splits. Arrows lead from "
+            "multiple-sample augmentation to asymmetric distillation. Dashed lines: cross entropy." + _EXPERIMENT,
+            needs=needs_families(("cross_entropy",), ("msa",)),
+            beside=("augmentation",),
+        ),
+        FigureSpec(
+            name="feature_discrimination",
+            module=f"{__name__}.feature_discrimination",
+            tables=("activations",),
+            title="Feature discrimination of knowns and unknowns",
+            caption="Distributions of the maximum logit and of the feature norm for known and unknown test images, "
+            "with the means and the AUROC of the images drawn." + _EXPERIMENT,
+            needs=needs_families(("cross_entropy",), ("msa",)),
+        ),
+        FigureSpec(
+            name="mixing_response",
+            module=f"{__name__}.mixing_response",
+            tables=("mixing",),
+            title="Response to mixed images",
+            caption="Left: confidence of the teacher and share of hard samples (top class is neither source) against "
+            "the mixing weight lambda. Middle and right: maximum logit and feature norm of the students." + _EXPERIMENT,
+            needs=needs_families(_TEACHER_FAMILIES),
+        ),
+        FigureSpec(
+            name="feature_space",
+            module=f"{__name__}.feature_space",
+            tables=("embedding",),
+            title="Feature space",
+            caption="Two-dimensional embedding of the test features of one split and seed: knowns by class, unknowns "
+            "as crosses." + _EXPERIMENT,
+            needs=needs_families(("cross_entropy",)),
+        ),
+        FigureSpec(
+            name="feature_geometry",
+            module=f"{__name__}.feature_geometry",
+            tables=("features",),
+            title="Feature geometry",
+            caption="Magnitude and effective rank of knowns and unknowns, simplified silhouette, variability within "
+            "classes relative to that between them (NC1, smaller is more collapsed), and debiased linear CKA with the "
+            "teacher, on the features of test images." + _EXPERIMENT,
+            needs=needs_families(_ANY_RUN),
+        ),
+        FigureSpec(
+            name="attention",
+            module=f"{__name__}.attention",
+            tables=("attention", "pictures"),
+            title="Attention in mixed images",
+            caption="Grad-CAM of teacher and students on CutMix images of known test images, with the class that each "
+            "network says and the share of its map that lies on the pasted image b; below, over all pairs, the map's "
+            "share on the source that the network says beside that source's area." + _EXPERIMENT,
+            needs=needs_families(("cross_entropy",)),
+        ),
+        FigureSpec(
+            name="ablation",
+            module=f"{__name__}.ablation",
+            tables=("runs",),
+            title="Ablation of asymmetric distillation",
+            caption="Difference of AUROC and accuracy to the first row over the same splits and seeds, with bootstrap "
+            "intervals where there are enough of them." + _EXPERIMENT,
+            needs=needs_families(("distillation",), ("ablation", "asymmetric")),
+        ),
+        FigureSpec(
+            name="openset_curves",
+            module=f"{__name__}.openset_curves",
+            tables=("curves",),
+            title="Open-set curves",
+            caption="ROC and OSCR curves of the maximum logit: mean over splits and seeds, band of one standard "
+            "deviation." + _EXPERIMENT,
+            needs=needs_families(_ANY_RUN),
+        ),
+        FigureSpec(
+            name="training_dynamics",
+            module=f"{__name__}.training_dynamics",
+            tables=("history",),
+            title="Training dynamics",
+            caption="Training loss, validation accuracy and the share of mixed samples that are hard (the top class of "
+            "the teacher is neither source) against the epoch: mean over splits and seeds, band of one standard "
+            "deviation." + _EXPERIMENT,
+            needs=needs_families(_ANY_RUN),
+        ),
+    )
+}

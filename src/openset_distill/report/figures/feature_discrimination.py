@@ -1,0 +1,109 @@
+"""Distributions of maximum logit and feature norm: how far unknowns lie from knowns, and at what magnitude."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from ...evaluation import metrics
+from .. import tidy
+from ..context import Context
+from . import style
+
+QUANTITIES = {"maximum_logit": "Maximum logit", "feature_norm": "Feature norm"}
+BINS = 40
+
+
+@style.styled
+def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, pd.DataFrame]:
+    """A column for each run, a row for each quantity; `tables` needs `activations`."""
+    activations = tables["activations"]
+    picked = tidy.pick(context, activations)
+    runs = picked.main(limit=4)
+    tidy.require_runs("figure 'feature_discrimination'", runs, "a run of cross entropy, MSA or asymmetric distillation")
+    labels = tidy.labels(activations)
+    shown = activations[activations["run"].isin(runs)]
+
+    figure = style.new_figure(style.DOUBLE_COLUMN, 3.2)
+    grid = figure.subplots(2, len(runs), squeeze=False, sharex="row", sharey="row")
+    drawn = []
+    for quantity, row in zip(QUANTITIES, grid, strict=True):
+        edges = np.histogram_bin_edges(shown[quantity], bins=BINS)
+        for axes, run in zip(row, runs, strict=True):
+            part = shown[shown["run"] == run]
+            drawn += _panel(axes, part, run, labels[run], quantity, edges)
+        row[0].set_ylabel("Density")
+    data = pd.DataFrame(drawn)
+    for axes, run in zip(grid[0], runs, strict=True):
+        axes.set_title(style.wrapped(labels[run], style.DOUBLE_COLUMN * 72 / len(runs) - 16, 8, "bold"))
+    for axes in grid.flat:
+        axes.set_yticks([])
+        axes.grid(False)
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0)
+    for quantity, row in zip(QUANTITIES, grid, strict=True):
+        top = data.loc[data["quantity"] == quantity, "density"].max()
+        row[0].set_ylim(0, 1.32 * top)
+        for axes in row:
+            axes.set_xlabel(QUANTITIES[quantity])
+    handles = [
+        Patch(facecolor=style.KNOWN, alpha=0.45, edgecolor=style.KNOWN, label="known"),
+        Patch(facecolor="none", edgecolor=style.UNKNOWN, hatch="//////", label="unknown"),
+    ]
+    note = f"Vertical lines: means. AUROC of the images drawn, mean over splits and seeds. {picked.note(*tidy.STORY)}"
+    style.finish(figure, "feature_discrimination", context, note, legend=(handles, ["known", "unknown"]))
+    return figure, data
+
+
+def _panel(axes, part: pd.DataFrame, run: str, label: str, quantity: str, edges: np.ndarray) -> list[dict]:
+    rows = []
+    auroc = 100 * _separation(part, quantity)
+    looks = {
+        1: {"facecolor": (*_rgb(style.KNOWN), 0.4), "edgecolor": style.KNOWN, "linewidth": 1.0},
+        0: {"facecolor": "none", "edgecolor": style.UNKNOWN, "hatch": "//////", "linewidth": 1.0},
+    }
+    for known, look in looks.items():
+        values = part.loc[part["known"] == known, quantity].to_numpy()
+        if values.size == 0:
+            continue
+        density, _ = np.histogram(values, bins=edges, density=True)
+        axes.stairs(density, edges, fill=True, **look)
+        dashes = "-" if known else (0, (4, 1.5))
+        color = style.KNOWN if known else style.BLACK
+        axes.plot([values.mean()] * 2, [0, 1.06 * density.max()], color=color, linestyle=dashes, linewidth=1.2)
+        rows += [
+            {
+                "run": run,
+                "label": label,
+                "quantity": quantity,
+                "group": "known" if known else "unknown",
+                "bin_low": low,
+                "bin_high": high,
+                "density": height,
+                "mean": values.mean(),
+                "auroc_percent": auroc,
+            }
+            for low, high, height in zip(edges[:-1], edges[1:], density, strict=True)
+        ]
+    if np.isfinite(auroc):
+        axes.text(0.98, 0.98, f"AUROC {auroc:.1f}", transform=axes.transAxes, ha="right", va="top", size=style.SMALL)
+    return rows
+
+
+def _rgb(color: str) -> tuple[float, float, float]:
+    return tuple(int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
+
+
+def _separation(part: pd.DataFrame, quantity: str) -> float:
+    """Mean AUROC over splits and seeds; NaN where knowns or unknowns are missing everywhere."""
+    areas = []
+    for _, pair in part.groupby(["split", "seed"]):
+        known = pair.loc[pair["known"] == 1, quantity].to_numpy()
+        unknown = pair.loc[pair["known"] == 0, quantity].to_numpy()
+        if known.size and unknown.size:
+            areas.append(metrics.auroc(known, unknown))
+    return float(np.mean(areas)) if areas else float("nan")

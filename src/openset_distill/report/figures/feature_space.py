@@ -1,0 +1,96 @@
+"""Two-dimensional embedding of test features: where unknowns land among the known classes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from .. import tidy
+from ..context import Context
+from . import style
+
+COLORS = (style.BLUE, style.ORANGE, style.GREEN, style.VERMILLION, style.SKY, style.PURPLE)
+MARKERS = ("o", "s", "^", "D", "v", "p", "<")  # seven markers and six colours: 42 classes before a pair comes again
+NAMED_CLASSES = 12
+LEGEND_CLASSES = 24
+
+
+@style.styled
+def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, pd.DataFrame]:
+    """A panel for each run, of the first split and seed; `tables` needs `embedding`."""
+    table = tables["embedding"]
+    picked = tidy.pick(context, table)
+    runs = picked.main(limit=4)
+    tidy.require_runs("figure 'feature_space'", runs, "a run of cross entropy, MSA or asymmetric distillation")
+    split, seed = sorted(set(zip(table["split"], table["seed"], strict=True)))[0]
+    first = (table["split"] == split) & (table["seed"] == seed) & table["run"].isin(runs)
+    data = table.loc[first, ["run", "label", "split", "seed", "x", "y", "class"]].reset_index(drop=True)
+    classes = sorted(set(data["class"]) - {"unknown"}, key=_by_number)
+    labels = tidy.labels(table)
+
+    width = style.DOUBLE_COLUMN
+    figure = style.new_figure(width, width / max(len(runs), 2.6) + 0.2)
+    panels = figure.subplots(1, len(runs), squeeze=False)[0]
+    for axes, run in zip(panels, runs, strict=True):
+        part = data[data["run"] == run]
+        size = 9 * min(1.0, max(0.3, (700 / len(part)) ** 0.5))  # square points, smaller in a crowd
+        for position, name in enumerate(classes):
+            points = part[part["class"] == name]
+            axes.scatter(points["x"], points["y"], **_look(position), s=size, alpha=0.75, linewidths=0, zorder=2)
+        unknown = part[part["class"] == "unknown"]
+        axes.scatter(
+            unknown["x"], unknown["y"], marker="x", color="#2b2b2b", s=0.8 * size, linewidths=0.55, alpha=0.6, zorder=3
+        )
+        axes.set_title(style.wrapped(labels[run], width * 72 / len(runs) - 16, 8, "bold"))
+        axes.set(xticks=[], yticks=[])
+        axes.grid(False)
+        axes.margins(0.05)
+        axes.set_aspect("equal", adjustable="datalim")
+        for side in axes.spines.values():
+            side.set_visible(True)
+    by_name = len(classes) <= NAMED_CLASSES and all(len(name) <= 12 for name in classes)
+    handles, names = _legend(classes, by_name)
+    note = f"Split {split:g}, seed {seed:g}. Neighbourhoods count, distances between clusters do not."
+    note = f"{note} {picked.note(*tidy.STORY)}"
+    style.finish(figure, "feature_space", context, note, legend=(handles, names))
+    if by_name:
+        for axes, run in zip(panels, runs, strict=True):
+            _name_classes(axes, data[(data["run"] == run) & (data["class"] != "unknown")], classes)
+    return figure, data
+
+
+def _by_number(name: str) -> tuple[int, str]:
+    """Sorts digits by value before names by letter."""
+    return (int(name), "") if name.isdecimal() else (sys.maxsize, name)
+
+
+def _look(position: int) -> dict[str, str]:
+    return {"color": COLORS[position % len(COLORS)], "marker": MARKERS[position % len(MARKERS)]}
+
+
+def _legend(classes: list[str], by_name: bool) -> tuple[list[Line2D], list[str]]:
+    unknown = Line2D([], [], marker="x", color="#2b2b2b", linestyle="none", markersize=4, markeredgewidth=0.8)
+    if len(classes) > LEGEND_CLASSES:
+        known = Line2D([], [], **_look(0), linestyle="none", markersize=4)
+        return [known, unknown], [f"known, {len(classes)} classes by colour and marker", "unknown"]
+    handles = [Line2D([], [], **_look(i), linestyle="none", markersize=4) for i in range(len(classes))]
+    names = [f"known class {name}" if by_name and i == 0 else name for i, name in enumerate(classes)]
+    return [*handles, unknown], [*names, "unknown"]
+
+
+def _name_classes(axes, knowns: pd.DataFrame, classes: list[str]) -> None:
+    """Writes the name of each class at its median."""
+    medians = [(name, knowns.loc[knowns["class"] == name, ["x", "y"]].median().to_numpy()) for name in classes]
+    medians = [(name, point) for name, point in medians if np.isfinite(point).all()]
+    style.place_labels(
+        axes,
+        [tuple(point) for _, point in medians],
+        [name for name, _ in medians],
+        colors=[style.INK] * len(medians),
+        clearance=0.0,
+    )

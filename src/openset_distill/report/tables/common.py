@@ -1,0 +1,139 @@
+"""What tables share: titles, the best of a column, and numbers as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import lazy_loader as lazy
+import numpy as np
+
+from ...evaluation import statistics
+from .. import tidy
+from .formats import Block, Cell
+
+pd = lazy.load("pandas")
+
+METRIC_TITLES = {
+    "accuracy": "Accuracy",
+    "auroc": "AUROC",
+    "aupr_known": "AUPR known",
+    "aupr_unknown": "AUPR unknown",
+    "fpr95": "FPR95",
+    "oscr": "OSCR",
+    "openauc": "OpenAUC",
+}
+LOWER_IS_BETTER = frozenset({"fpr95"})
+DASH = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a table shows: its grids, its numbers, and how many values are behind each mean."""
+
+    blocks: Sequence[Block]
+    data: pd.DataFrame
+    counts: Sequence[float]
+
+
+def with_arrow(title: str, metric: str) -> str:
+    return f"{title} \N{DOWNWARDS ARROW}" if metric in LOWER_IS_BETTER else title
+
+
+def split_title(title: str, metric: str) -> tuple[str, str]:
+    """What stands above and in the header of a column: related columns share the line above."""
+    above, _, name = title.partition(" ")
+    return (above, name) if name else ("", with_arrow(title, metric))
+
+
+def spans(titles: Iterable[str]) -> list[tuple[str, int]]:
+    """Neighbours of one title as (title, number of columns); columns without a title stay single."""
+    found: list[tuple[str, int]] = []
+    for title in titles:
+        if title and found and found[-1][0] == title:
+            found[-1] = (title, found[-1][1] + 1)
+        else:
+            found.append((title, 1))
+    return found
+
+
+def best_of(by_place: pd.DataFrame, keys: Sequence[tuple], metric: str) -> set[tuple]:
+    """The keys whose mean is the best of a column; all of those that print the same number."""
+    means = {key: round(100 * by_place.loc[key, "mean"], 1) for key in keys if key in by_place.index}
+    means = {key: mean for key, mean in means.items() if np.isfinite(mean)}
+    if len(means) < 2:
+        return set()
+    top = (min if metric in LOWER_IS_BETTER else max)(means.values())
+    return {key for key, mean in means.items() if mean == top}
+
+
+def top_of(means: pd.Series) -> set[str]:
+    rounded = means.round(1)
+    return set(rounded.index[rounded == rounded.max()])
+
+
+def mean_cell(by_place: pd.DataFrame, key: tuple, best: set[tuple]) -> Cell:
+    if key not in by_place.index:
+        return Cell(DASH)
+    row = by_place.loc[key]
+    return Cell(spread(100 * row["mean"], 100 * row["std"]), key in best)
+
+
+def difference_cell(by_place: pd.DataFrame, key: tuple) -> Cell:
+    if key not in by_place.index:
+        return Cell(DASH)
+    row = by_place.loc[key]
+    return Cell(interval(*(100 * row[name] for name in ("difference", "difference_low", "difference_high"))))
+
+
+def spread(mean: float, std: float) -> str:
+    if not np.isfinite(mean):
+        return DASH
+    return f"{mean:.1f} \N{PLUS-MINUS SIGN} {std:.1f}" if np.isfinite(std) else f"{mean:.1f}"
+
+
+def interval(difference: float, low: float, high: float) -> str:
+    if not np.isfinite(difference):
+        return DASH
+    text = tidy.signed(difference)
+    return f"{text} [{tidy.signed(low)}, {tidy.signed(high)}]" if np.isfinite(low) else text
+
+
+def pairs(counts: Sequence[float]) -> str:
+    """How many values are behind a mean, as a range where the rows differ."""
+    low, high = int(min(counts)), int(max(counts))
+    return f"n = {low}" if low == high else f"n = {low} to {high}"
+
+
+def paired(values: pd.DataFrame, run: str, reference: str) -> statistics.PairedDifference:
+    """Two columns of `tidy.pair_values` compared over the splits and seeds that both have."""
+    own, other = (values[name].dropna().to_dict() for name in (run, reference))
+    return statistics.paired_difference(own, other, seed=0)
+
+
+def effect(size: float) -> str:
+    """Cohen's d_z with its sign and two decimals."""
+    return f"{size:+.2f}".replace("-", "\N{MINUS SIGN}") if np.isfinite(size) else DASH
+
+
+def probability(p_value: float) -> str:
+    """A p-value with three decimals."""
+    if not np.isfinite(p_value):
+        return DASH
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+def comparison_words(counts: Sequence[int]) -> str:
+    """What a note says of intervals, effect sizes and p-values, given the number of pairs behind each comparison."""
+    words = [
+        f"Differences over the same splits and seeds, {tidy.interval_words(counts)}. "
+        "d_z: mean difference over the standard deviation of the differences. p: two-sided sign-flip test"
+    ]
+    least, most = statistics.LEAST_PAIRS, max(counts)
+    if most < least:
+        words.append(f"; both need at least {least} pairs.")
+    elif most <= statistics.MOST_PAIRS_FOR_EXACT_TEST:
+        words.append(f", never below {2.0 ** (1 - most):.2g} with {most} pairs.")
+    else:
+        words.append(".")
+    return "".join(words)

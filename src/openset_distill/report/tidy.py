@@ -1,0 +1,308 @@
+"""Tidy tables: reading them with care, and the selections that figures and tables share."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+# The registries of figures and tables are read while a workflow is parsed, which should not wait for pandas.
+import lazy_loader as lazy
+import numpy as np
+
+from ..core.errors import DataError, SettingsError, nearest
+from ..evaluation import statistics
+from .context import Context
+
+pd = lazy.load("pandas")
+
+# Families of runs in the order in which tables and legends list them: the method under study comes last.
+FAMILIES = {
+    "teacher": "Teacher",
+    "cross_entropy": "Cross entropy",
+    "baseline": "Other open-set methods",
+    "ssa": "Single-sample augmentation (SSA)",
+    "msa": "Multiple-sample augmentation (MSA)",
+    "distillation": "Distillation",
+    "ablation": "Ablation of asymmetric distillation",
+    "asymmetric": "Asymmetric distillation (AD)",
+}
+SCORE_TITLES = {
+    "maximum_logit": "Maximum logit",
+    "msp": "Maximum softmax probability",
+    "energy": "Energy",
+    "negative_entropy": "Entropy of the softmax",
+    "feature_norm": "Feature norm",
+    "gradnorm": "GradNorm",
+    "openmax": "OpenMax",
+    "vim": "ViM",
+    "knn": "Nearest neighbours (KNN)",
+    "mahalanobis": "Mahalanobis distance",
+    "react": "ReAct",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The columns of a tidy table. `fractions` are numbers in [0, 1]; `blanks` are numbers that may be empty."""
+
+    text: tuple[str, ...]
+    numbers: tuple[str, ...] = ()
+    fractions: tuple[str, ...] = ()
+    blanks: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.text + self.numbers + self.fractions + self.blanks
+
+
+_RUN = ("run", "label", "family")
+_METRIC = ("score", "group", "sampling", "metric")
+LAYOUTS = {
+    "runs": Layout(
+        text=("experiment", "dataset", "protocol", *_RUN, *_METRIC),
+        numbers=("split", "seed"),
+        fractions=("value",),
+        blanks=("low", "high", "n_known", "n_unknown"),
+    ),
+    "summary": Layout(
+        text=("experiment", "dataset", "protocol", *_RUN, *_METRIC, "baseline"),
+        numbers=("n",),
+        fractions=("mean",),
+        blanks=("std", "difference", "difference_low", "difference_high", "effect_size", "p_value"),
+    ),
+    "history": Layout(
+        text=_RUN,
+        numbers=("split", "seed", "epoch"),
+        blanks=("train_loss", "validation_accuracy", "learning_rate", "hard_share"),
+    ),
+    "curves": Layout(text=(*_RUN, "curve"), numbers=("split", "seed"), fractions=("x", "y")),
+    "activations": Layout(text=_RUN, numbers=("split", "seed", "maximum_logit", "feature_norm"), fractions=("known",)),
+    "mixing": Layout(text=(*_RUN, "mixing", "quantity"), numbers=("split", "seed", "value"), fractions=("lam",)),
+    "networks": Layout(text=(*_RUN, "network"), numbers=("parameters",)),
+    "features": Layout(text=(*_RUN, "quantity", "group"), numbers=("split", "seed"), blanks=("value",)),
+    "attention": Layout(
+        text=(*_RUN, "view", "says", "map"), numbers=("split", "seed", "pair"), blanks=("area_b", "on_b")
+    ),
+    "pictures": Layout(text=("view", "class", "picture"), numbers=("split", "seed", "pair")),
+    "embedding": Layout(text=(*_RUN, "class"), numbers=("split", "seed", "x", "y")),
+}
+RULE = "aggregate"  # of the workflow, the one that writes the tidy tables
+
+
+def read_tidy(name: str, path: str | os.PathLike) -> pd.DataFrame:
+    """Reads the tidy table `name` and checks that it is what it claims to be.
+
+    Text columns come as `str` (empty, never NaN), all others as float64, with NaN for an empty field.
+
+    Raises:
+        SettingsError: there is no tidy table of this name.
+        DataError: the file is missing, empty or damaged; the message names the command that makes it again.
+    """
+    if name not in LAYOUTS:
+        raise SettingsError(f"there is no tidy table {name!r}; {nearest(name, LAYOUTS)}")
+    layout = LAYOUTS[name]
+    remedy = f"make it again with the rule {RULE}: snakemake --forcerun {RULE} -- {path}"
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"the table {name} is missing at {path}; make it with the rule {RULE}: snakemake -- {path}"
+        ) from error
+    except OSError as error:
+        raise DataError(f"cannot read the table {name} at {path}: {error.strerror or error}") from error
+    except pd.errors.EmptyDataError as error:
+        raise DataError(f"the table {name} at {path} is empty; {remedy}") from error
+    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise DataError(f"the table {name} at {path} is damaged ({str(error).strip()}); {remedy}") from error
+    missing = [column for column in layout.columns if column not in table.columns]
+    if missing:
+        raise DataError(f"the table {name} at {path} lacks the column {', '.join(missing)}; {remedy}")
+    if table.empty:
+        raise DataError(f"the table {name} at {path} has no rows; {remedy}")
+    for column in table.columns:
+        if column not in layout.text:
+            table[column] = _numbers(table[column], f"the table {name} at {path}", remedy)
+    for column in layout.numbers + layout.fractions:
+        lost = table[column].isna() | ~np.isfinite(table[column])
+        if lost.any() and not (name in ("runs", "summary") and column in layout.fractions):
+            raise DataError(f"the table {name} at {path} has no number in {_place(lost, column)}; {remedy}")
+    for column in layout.fractions:
+        outside = (table[column] < 0) | (table[column] > 1)
+        if outside.any():
+            raise DataError(
+                f"the table {name} at {path} holds {table[column][outside].iloc[0]:g} in {_place(outside, column)}, "
+                f"which must be a fraction between 0 and 1; {remedy}"
+            )
+    for family in table["family"].unique() if "family" in layout.text else ():
+        if family not in FAMILIES:
+            raise DataError(f"the table {name} at {path} has the family {family!r}; {nearest(family, FAMILIES)}")
+    return table
+
+
+def read_tables(paths: Mapping[str, str | os.PathLike], wanted: Iterable[str]) -> dict[str, pd.DataFrame]:
+    """The tidy tables of the names `wanted`, from their paths; others are not opened.
+
+    Raises:
+        SettingsError: a name is not that of a tidy table, or a wanted one has no path.
+        DataError: as `read_tidy`.
+    """
+    for name in paths:
+        if name not in LAYOUTS:
+            raise SettingsError(f"there is no tidy table {name!r}; {nearest(name, LAYOUTS)}")
+    missing = [name for name in wanted if name not in paths]
+    if missing:
+        raise SettingsError(f"the tidy table {missing[0]!r} is needed; add --table {missing[0]}=PATH")
+    return {name: read_tidy(name, paths[name]) for name in wanted}
+
+
+def _numbers(column: pd.Series, where: str, remedy: str) -> pd.Series:
+    numbers = pd.to_numeric(column, errors="coerce").astype("float64")
+    wrong = numbers.isna() & ~column.str.strip().str.lower().isin(("", "nan"))
+    if wrong.any():
+        place = _place(wrong, str(column.name))
+        raise DataError(f"{where} holds {column[wrong].iloc[0]!r} in {place}, which must be a number; {remedy}")
+    return numbers
+
+
+def _place(wrong: pd.Series, column: str) -> str:
+    # line 1 of the file is the header
+    return f"line {int(wrong.to_numpy().argmax()) + 2}, column {column!r}"
+
+
+STORY = ("baseline", "msa", "asymmetric")
+
+
+@dataclasses.dataclass(frozen=True)
+class Picked:
+    """The runs of a table by the part they play, and what was asked for but is not in the table."""
+
+    baseline: tuple[str, ...]
+    msa: tuple[str, ...]
+    distillation: tuple[str, ...]
+    asymmetric: tuple[str, ...]
+    ablation: tuple[str, ...]
+    dynamics: tuple[str, ...]
+    absent: Mapping[str, tuple[str, ...]]  # by part
+
+    def main(self, *, distillation: bool = False, limit: int | None = None) -> list[str]:
+        """Baseline, multiple-sample augmentation, (distillation,) asymmetric distillation: the story in one row."""
+        runs = [*self.baseline, *self.msa, *(self.distillation if distillation else ()), *self.asymmetric]
+        return list(dict.fromkeys(runs))[:limit]
+
+    def note(self, *parts: str) -> str:
+        """A sentence on the runs of these parts that were asked for and are not in the table; empty if all are."""
+        runs = dict.fromkeys(run for part in parts for run in self.absent[part])
+        return f"Not in the table: {', '.join(runs)}." if runs else ""
+
+
+def pick(context: Context, table: pd.DataFrame) -> Picked:
+    """Finds the highlighted runs in `table`; a part that the context leaves open goes to the runs of its family."""
+    known = families(table)
+    highlight = context.highlight.filled(known)
+    wanted: dict[str, tuple[str, ...]] = {}
+    for field in dataclasses.fields(highlight):
+        named = getattr(highlight, field.name)
+        wanted[field.name] = tuple(filter(None, [named])) if isinstance(named, str) else named
+    found = {part: tuple(run for run in runs if run in known) for part, runs in wanted.items()}
+    absent = {part: tuple(run for run in runs if run not in known) for part, runs in wanted.items()}
+    return Picked(**found, absent=absent)
+
+
+def labels(table: pd.DataFrame) -> dict[str, str]:
+    """Run -> the text to print for it."""
+    return dict(zip(table["run"], table["label"], strict=True))
+
+
+def families(table: pd.DataFrame) -> dict[str, str]:
+    """Run -> family."""
+    return dict(zip(table["run"], table["family"], strict=True))
+
+
+def in_family_order(table: pd.DataFrame) -> list[str]:
+    """The runs of a table, grouped by family in the order of `FAMILIES`, each family in the table's own order."""
+    family = families(table)
+    rank = list(FAMILIES)
+    return sorted(family, key=lambda run: rank.index(family[run]))
+
+
+def metric_rows(
+    table: pd.DataFrame,
+    metric: str,
+    *,
+    score: str = "maximum_logit",
+    group: str = "all",
+    sampling: str = "full",
+) -> pd.DataFrame:
+    """The rows of `runs` or `summary` with one metric. Accuracy has no score, and its group is the knowns."""
+    rows = table[table["metric"] == metric]
+    if metric == "accuracy":
+        # the same knowns are in both samplings, so a second copy of the accuracy says nothing new
+        rows = rows[rows["group"] == "known"]
+        return rows[rows["sampling"].isin((sampling, ""))]
+    chosen = (rows["score"] == score) & (rows["group"] == group) & (rows["sampling"] == sampling)
+    return rows[chosen]
+
+
+def pair_values(runs: pd.DataFrame, metric: str, **where: str) -> pd.DataFrame:
+    """One metric in percent: a row for each (split, seed), a column for each run; NaN where a run is missing."""
+    rows = metric_rows(runs, metric, **where)
+    wide = rows.pivot_table(index=["split", "seed"], columns="run", values="value", sort=False) * 100
+    return wide.sort_index()
+
+
+def mean_and_error(values: pd.DataFrame, reference: str | None = None) -> pd.DataFrame:
+    """For each column: mean, standard error and number of values.
+
+    The error is that of the difference to the column `reference` over the rows that both have, because the splits
+    differ from one another much more than the runs on one split do; without a reference it is that of the mean. It is
+    NaN for the reference itself, and for a single row.
+    """
+    measured = values if reference is None else values.drop(columns=reference).sub(values[reference], axis=0)
+    error = measured.std(ddof=1) / np.sqrt(measured.count())
+    return pd.DataFrame({"mean": values.mean(), "standard_error": error, "n": values.count()})
+
+
+def paired_differences(values: pd.DataFrame, reference: str, runs: Iterable[str]) -> pd.DataFrame:
+    """Mean difference to `reference` over the pairs that both runs have, with the interval of `paired_difference`.
+
+    The reference itself is the reference: its difference and interval are NaN.
+
+    Returns:
+        A row for each run with difference, low, high (NaN for too few pairs) and pairs.
+    """
+    rows = {}
+    for run in runs:
+        own, other = (values[name].dropna().to_dict() for name in (run, reference))
+        found = statistics.paired_difference(own, other, seed=0)
+        rows[run] = {"difference": found.difference, "low": found.low, "high": found.high, "pairs": found.n}
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table.loc[reference, ["difference", "low", "high"]] = np.nan
+    return table
+
+
+def interval_words(pairs: Iterable[float]) -> str:
+    """What a note says of the intervals of paired differences, given the number of pairs behind each."""
+    least = statistics.LEAST_PAIRS_FOR_INTERVAL
+    if max(pairs) < least:
+        return f"without intervals, which need at least {least} of them"
+    return f"with {100 * statistics.CONFIDENCE:.0f} % bootstrap intervals"
+
+
+def signed(points: float) -> str:
+    """A difference in percentage points with one decimal, its sign, and no negative zero.
+
+    >>> signed(1.25), signed(-0.04), signed(-2.0)
+    ('+1.2', '0.0', '−2.0')
+    """
+    rounded = round(points, 1)
+    return "0.0" if rounded == 0 else f"{rounded:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def require_runs(name: str, runs: Sequence[str], wanted: str) -> None:
+    """Raises a `DataError` if a figure or table is left without any run to show."""
+    if not runs:
+        raise DataError(
+            f"{name} has nothing to show: it needs {wanted}, which its table does not hold; configure such runs, "
+            "or name others in 'highlight'"
+        )

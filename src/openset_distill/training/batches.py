@@ -1,0 +1,61 @@
+"""The training batches of a run by number: which images, augmented how, mixed with whom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..augment import MULTI_SAMPLE, SINGLE_SAMPLE
+from ..core.device import generator
+from ..core.errors import TrainingError
+from ..datasets.loader import Feed, Normalize
+from ..methods import Batch
+
+
+class Batches:
+    """`batches[number]` is the batch of step `number`, counted from 0 through all epochs; images that do not fill the
+    last batch of an epoch sit it out.
+
+    A batch depends on its number and on seed, split, augmentation and batch size alone, not on what was asked for
+    before: training resumes anywhere, and students that share these settings see the same images, so that one
+    recording of their teacher's answers serves them all.
+
+    Args:
+        job: resolved settings (`Experiment.training_job`).
+        labels: int64 `[n]` on the device, of the images in `images`.
+
+    Raises:
+        TrainingError: there are fewer images than one batch holds.
+    """
+
+    def __init__(self, job: dict[str, Any], images: Feed, labels: Tensor, normalize: Normalize):
+        self.images, self.labels, self.normalize = images, labels, normalize
+        self.key = (job["seed"], job["split"])
+        self.single = [SINGLE_SAMPLE.build(one) for one in job["augment"]["single"]]
+        self.multi = MULTI_SAMPLE.build(job["augment"]["multi"]) if job["augment"]["multi"] else None
+        self.size = job["optimization"]["batch_size"]
+        self.an_epoch = len(images) // self.size
+        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+        if self.an_epoch == 0:
+            raise TrainingError(f"{len(images)} training images do not fill one batch of {self.size}; lower batch_size")
+
+    def __getitem__(self, number: int) -> Batch:
+        chosen = self._chosen(number)
+        draws = generator(*self.key, "augment", number)
+        pixels = self.images.batch(chosen, following=self._chosen(number + 1))
+        for augmentation in self.single:
+            pixels = augmentation(pixels, draws)
+        images = self.normalize(pixels)
+        mix = self.multi is not None and torch.rand((), generator=draws).item() < self.multi.probability
+        labels = self.labels[chosen.to(self.labels.device, non_blocking=True)]
+        return Batch(images, labels, self.multi(images, draws) if mix else None, number)
+
+    def _chosen(self, number: int) -> Tensor:
+        """The positions of a batch's images; the order of its epoch goes to the device once, not batch by batch."""
+        epoch, step = divmod(number, self.an_epoch)
+        if epoch != self._order[0]:
+            order = torch.randperm(len(self.images), generator=generator(*self.key, "order", epoch))
+            self._order = (epoch, self.images.place(order))
+        return self._order[1][step * self.size : (step + 1) * self.size]

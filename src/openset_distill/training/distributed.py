@@ -1,0 +1,151 @@
+"""One training on several processes, one a device: the same numbers as on one device with the same global batch.
+
+Every process makes the whole batch (augmentation is cheap beside the networks), sends its own rows through the network
+and gathers the logits of all: a loss that relates samples to each other, or mixes them, sees the whole batch and needs
+to know nothing of this. Gradients are summed. Only dropout differs: each process drops units of its own rows.
+
+The processes are started by `torchrun`, whose environment variables are read here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..core.errors import SettingsError
+
+
+def started_by_torchrun() -> bool:
+    """Whether this process is one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of one training. `host` is their group for messages between CPUs, which no GPU waits for."""
+
+    rank: int
+    size: int
+    host: Any
+
+    @classmethod
+    def join(cls, device: torch.device) -> World:
+        """Waits for the other processes and joins them."""
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        return cls(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo"))
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes files."""
+        return self.rank == 0
+
+    def check_batch(self, size: int) -> None:
+        """Raises a SettingsError unless the rows of a batch can be shared out evenly."""
+        if size % self.size:
+            raise SettingsError(f"batch_size {size} cannot be shared by {self.size} processes; choose a multiple of it")
+
+    def any(self, *flags: bool) -> list[bool]:
+        """Each flag, true if it is so in any process."""
+        flag = torch.tensor(flags, dtype=torch.uint8)
+        dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.host)
+        return flag.bool().tolist()
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Adds up the gradients of all processes, in one message."""
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        together = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(together)
+        for gradient, part in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def leave(self) -> None:
+        """Waits until every process is done."""
+        dist.barrier(group=self.host)
+        dist.destroy_process_group()
+
+
+class Sharded(nn.Module):
+    """A network whose batches are shared out: called with the whole batch it gives the outputs of the whole batch."""
+
+    def __init__(self, network: nn.Module, world: World):
+        super().__init__()
+        self.network, self.world = network, world
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        outputs = self.network(images.chunk(self.world.size)[self.world.rank])
+        if isinstance(outputs, Tensor):
+            return _Gather.apply(outputs, self.world)
+        return tuple(_Gather.apply(output, self.world) for output in outputs)
+
+
+class _Gather(torch.autograd.Function):
+    """The rows of all processes. Each computes the whole loss, so backwards each keeps the gradient of its own rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, world: World) -> Tensor:
+        ctx.world = world
+        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(world.size)]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient.chunk(ctx.world.size)[ctx.world.rank], None
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes, forwards and backwards."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        value = value.clone()
+        dist.all_reduce(value)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+class SynchronizedBatchNorm(nn.BatchNorm2d):
+    """Batch normalisation with the statistics of the whole batch, on any device.
+
+    torch's and timm's versions run on GPUs only. `drop` and `act` are what timm's layers of this kind bring along.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, variance, values = self.running_mean, self.running_var, x.float()
+        if self.training:
+            count = values.numel() // values.shape[1] * dist.get_world_size()
+            mean = _Sum.apply(values.sum(dim=(0, 2, 3))) / count
+            variance = _Sum.apply((values - mean[:, None, None]).square().sum(dim=(0, 2, 3))) / count
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        normal = ((values - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+        for extra in ("drop", "act"):
+            if hasattr(self, extra):
+                normal = getattr(self, extra)(normal)
+        return normal
+
+
+def synchronize_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network with batch statistics over all processes; the names of its weights stay."""
+    if device.type == "cuda":
+        from timm.layers import convert_sync_batchnorm
+
+        return convert_sync_batchnorm(network)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.__class__ = SynchronizedBatchNorm
+    return network

@@ -1,0 +1,149 @@
+"""The training loop: one page that reads from top to bottom."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..core.device import autocast_dtype, derive_seed
+from ..core.errors import TrainingError
+from ..core.signals import Interrupted, StopRequest
+from ..datasets.loader import Feed
+from ..methods import METHODS, Teacher
+from ..models.classifier import Classifier
+from ..models.inference import accuracy
+from .batches import Batches
+from .compilation import compiled
+from .distributed import Sharded, World, synchronize_batch_norm
+from .optimizer import SGD
+from .state import Progress, restore, save
+
+
+def learning_rate(settings: dict[str, Any], step: int, steps_per_epoch: int) -> float:
+    """The rate of one step: `learning_rate * batch / 128`, linear warm-up, then the schedule."""
+    peak = settings["learning_rate"] * settings["batch_size"] / 128
+    total, warmup = settings["epochs"] * steps_per_epoch, settings["warmup_epochs"] * steps_per_epoch
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    if settings["schedule"] == "cosine":
+        return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
+    if settings["schedule"] == "step":
+        return peak * settings["decay"] ** sum(step >= fraction * total for fraction in settings["milestones"])
+    return peak
+
+
+def train(
+    job: dict[str, Any],
+    student: Classifier,
+    teacher: Teacher | None,
+    batches: Batches,
+    validation: tuple[Feed, Tensor],
+    *,
+    state_path: Path,
+    world: World | None = None,
+    report: Callable[[str], None] = print,
+) -> list[dict[str, float]]:
+    """Trains `student` in place and returns one row an epoch.
+
+    Args:
+        job: resolved settings (`Experiment.training_job`).
+        state_path: where the state is kept while training runs. A state of the same job is continued, bit for bit as
+            if there had been no interruption; the caller removes the file once the results are written.
+        world: the processes that share this training; None is this one alone.
+
+    Raises:
+        TrainingError: a loss term is not finite, or the epoch is to be selected on validation images and there are
+            none.
+        Interrupted: SIGTERM or SIGUSR1 came; the state has been saved.
+    """
+    settings, key, device = job["optimization"], (job["seed"], job["split"]), batches.labels.device
+    if settings["select"] == "best_validation_accuracy" and len(validation[0]) == 0:
+        raise TrainingError("select: best_validation_accuracy needs validation images; set validation_fraction above 0")
+    method = METHODS.build(job["method"])
+    student.precision = autocast_dtype(settings["precision"], device)
+    epochs, steps = settings["epochs"], batches.an_epoch
+    optimizer = SGD(
+        (parameter for parameter in student.parameters() if parameter.requires_grad),
+        momentum=settings["momentum"],
+        weight_decay=settings["weight_decay"],
+        nesterov=settings["nesterov"],
+    )
+    best: dict[str, Tensor] = {}
+    described = {**job, "teacher": type(teacher).__name__}
+    progress = restore(state_path, described, student, optimizer, best, report) or Progress()
+    network = student if world is None else Sharded(synchronize_batch_norm(student, device), world)
+    if settings["compile"]:
+        network = compiled(network, batches[0].images, report)
+    stop = StopRequest()
+    started = saved = reported = time.monotonic()
+    first = progress.epoch * steps + progress.step
+    bar = tqdm(total=epochs * steps, initial=first, desc=job["run"], unit="step", disable=None)
+
+    while progress.epoch < epochs:
+        student.train()
+        while progress.step < steps:
+            number = progress.epoch * steps + progress.step
+            batch = batches[number]
+            torch.manual_seed(derive_seed(*key, "dropout", number, *([world.rank] if world else [])))
+            terms, statistics = method.loss(network, teacher, batch)
+            loss = sum(terms.values())
+            loss.backward()
+            if world:
+                world.sum_gradients(optimizer.parameters)
+            optimizer.step(learning_rate(settings, number, steps))
+
+            progress.add({"train_loss": loss, **{f"loss_{name}": term for name, term in terms.items()}, **statistics})
+            progress.step += 1
+            bar.update()
+            stopping, due = stop.requested, time.monotonic() - saved > 60 * settings["checkpoint_minutes"]
+            if world:
+                stopping, due = world.any(stopping, due)
+            if due or stopping:
+                progress.check_finite()
+                if world is None or world.leads:
+                    save(state_path, described, student, optimizer, best, progress)
+                saved = time.monotonic()
+            if stopping:
+                raise Interrupted(f"stopped by a signal in epoch {progress.epoch + 1}; run again to go on from there")
+
+        progress.check_finite()
+        last_step = (progress.epoch + 1) * steps - 1
+        row = {name: (progress.sums[name] / progress.counts[name]).item() for name in progress.sums}
+        row = {"epoch": progress.epoch + 1, "learning_rate": learning_rate(settings, last_step, steps), **row}
+        if len(validation[0]):
+            row["validation_accuracy"] = accuracy(student, *validation, batches.normalize)
+        progress.history.append(row)
+        if settings["select"] == "best_validation_accuracy" and row["validation_accuracy"] > progress.best_accuracy:
+            progress.best_accuracy = row["validation_accuracy"]
+            best = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+        progress.epoch, progress.step, progress.sums, progress.counts = progress.epoch + 1, 0, {}, {}
+        bar.set_postfix(epoch=progress.epoch, loss=f"{row['train_loss']:.3f}")
+        if bar.disable and (time.monotonic() - reported > 30 or progress.epoch in (1, epochs)):
+            reported = time.monotonic()
+            # no step at all where the state that was continued is that of an epoch's last step
+            seconds_per_step = (reported - started) / max(progress.epoch * steps - first, 1)
+            report(plain_line(row, epochs, seconds_per_step * steps))
+
+    bar.close()
+    stop.release()
+    student.precision = None  # what is trained in bfloat16 is tested in float32
+    if settings["select"] == "best_validation_accuracy":
+        student.load_state_dict(best)
+    return progress.history
+
+
+def plain_line(row: dict[str, float], epochs: int, seconds_per_epoch: float) -> str:
+    """One line of a log, for where there is no terminal to draw a bar on."""
+    validation = f", validation accuracy {row['validation_accuracy']:.3f}" if "validation_accuracy" in row else ""
+    remaining = seconds_per_epoch * (epochs - row["epoch"])
+    return (
+        f"epoch {row['epoch']}/{epochs}: loss {row['train_loss']:.4f}{validation}, "
+        f"{seconds_per_epoch:.1f} s an epoch, about {remaining:.0f} s to go"
+    )

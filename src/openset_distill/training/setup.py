@@ -1,0 +1,196 @@
+"""One run's files turned into what training and analysis work with, and back into files."""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..core.device import derive_seed, generator
+from ..core.errors import CheckpointError, DataError
+from ..core.files import read_json, sha256, written_whole
+from ..datasets.loader import Feed, Normalize
+from ..datasets.prepared import Images, open_packed
+from ..evaluation.detectors import TrainingOutputs, balanced_choice
+from ..evaluation.evaluate import save_outputs
+from ..methods import METHODS
+from ..models import build_classifier
+from ..models.checkpoint import Described
+from ..models.classifier import Classifier
+from ..models.inference import predict
+from .batches import Batches
+from .run_config import images_seen
+
+
+@dataclass(frozen=True)
+class SplitData:
+    """A split with the prepared images behind it.
+
+    `parts[0]` is the known dataset's test part, `parts[j]` that of the j-th other dataset; labels are int64.
+    """
+
+    train_images: Images
+    parts: tuple[Images, ...]
+    arrays: dict[str, np.ndarray]
+    classes: tuple[str, ...]
+    groups: tuple[str, ...]
+
+    @property
+    def train_label(self) -> np.ndarray:
+        return self.arrays["train_label"]
+
+    @property
+    def channels(self) -> int:
+        return self.train_images.shape[-1]
+
+    @property
+    def image_size(self) -> int:
+        return self.train_images.shape[0]
+
+    def training(self, device: torch.device) -> Feed:
+        return Feed(self.train_images, self.arrays["train_index"], device)
+
+    def validation(self, device: torch.device) -> tuple[Feed, Tensor]:
+        feed = Feed(self.train_images, self.arrays["validation_index"], device)
+        return feed, torch.from_numpy(self.arrays["validation_label"])
+
+    def test(self, device: torch.device) -> list[Feed]:
+        """The test images, a feed for each dataset; together they follow the order of `arrays["test_*"]`."""
+        source, index = self.arrays["test_source"], self.arrays["test_index"]
+        boundaries = np.flatnonzero(np.diff(source)) + 1
+        feeds = []
+        for rows in np.split(np.arange(len(source)), boundaries):
+            feeds.append(Feed(self.parts[source[rows[0]]], index[rows], device))
+        return feeds
+
+    def known_test(self, samples: int, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """At most `samples` known test images, drawn: uint8 `[n, channels, height, width]`, and labels int64 `[n]`."""
+        # they come first in a split, all from the known dataset
+        feed, labels = self.test(device)[0], torch.from_numpy(self.arrays["test_label"])
+        known = torch.nonzero(labels >= 0).flatten()
+        chosen = known[torch.randperm(len(known), generator=generator(seed, "images"))[:samples]]
+        return feed.batch(chosen), labels[chosen]
+
+    def normalize(self, job: dict[str, Any], device: torch.device) -> Normalize:
+        return Normalize(**job["normalization"], channels=self.channels, device=device)
+
+
+def open_split(prepared: Path, others: Sequence[Path], split: Path, description: Path) -> SplitData:
+    """Opens a split and its prepared datasets.
+
+    Raises:
+        DataError: a file is missing or damaged, or the split was made from other prepared data.
+    """
+    known, unknown = open_packed(prepared), [open_packed(other) for other in others]
+    try:
+        with np.load(split, allow_pickle=False) as archive:
+            arrays = dict(archive)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"split {split} cannot be read ({error}); delete it and make the split again") from error
+    described = read_json(description)
+    parts = (known.test, *(dataset.test for dataset in unknown))
+    if len(parts) != len(described["sources"]):
+        raise DataError(
+            f"split {split} draws on {', '.join(described['sources'])}, {len(parts)} prepared datasets were given; "
+            "make the split again"
+        )
+    for number, part in enumerate(parts):
+        chosen = arrays["test_index"][arrays["test_source"] == number]
+        if len(chosen) and chosen.max() >= len(part):
+            raise DataError(f"split {split} names test images that {described['sources'][number]} lacks; make it again")
+    for name in ("train_index", "validation_index"):
+        if len(arrays[name]) and arrays[name].max() >= len(known.train):
+            raise DataError(f"split {split} names training images that {prepared} lacks; make the split again")
+    return SplitData(known.train, parts, arrays, tuple(described["known"]), tuple(described["groups"]))
+
+
+def make_student(job: dict[str, Any], data: SplitData, device: torch.device) -> Classifier:
+    """A new network; runs of one seed and split that share backbone and head start from the same weights."""
+    torch.manual_seed(derive_seed(job["seed"], job["split"], "weights"))
+    head = METHODS[job["method"]["name"]].head
+    model = build_classifier(job["backbone"], classes=len(data.classes), channels=data.channels, head=head)
+    return model.to(device, memory_format=torch.channels_last)
+
+
+def describe(job: dict[str, Any], data: SplitData) -> Described:
+    """What the run's file of weights says about its network."""
+    head = METHODS[job["method"]["name"]].head
+    return Described(job["backbone"], data.classes, data.channels, data.image_size, head)
+
+
+def make_batches(job: dict[str, Any], data: SplitData, device: torch.device) -> Batches:
+    """The training batches of a run, from the training images of its split."""
+    labels = torch.from_numpy(data.train_label).to(device)
+    return Batches(job, data.training(device), labels, data.normalize(job, device))
+
+
+def views(job: dict[str, Any], split: Path, teachers: Sequence[Path]) -> dict[str, Any]:
+    """All that decides what a run's teachers say to its images: what a recording of their answers must agree with.
+
+    Raises:
+        OpenSetError: a file is missing.
+    """
+    return {**images_seen(job), "split_sha256": sha256(split), "teachers_sha256": [sha256(path) for path in teachers]}
+
+
+def check_teachers(job: dict[str, Any], teachers: Sequence[Path]) -> None:
+    """Raises a CheckpointError if a teacher is needed and none is given, or the other way round."""
+    needed = METHODS[job["method"]["name"]].needs_teacher
+    if needed and not teachers:
+        raise CheckpointError(f"run {job['run']!r} distils and was given no teacher; name its weights with --teacher")
+    if not needed and teachers:
+        raise CheckpointError(f"run {job['run']!r} does not distil; leave out --teacher")
+
+
+def save_test_outputs(
+    path: Path, model: Classifier, data: SplitData, job: dict[str, Any], device: torch.device
+) -> None:
+    """Features and logits of every test image of the split, known and unknown."""
+    normalize = data.normalize(job, device)
+    answers = [predict(model, feed, normalize) for feed in data.test(device)]
+    save_outputs(
+        path,
+        features=torch.cat([features for features, _ in answers]).numpy(),
+        logits=torch.cat([logits for _, logits in answers]).numpy(),
+        labels=data.arrays["test_label"],
+        group=data.arrays["test_group"],
+        group_names=data.groups,
+    )
+
+
+def save_training_outputs(
+    path: Path, model: Classifier, data: SplitData, job: dict[str, Any], device: torch.device, *, samples: int
+) -> None:
+    """Features and logits of at most `samples` training images of the split, without augmentation, and the head."""
+    generator = np.random.default_rng(derive_seed(job["seed"], job["split"], "detectors"))
+    chosen = balanced_choice(data.train_label, samples, generator)
+    feed = Feed(data.train_images, data.arrays["train_index"][chosen], device)
+    features, logits = predict(model, feed, data.normalize(job, device))
+    weight, bias = torch.zeros(0, features.shape[1]), torch.zeros(0)
+    if isinstance(model.head, nn.Linear):
+        weight = model.head.weight.detach().float().cpu()
+        bias = torch.zeros(len(weight)) if model.head.bias is None else model.head.bias.detach().float().cpu()
+    TrainingOutputs(
+        features=features.numpy(),
+        logits=logits.numpy(),
+        labels=data.train_label[chosen],
+        head_weight=weight.numpy(),
+        head_bias=bias.numpy(),
+    ).save(path)
+
+
+def write_history(path: Path, history: Sequence[dict[str, float]]) -> None:
+    """One row an epoch; the columns are those of every row, empty where a row has none."""
+    columns = list(dict.fromkeys(name for row in history for name in row))
+    with written_whole(path) as partial, open(partial, "w", newline="") as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)

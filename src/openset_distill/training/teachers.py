@@ -1,0 +1,185 @@
+"""Whom a student learns from: networks that answer now, or a recording of what they answered.
+
+All students with the same seed, split, augmentation, batch size and epochs see the same images (`Batches`), so their
+teacher needs to look at each only once: `record` writes its answers down, and `Recording` reads them back.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..core.device import autocast_dtype
+from ..core.errors import CheckpointError
+from ..core.files import remove_leftovers
+from ..core.signals import Interrupted, StopRequest
+from ..methods import Batch
+from ..models.checkpoint import load_classifier, load_tensors, save_tensors
+from ..models.classifier import Classifier
+from .batches import Batches
+from .distributed import Sharded, World
+
+
+class Networks(nn.Module):
+    """One or several frozen classifiers; the answer of an ensemble is the mean of its members' logits.
+
+    `forward`: images -> logits `[batch, classes]`, in evaluation mode and without a graph.
+    """
+
+    def __init__(self, members: Sequence[Classifier | Sharded]):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Networks:
+        return super().train(False)
+
+    @torch.inference_mode()
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.stack([member(images)[1] for member in self.members]).mean(dim=0)
+
+    def on_raw(self, batch: Batch) -> Tensor:
+        return self(batch.images)
+
+    def on_mixed(self, batch: Batch) -> Tensor:
+        return self(batch.mixed.images)
+
+    def on_both(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        # one pass for both: a network in evaluation mode has no batch statistics, so the company changes nothing
+        on_raw, on_mixed = self(torch.cat([batch.images, batch.mixed.images])).chunk(2)
+        return on_raw, on_mixed
+
+
+def load_networks(
+    paths: Sequence[Path],
+    classes: tuple[str, ...],
+    device: torch.device,
+    *,
+    precision: str = "float32",
+    world: World | None = None,
+) -> Networks:
+    """The teacher of a run, an ensemble if several files of weights are named.
+
+    Args:
+        precision: `optimization.precision` of the run.
+        world: the processes that share the batches, if there are several.
+
+    Raises:
+        CheckpointError: missing or damaged file, or a network that was trained on other classes.
+    """
+    members = [load_classifier(path, classes=classes)[0] for path in paths]
+    for member in members:
+        member.precision = autocast_dtype(precision, device)
+    networks = Networks(members if world is None else [Sharded(member, world) for member in members])
+    return networks.to(device, memory_format=torch.channels_last)
+
+
+class Recording:
+    """The recorded answers of teachers, by step.
+
+    File: logits `raw` `[steps, batch, classes]` and `mixed` `[mixed steps, batch, classes]`, and `row` int64 `[steps]`,
+    the row of `mixed` that belongs to a step (-1: not mixed).
+
+    Args:
+        wanted: what the run sees (`runs.views`), which must be what was recorded.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or was made of other images or teachers.
+    """
+
+    def __init__(self, path: Path, wanted: Mapping[str, Any], device: torch.device):
+        tensors, metadata = load_tensors(path)
+        recorded = json.loads(metadata.get("views", "{}"))
+        differing = [key for key, value in wanted.items() if recorded.get(key) != value]
+        if differing:
+            raise CheckpointError(
+                f"recording {path} was made for other settings than this run's ({', '.join(differing)}); "
+                "record the teacher's answers again, or leave out --answers to ask the teacher itself"
+            )
+        # version 0.1.0 recorded in bfloat16
+        self.raw, self.mixed = (tensors[name].to(device, torch.float32) for name in ("raw", "mixed"))
+        self.row: list[int] = tensors["row"].tolist()
+
+    def on_raw(self, batch: Batch) -> Tensor:
+        return self.raw[batch.number]
+
+    def on_mixed(self, batch: Batch) -> Tensor:
+        row = self.row[batch.number]
+        if row < 0:
+            raise ValueError(f"batch {batch.number} is not mixed; ask for on_raw where batch.mixed is None")
+        return self.mixed[row]
+
+    def on_both(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self.on_raw(batch), self.on_mixed(batch)
+
+
+def record(
+    path: Path,
+    networks: Networks,
+    batches: Batches,
+    described: Mapping[str, Any],
+    *,
+    minutes: float = 5.0,
+    report: Callable[[str], None] = print,
+) -> None:
+    """Writes what `networks` answer to the batches of all epochs to `path`.
+
+    An interrupted recording lies beside `path` and is continued by the next call, to the same bits.
+
+    Args:
+        described: what is recorded (`runs.views`).
+        minutes: time between two saved states.
+
+    Raises:
+        Interrupted: SIGTERM or SIGUSR1 came; what was recorded is saved.
+    """
+    device, steps = batches.labels.device, described["optimization"]["epochs"] * batches.an_epoch
+    state, metadata = path.with_name(f"{path.stem}.state.safetensors"), {"views": json.dumps(described, sort_keys=True)}
+    raw, mixed, row = _continued(state, metadata, device, report)
+    stop, saved = StopRequest(), time.monotonic()
+
+    def save(where: Path) -> None:
+        tensors = {"raw": torch.stack(raw), "mixed": torch.stack(mixed) if mixed else raw[0].new_empty(0)}
+        save_tensors(where, {**tensors, "row": torch.tensor(row)}, metadata)
+
+    for number in tqdm(range(len(row), steps), total=steps, initial=len(row), unit="step", disable=None):
+        batch = batches[number]
+        on_raw, on_mixed = (networks.on_raw(batch), None) if batch.mixed is None else networks.on_both(batch)
+        raw.append(on_raw)
+        row.append(-1 if on_mixed is None else len(mixed))
+        if on_mixed is not None:
+            mixed.append(on_mixed)
+        if stop.requested or time.monotonic() - saved > 60 * minutes:
+            save(state)
+            saved = time.monotonic()
+        if stop.requested:
+            raise Interrupted(f"stopped by a signal at step {number + 1} of {steps}; run again to go on from there")
+    save(path)
+    stop.release()
+    state.unlink(missing_ok=True)
+    remove_leftovers(state)
+
+
+def _continued(
+    state: Path, metadata: Mapping[str, str], device: torch.device, report: Callable[[str], None]
+) -> tuple[list[Tensor], list[Tensor], list[int]]:
+    """What an interrupted recording of the same views left; nothing if there is none."""
+    if state.exists():
+        try:
+            tensors, found = load_tensors(state)
+        except CheckpointError as error:
+            report(f"{error}; recording starts anew")
+        else:
+            if found == metadata:
+                report(f"going on from step {len(tensors['row'])}")
+                return list(tensors["raw"].to(device)), list(tensors["mixed"].to(device)), tensors["row"].tolist()
+            report(f"{state} belongs to other settings; recording starts anew")
+    return [], [], []

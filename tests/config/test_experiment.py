@@ -1,0 +1,188 @@
+"""Configuration: every mistake is one error that names the key and the nearest right one."""
+
+from __future__ import annotations
+
+import pytest
+
+from openset_distill.config.experiment import load, merge, read_configuration
+from openset_distill.core.errors import SettingsError
+
+pytestmark = pytest.mark.usefixtures("in_repository")
+
+
+def changed(changes: dict):
+    return load(changes, stands_alone=False)
+
+
+def error(changes: dict) -> str:
+    with pytest.raises(SettingsError) as caught:
+        changed(changes)
+    return str(caught.value)
+
+
+def test_the_default_is_valid_and_complete():
+    experiment = changed({})
+    assert experiment.name == "digits"
+    assert experiment.teacher_runs == ["teacher"]
+    assert len(experiment.student_runs) == len(experiment.runs) - 1
+    assert experiment.runs["ad_as_released"].teachers == ("teacher",)
+    assert experiment.runs["ce"].teachers == ()
+    families = {name: run.family for name, run in experiment.runs.items()}
+    assert families["ce"] == "cross_entropy" and families["cutmix"] == "msa" and families["kd_mixed"] == "distillation"
+    assert families["ad_as_described"] == "asymmetric" and families["ad_no_joint"] == "ablation"
+    assert families["ad_soft"] == "asymmetric"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sedes": [1]}, ["'sedes'", "'seeds'"]),
+        ({"data": {"datset": "digits"}}, ["data", "'datset'", "'dataset'"]),
+        ({"data": {"dataset": "digit"}}, ["data.dataset", "'digits'"]),
+        ({"defaults": {"optimization": {"epoch": 3}}}, ["defaults.optimization", "'epoch'", "'epochs'"]),
+        ({"runs": {"cutmix": {"augment": {"mutli": "mixup"}}}}, ["runs.cutmix.augment", "'mutli'", "'multi'"]),
+        ({"runs": {"cutmix": {"augment": {"multi": "cutmux"}}}}, ["runs.cutmix.augment.multi", "'cutmix'"]),
+        ({"runs": {"ce": {"augment": {"single": ["randaugmnt"]}}}}, ["runs.ce.augment.single", "'randaugment'"]),
+        ({"runs": {"ce": {"method": "cross_entrop"}}}, ["runs.ce.method", "'cross_entropy'"]),
+        ({"runs": {"ce": {"method": {"name": "cross_entropy", "smoothing": 0.1}}}}, ["label_smoothing"]),
+        ({"runs": {"ce": {"backbone": "resnet81"}}}, ["runs.ce.backbone", "'resnet18'"]),
+        ({"runs": {"ce": {"optimization": {"epochs": "many"}}}}, ["runs.ce.optimization.epochs", "integer"]),
+        ({"runs": {"ce": {"optimization": {"epochs": 0}}}}, ["runs.ce.optimization.epochs", "greater"]),
+        ({"runs": {"kd_mixed": {"teacher": "techer"}}}, ["runs.kd_mixed.teacher", "'teacher'"]),
+        ({"runs": {"kd_mixed": {"teacher": "kd_mixed"}}}, ["runs.kd_mixed.teacher", "taught by itself"]),
+        ({"protocol": {"splits": [0, 5]}}, ["protocol.splits", "no split 5", "0 to 4"]),
+        ({"protocol": {"splits": [-1]}}, ["protocol.splits.0", "greater"]),
+        ({"protocol": {"splits": []}}, ["protocol.splits", "at least 1"]),
+        ({"protocol": {"name": "minst"}}, ["protocol.name", "'mnist'"]),
+        ({"evaluation": {"scores": ["max_logit"]}}, ["evaluation.scores", "'maximum_logit'"]),
+        ({"evaluation": {"scores": ["energy"]}}, ["evaluation.scores", "maximum_logit", "add it"]),
+        ({"evaluation": {"sampling": ["balanced"]}}, ["evaluation.sampling", "full", "add it"]),
+        ({"analysis": {"mixing": ["cutmox"]}}, ["analysis.mixing", "'cutmix'"]),
+        ({"show": {"baseline": "cee"}}, ["show.baseline", "'ce'"]),
+        ({"show": {"distillation": "kd_mixd"}}, ["show.distillation", "'kd_mixed'"]),
+        ({"show": {"asymmetric": ["ad_as_relesed"]}}, ["show.asymmetric", "'ad_as_released'"]),
+        ({"show": {"ablation": ["kd_mixed"]}}, ["show.ablation", "compare with"]),
+        ({"show": {"dynamics": ["ce", "cutmx"]}}, ["show.dynamics", "'cutmix'"]),
+        ({"show": {"figures": ["two_side"]}}, ["show.figures", "'two_sides'"]),
+        ({"show": {"tables": ["benchmrk"]}}, ["show.tables", "'benchmark'"]),
+        ({"resources": {"train_student": {"gpus": 1}}}, ["resources.train_student", "'gpu'"]),
+        ({"runs": {"bad name": {}}}, ["runs.bad name"]),
+    ],
+)
+def test_a_mistake_is_named_with_its_key(changes, words):
+    message = error(changes)
+    assert all(word in message for word in words), message
+
+
+def test_a_figure_whose_runs_are_not_configured():
+    runs = {name: None for name in ("mixup", "cutmix", "kd_mixed", "ad_as_released", "ad_as_described")}
+    runs |= {name: None for name in ("ad_mixed_teacher", "ad_no_joint", "ad_no_relabel")}
+    show = {"msa": None, "distillation": None, "asymmetric": [], "ablation": []}
+    message = error({"runs": runs, "show": show})
+    assert "show.figures: two_sides needs" in message and "'msa'" in message and "leave the figure out" in message
+
+
+def test_a_part_that_show_leaves_open_goes_to_its_family():
+    parts = changed({"show": {"msa": None, "distillation": None, "asymmetric": [], "ablation": []}})
+    assert (parts.highlight.msa, parts.highlight.distillation) == ("mixup", "kd_mixed")
+    assert parts.compared_runs == ["ce", "mixup", "ad_as_released", "ad_as_described", "ad_soft"]
+    assert parts.context().highlight == parts.highlight
+
+    students = dict.fromkeys(name for name, run in parts.runs.items() if run.teachers)
+    alone = changed({"runs": students, "show": {"distillation": None, "asymmetric": [], "ablation": [], "figures": []}})
+    assert (alone.highlight.distillation, alone.highlight.asymmetric, alone.highlight.ablation) == ("", (), ())
+    assert alone.compared_runs == ["ce", "cutmix"]
+
+
+def test_tables_that_an_experiment_cannot_fill():
+    assert changed({}).tables == ("benchmark", "augmentation", "ablation", "significance", "scores")
+    message = error({"show": {"tables": ["benchmark", "ood"]}})
+    assert "show.tables: ood needs unknown images of at least two other datasets" in message
+    assert "leave the table out" in message
+    assert changed({"show": {"tables": ["scores"]}}).tables == ("scores",)
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("cub", "semantic_shift"),
+        ("imagenet21k", "semantic_shift"),
+        ("ood_detection", "ood"),
+        ("cifar10", "architectures"),
+    ],
+)
+def test_an_experiment_writes_the_tables_that_belong_to_it(name, table):
+    experiment = load(read_configuration(f"config/experiments/{name}.yaml"), stands_alone=True)
+    assert table in experiment.tables
+    wide = changed({"runs": {"kd_mixed": {"backbone": {"name": "small_resnet", "widths": [16, 48], "depth": 1}}}})
+    assert "architectures" in wide.tables and wide.runs["kd_mixed"].network == "small_resnet 16-48"
+
+
+def test_only_what_decides_the_weights_is_part_of_the_training_job():
+    before = changed({}).training_job("ce", 0, 0)
+    assert changed({"runs": {"ce": {"label": "Cross entropy"}}}).training_job("ce", 0, 0) == before
+    assert changed({"evaluation": {"bootstrap": 10}}).training_job("ce", 0, 0) == before
+    other = changed({"runs": {"cutmix": {"optimization": {"epochs": 7}}}})
+    assert other.training_job("ce", 0, 0) == before
+    assert other.training_job("cutmix", 0, 0)["optimization"]["epochs"] == 7
+
+
+def test_presets_resolve_to_plain_settings():
+    experiment = changed({})
+    released, described = (experiment.runs[name].method for name in ("ad_as_released", "ad_as_described"))
+    assert (released["smoothing"], released["easy_target"], released["combine"]) == (0.0, "raw_a", "replace")
+    assert (described["smoothing"], described["easy_target"], described["combine"]) == (0.75, "mixed", "add")
+    assert "preset" not in released
+
+
+def test_merge():
+    base = {"a": {"x": 1, "y": 2}, "method": {"name": "m", "alpha": 1}, "runs": {"one": {}, "two": {"k": 1}}}
+    over = {"a": {"y": 3}, "method": {"name": "n"}, "runs": {"two": None}}
+    assert merge(base, over) == {"a": {"x": 1, "y": 3}, "method": {"name": "n"}, "runs": {"one": {}}}
+
+
+def test_a_run_that_is_null_is_not_there():
+    # as Snakemake hands over --config beside a --configfile: `merge` has had nothing to remove it from
+    assert "new" not in changed({"runs": {"new": "null"}}).runs
+    assert "runs.new" in error({"runs": {"new": None}}), "a null in a file that removes nothing is a mistake"
+    assert changed({"show": {"msa": "null"}}).highlight.msa == "mixup"
+    assert "cutmix" not in changed({"runs": {"cutmix": None}, "show": {"msa": None}}).runs
+
+
+def test_only_some_of_the_runs():
+    some = changed({"only": ["teacher", "ce", "cutmix", "ad_as_described"], "show": {"figures": ["two_sides"]}})
+    assert list(some.runs) == ["teacher", "ce", "cutmix", "ad_as_described"]
+    assert some.highlight.asymmetric == ("ad_as_described",) and some.highlight.distillation == ""
+    with_all_figures = changed({"only": ["teacher", "ce", "cutmix", "kd_mixed", "ad_as_described"]})
+    assert with_all_figures.highlight.ablation == ("kd_mixed", "ad_as_described")
+    assert some.training_job("cutmix", 0, 0) == changed({}).training_job("cutmix", 0, 0)
+    assert "'cutmix'" in error({"only": ["ce", "cutmux"]})
+    assert "runs.ad_as_described.teacher" in error({"only": ["ce", "cutmix", "ad_as_described"]})
+    assert "show.baseline" in error({"only": ["teacher", "cutmix"]})
+
+
+def test_a_file_extends_another(tmp_path):
+    (tmp_path / "base.yaml").write_text("experiment: base\nseeds: [0]\ndata: {dataset: digits}\n")
+    (tmp_path / "child.yaml").write_text(f"extends: {tmp_path / 'base.yaml'}\nexperiment: child\n")
+    assert read_configuration(tmp_path / "child.yaml") == {
+        "experiment": "child",
+        "seeds": [0],
+        "data": {"dataset": "digits"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("extends: {self}\n", ["circle"]),
+        ("extends: nowhere.yaml\n", ["nowhere.yaml"]),
+        ("a: [1\n", ["not valid YAML"]),
+        ("- a\n", ["mapping"]),
+    ],
+)
+def test_a_configuration_file_that_cannot_be_read(tmp_path, text, words):
+    path = tmp_path / "file.yaml"
+    path.write_text(text.replace("{self}", str(path)))
+    with pytest.raises(SettingsError) as caught:
+        read_configuration(path)
+    assert all(word in str(caught.value) for word in words)

@@ -1,0 +1,251 @@
+"""Intervals, spread and paired tests: exact cases, agreement with scipy, and coverage on simulated data."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from openset_distill.core.errors import DataError, SettingsError
+from openset_distill.evaluation import metrics, statistics
+
+
+def scores(seed, n_known, n_unknown, distance=1.0):
+    generator = np.random.default_rng(seed)
+    known, unknown = generator.normal(distance, 1, n_known), generator.normal(0, 1, n_unknown)
+    return known, unknown, generator.random(n_known) < 0.8
+
+
+def units(values):
+    return {(index, 0): value for index, value in enumerate(values)}
+
+
+def test_resample_weights_are_multinomial_and_do_not_depend_on_how_they_are_cut():
+    weights = statistics.resample_weights(7, 5, 4000, np.random.default_rng(0))
+    assert weights.shape == (7, 4000)
+    assert (weights.sum(axis=0) == 5).all()
+    np.testing.assert_allclose(weights.mean(axis=1), 5 / 7, atol=0.05)
+    np.testing.assert_allclose(weights.var(axis=1), 5 / 7 * 6 / 7, atol=0.06)
+    generator = np.random.default_rng(0)
+    parts = [statistics.resample_weights(7, 5, columns, generator) for columns in (1, 999, 3000)]
+    np.testing.assert_array_equal(np.hstack(parts), weights)
+
+
+def test_bootstrap_equals_resampling_the_images_themselves():
+    known, unknown, correct = scores(1, 30, 50)
+    known, unknown = np.round(known, 1), np.round(unknown, 1)
+    ranking = metrics.Ranking(known, unknown, correct)
+    values = statistics.bootstrap({"score": ranking}, metrics.METRICS, resamples=5, generator=np.random.default_rng(3))[
+        "score"
+    ]
+    known_generator, unknown_generator = np.random.default_rng(3).spawn(2)
+    for resample in range(5):
+        drawn_known = known_generator.integers(0, 30, 30)
+        drawn_unknown = unknown_generator.integers(0, 50, 50)
+        arguments = known[drawn_known], unknown[drawn_unknown]
+        assert values["auroc"][resample] == pytest.approx(metrics.auroc(*arguments), abs=1e-12)
+        assert values["aupr_known"][resample] == pytest.approx(metrics.aupr_known(*arguments), abs=1e-12)
+        assert values["aupr_unknown"][resample] == pytest.approx(metrics.aupr_unknown(*arguments), abs=1e-12)
+        assert values["fpr95"][resample] == pytest.approx(metrics.fpr_at_tpr(*arguments), abs=1e-12)
+        oscr = metrics.oscr(*arguments, correct[drawn_known])
+        assert values["oscr"][resample] == values["openauc"][resample] == pytest.approx(oscr, abs=1e-12)
+
+
+def test_bootstrap_of_many_blocks_is_seeded_and_paired_over_scores():
+    known, unknown, _ = scores(2, 20_000, 10)
+    first, second = metrics.Ranking(known, unknown), metrics.Ranking(2 * known, 2 * unknown)
+    run = [
+        statistics.bootstrap({"a": first, "b": second}, ["auroc"], resamples=40, generator=np.random.default_rng(seed))
+        for seed in (0, 0, 1)
+    ]
+    # scores that rank alike have the same value in every resample
+    np.testing.assert_array_equal(run[0]["a"]["auroc"], run[0]["b"]["auroc"])
+    np.testing.assert_array_equal(run[0]["a"]["auroc"], run[1]["a"]["auroc"])
+    assert (run[0]["a"]["auroc"] != run[2]["a"]["auroc"]).any()
+    assert len(np.unique(run[0]["a"]["auroc"])) == 40
+
+
+def test_bootstrap_refuses_rankings_of_different_images_and_unknown_metrics():
+    small, large = (metrics.Ranking(np.ones(n), np.zeros(n)) for n in (2, 3))
+    with pytest.raises(DataError, match=r"rankings of the same images; sizes .*\(2, 2\), \(3, 3\)"):
+        statistics.bootstrap({"a": small, "b": large}, ["auroc"], resamples=2, generator=np.random.default_rng(0))
+    with pytest.raises(DataError, match=r"sizes .* are absent"):
+        statistics.bootstrap({}, ["auroc"], resamples=2, generator=np.random.default_rng(0))
+    with pytest.raises(SettingsError, match="unknown metric 'roc'"):
+        statistics.bootstrap({"a": small}, ["roc"], resamples=2, generator=np.random.default_rng(0))
+
+
+def test_repeated_images_do_not_make_the_interval_narrower():
+    known, unknown, _ = scores(4, 400, 20)
+    width = {}
+    for times in (1, 20):
+        ranking = metrics.Ranking(known, np.repeat(unknown, times))
+        values = statistics.bootstrap(
+            {"score": ranking},
+            ["auroc", "aupr_known"],
+            resamples=800,
+            generator=np.random.default_rng(0),
+            unknown_draws=20,
+        )["score"]
+        width[times] = values["auroc"].std()
+        # the share of unknowns stays: 20 of 420, or 400 of 800
+        value = metrics.aupr_known(known, np.repeat(unknown, times))
+        assert values["aupr_known"].mean() == pytest.approx(value, abs=0.03)
+    assert width[20] == pytest.approx(width[1], rel=0.15)
+
+
+@pytest.mark.parametrize("name", ["auroc", "oscr"])
+def test_the_interval_covers_the_true_value_about_95_times_in_100(name):
+    # binormal scores: AUROC = Phi(distance / sqrt(2)); a class is right with probability 0.8 whatever the score
+    truth = stats.norm.cdf(1 / math.sqrt(2)) * (0.8 if name == "oscr" else 1.0)
+    covered = 0
+    for seed in range(200):
+        known, unknown, correct = scores(1000 + seed, 80, 120)
+        low, high = statistics.bootstrap_interval(name, known, unknown, correct, resamples=300, seed=seed)
+        assert low < high
+        covered += low <= truth <= high
+    # 190 expected, standard deviation 3; resampling 80 images costs a little
+    assert 180 <= covered <= 198
+
+
+def test_accuracy_bootstrap_is_binomial():
+    correct = np.arange(200) < 150
+    values = statistics.bootstrap_accuracy(correct, resamples=4000, generator=np.random.default_rng(0))
+    assert values.mean() == pytest.approx(0.75, abs=0.003)
+    assert values.std() == pytest.approx(math.sqrt(0.75 * 0.25 / 200), rel=0.05)
+
+
+def test_a_single_image_has_no_interval():
+    for known, unknown in ((np.ones(1), np.zeros(9)), (np.ones(9), np.zeros(1))):
+        assert all(map(math.isnan, statistics.bootstrap_interval("auroc", known, unknown, seed=0)))
+
+
+def test_percentile_interval():
+    assert statistics.percentile_interval(np.arange(101.0), 0.9) == pytest.approx((5.0, 95.0))
+    assert all(map(math.isnan, statistics.percentile_interval(np.array([]))))
+
+
+def test_a_thousand_resamples_of_ten_thousand_images_take_a_second_or_two():
+    known, unknown, correct = scores(5, 1000, 9000)
+    ranking = metrics.Ranking(known, unknown, correct)
+    start = time.process_time()
+    statistics.bootstrap({"s": ranking}, metrics.METRICS, resamples=1000, generator=np.random.default_rng(0))
+    assert time.process_time() - start < 4.0
+
+
+def test_mean_and_standard_deviation():
+    spread = statistics.mean_std([0.7, 0.8, 0.9])
+    assert (spread.n, spread.mean, spread.std) == (3, pytest.approx(0.8), pytest.approx(0.1))
+    one = statistics.mean_std([0.7])
+    assert (one.n, one.mean) == (1, 0.7)
+    assert math.isnan(one.std)
+    none = statistics.mean_std([])
+    assert none.n == 0
+    assert math.isnan(none.mean)
+    with pytest.raises(DataError, match="1 of 2 values to average are not finite"):
+        statistics.mean_std([0.7, float("nan")])
+
+
+def test_paired_difference_pairs_by_unit_and_not_by_order():
+    baseline = {(split, seed): 0.5 + 0.1 * split + 0.01 * seed for split in range(3) for seed in range(2)}
+    values = {unit: value + 0.02 for unit, value in reversed(baseline.items())}
+    values[(9, 9)] = 0.0
+    result = statistics.paired_difference(values, baseline, seed=0)
+    assert result.n == 6
+    assert result.difference == pytest.approx(0.02)
+    assert (result.low, result.high) == (pytest.approx(0.02), pytest.approx(0.02))
+    assert math.isnan(result.effect_size)
+    assert result.p_value == pytest.approx(2 / 2**6)
+
+
+@pytest.mark.parametrize("n", [3, 5, 8, 12])
+def test_paired_difference_agrees_with_scipy_and_with_a_literal_enumeration(n):
+    generator = np.random.default_rng(n)
+    method, baseline = generator.normal(0.6, 0.1, n), generator.normal(0.5, 0.1, n)
+    result = statistics.paired_difference(units(method), units(baseline), seed=0)
+    differences = method - baseline
+    assert result.difference == pytest.approx(differences.mean())
+    assert result.effect_size == pytest.approx(stats.ttest_rel(method, baseline).statistic / math.sqrt(n))
+    if n <= 8:
+        as_extreme = [
+            abs(np.dot(signs, differences)) >= abs(differences.sum()) - 1e-12
+            for signs in itertools.product((1, -1), repeat=n)
+        ]
+        assert result.p_value == pytest.approx(np.mean(as_extreme))
+    theirs = stats.permutation_test(
+        (method, baseline), lambda x, y: np.mean(x - y), permutation_type="samples", n_resamples=np.inf
+    )
+    assert result.p_value == pytest.approx(theirs.pvalue)
+
+
+def test_the_sampled_sign_flip_test_agrees_with_the_exact_one():
+    generator = np.random.default_rng(7)
+    differences = generator.normal(0.4, 1, 13)
+    exact = np.mean(
+        [abs(np.dot(signs, differences)) >= abs(differences.sum()) for signs in itertools.product((1, -1), repeat=13)]
+    )
+    assert 0.05 < exact < 0.9
+    result = statistics.paired_difference(units(differences), units(np.zeros(13)), seed=0)
+    assert result.p_value == pytest.approx(exact, abs=0.02)
+    assert statistics.paired_difference(units(differences), units(np.zeros(13)), seed=0) == result
+    certain = statistics.paired_difference(units(np.ones(30)), units(np.zeros(30)), seed=0)
+    assert 0 < certain.p_value < 0.001
+
+
+def test_no_difference_is_no_evidence():
+    same = units(np.linspace(0.5, 0.9, 6))
+    result = statistics.paired_difference(same, same, seed=0)
+    assert (result.difference, result.low, result.high, result.p_value) == (0.0, 0.0, 0.0, 1.0)
+    assert math.isnan(result.effect_size)
+
+
+def test_swapping_the_sides_turns_the_sign():
+    generator = np.random.default_rng(2)
+    a, b = units(generator.random(9)), units(generator.random(9))
+    there, back = (statistics.paired_difference(*pair, seed=0) for pair in ((a, b), (b, a)))
+    assert there.difference == pytest.approx(-back.difference)
+    assert there.effect_size == pytest.approx(-back.effect_size)
+    assert there.p_value == back.p_value
+    assert there.low <= there.difference <= there.high
+
+
+@pytest.mark.parametrize(
+    ("n", "effect", "interval"),
+    [(0, False, False), (1, False, False), (2, False, False), (3, True, False), (4, True, False), (5, True, True)],
+)
+def test_too_few_pairs_give_nan(n, effect, interval):
+    values = units(np.random.default_rng(0).random(n))
+    result = statistics.paired_difference(values, dict.fromkeys(values, 0.0), seed=0)
+    assert result.n == n
+    assert math.isfinite(result.difference) == (n > 0)
+    assert math.isfinite(result.effect_size) == effect
+    assert math.isfinite(result.p_value) == effect
+    assert math.isfinite(result.low) == math.isfinite(result.high) == interval
+
+
+@pytest.mark.parametrize("n", [5, 10])
+def test_the_interval_of_a_mean_difference_covers_the_truth(n):
+    covered = 0
+    for seed in range(200):
+        differences = np.random.default_rng(seed).normal(0.3, 1, n)
+        result = statistics.paired_difference(units(differences), units(np.zeros(n)), seed=seed, resamples=2000)
+        covered += result.low <= 0.3 <= result.high
+    # a plain percentile interval covers about 82 in 100 for five pairs
+    assert covered / 200 >= (0.89 if n == 5 else 0.91)
+    assert covered < 200
+
+
+def test_paired_values_must_be_finite():
+    with pytest.raises(DataError, match=r"1 of 2 paired differences over the units \[\(0, 0\), \(1, 0\)\]"):
+        statistics.paired_difference(units([0.5, float("nan")]), units([0.4, 0.4]), seed=0)
+
+
+def test_holm_by_hand():
+    # 3 x 0.01, 2 x 0.03, then 0.04, which cannot fall below the one before it
+    np.testing.assert_allclose(statistics.holm([0.01, 0.04, np.nan, 0.03]), [0.03, 0.06, np.nan, 0.06])
+    assert statistics.holm([0.5, 0.9]).tolist() == [1.0, 1.0]
+    assert statistics.holm([]).size == 0

@@ -1,0 +1,63 @@
+"""The workflow's commands as processes of their own, and small settings to run them with."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+SCRIPTS = REPOSITORY / "workflow_scripts"
+
+# one thread a test process: two of them share two cores, and sums of floats stay the same everywhere
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def script(name: str, *arguments: object, **options) -> subprocess.CompletedProcess[str]:
+    """Runs one of the workflow's commands as a process of its own, from the repository's root."""
+    command = [sys.executable, str(SCRIPTS / name), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=120, **options)
+
+
+def succeed(process: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    """The process, which must have ended well."""
+    assert process.returncode == 0, process.stderr
+    return process
+
+
+def make_split(prepared: Path, folder: Path, number: int = 0) -> subprocess.CompletedProcess[str]:
+    files = ["--arrays", folder / "split.npz", "--description", folder / "split.json"]
+    return script("split.py", "--prepared", prepared, "--protocol", "mnist", "--split", number, "--seed", 0, *files)
+
+
+def job(run: str = "ce", **changes) -> dict:
+    """Resolved settings of a run of the digits experiment, made small: 3 epochs, narrow networks."""
+    from openset_distill.config.experiment import load
+
+    small = {
+        "defaults": {
+            "backbone": {"name": "small_resnet", "widths": [4, 8]},
+            "optimization": {"epochs": 3, "warmup_epochs": 1},
+        },
+        "runs": {"teacher": {"backbone": {"name": "small_resnet", "widths": [6, 8]}}},
+    }
+    experiment = load(small, stands_alone=False, default=REPOSITORY / "config" / "config.yaml")
+    return experiment.training_job(run, 0, 0) | changes
+
+
+def train(
+    folder: Path, settings: dict, prepared: Path, split: Path, *more: object, **options
+) -> subprocess.CompletedProcess[str]:
+    """Runs the training command; its outputs go to `folder`."""
+    names = {
+        "weights": "weights.safetensors",
+        "history": "history.csv",
+        "outputs": "outputs.npz",
+        "config": "config.json",
+        "provenance": "provenance.json",
+    }
+    outputs = [part for option, name in names.items() for part in (f"--{option}", folder / name)]
+    inputs = ["--prepared", prepared, "--split", split / "split.npz", "--description", split / "split.json"]
+    return script("train.py", "--job", json.dumps(settings), *inputs, *outputs, *more, **options)

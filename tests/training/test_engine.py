@@ -1,0 +1,263 @@
+"""What makes training fast must not change what it computes: batches by number, recorded answers, several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import REPOSITORY, SCRIPTS, job, script, succeed, train
+from trained import fails, history, same, wait_for, weights
+
+from openset_distill.core.device import least_taken
+from openset_distill.methods import METHODS
+from openset_distill.models import build_classifier
+from openset_distill.training.compilation import compiled
+from openset_distill.training.run_config import images_seen
+from openset_distill.training.setup import make_batches, open_split
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def data(digits, split):
+    return open_split(digits, [], split / "split.npz", split / "split.json")
+
+
+# ------------------------------------------------------------------------------------------- batches
+
+
+def test_a_batch_depends_on_its_number_and_not_on_what_was_asked_for_before(data):
+    first, second = make_batches(job("cutmix"), data, CPU), make_batches(job("cutmix"), data, CPU)
+    forwards = {number: first[number] for number in range(2 * first.an_epoch)}
+    for number in reversed(range(2 * first.an_epoch)):
+        a, b = forwards[number], second[number]
+        assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
+        assert (a.mixed is None) == (b.mixed is None)
+        assert a.mixed is None or torch.equal(a.mixed.images, b.mixed.images)
+
+
+def test_an_epoch_takes_no_image_twice_and_leaves_out_less_than_a_batch(data):
+    batches = make_batches(job("ce") | {"augment": {"single": [], "multi": None}}, data, CPU)
+    orders = []
+    for epoch in range(2):
+        numbers = range(epoch * batches.an_epoch, (epoch + 1) * batches.an_epoch)
+        chosen = torch.cat([batches._chosen(number) for number in numbers])
+        assert len(chosen.unique()) == len(chosen) and len(batches.images) - len(chosen) < batches.size
+        orders.append(chosen)
+    assert not torch.equal(*orders)
+
+
+def test_runs_that_differ_in_method_or_schedule_alone_see_the_same_images():
+    seen = images_seen(job("ad_as_released"))
+    assert seen == images_seen(job("kd_mixed"))
+    other = job("kd_mixed")
+    other["optimization"] |= {"learning_rate": 0.5, "schedule": "step"}
+    assert seen == images_seen(other)
+    assert seen != images_seen(job("cutmix") | {"seed": 1}) and seen != images_seen(job("mixup"))
+
+
+# ----------------------------------------------------------------------------------------- recordings
+
+
+def recording_command(path: Path, settings: dict, digits: Path, split: Path, teacher: Path) -> list[str]:
+    inputs = ["--prepared", digits, "--split", split / "split.npz", "--description", split / "split.json"]
+    seen = json.dumps(images_seen(settings))
+    weights_of_teacher = teacher / "weights.safetensors"
+    return list(map(str, ["--job", seen, *inputs, "--teacher", weights_of_teacher, "--answers", path]))
+
+
+@pytest.fixture(scope="module")
+def recording(teacher, digits, split, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("recording") / "answers.safetensors"
+    succeed(script("record_teacher.py", *recording_command(path, job("ad_as_released"), digits, split, teacher)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("run", "precision"),
+    [("kd_mixed", "float32"), ("ad_as_released", "float32"), ("ad_as_described", "float32"), ("ad_soft", "bfloat16")],
+)
+def test_recorded_answers_train_the_student_that_live_ones_do(run, precision, teacher, digits, split, tmp_path):
+    names, settings = ["--teacher", teacher / "weights.safetensors"], job(run)
+    settings["optimization"]["precision"] = precision
+    recording = tmp_path / "answers.safetensors"
+    succeed(script("record_teacher.py", *recording_command(recording, settings, digits, split, teacher)))
+    succeed(train(tmp_path / "live", settings, digits, split, *names))
+    succeed(train(tmp_path / "recorded", settings, digits, split, *names, "--answers", recording))
+    live, recorded = history(tmp_path / "live"), history(tmp_path / "recorded")
+    assert len(live) == len(recorded) == 3
+    for a, b in zip(live, recorded, strict=True):
+        assert a.keys() == b.keys()
+        np.testing.assert_allclose([float(x) for x in a.values()], [float(x) for x in b.values()], rtol=2e-3, atol=2e-3)
+
+
+def test_a_recording_of_other_images_or_of_another_teacher_is_refused(recording, teacher, digits, split, tmp_path):
+    names = ["--teacher", teacher / "weights.safetensors", "--answers", recording]
+    other_seed = train(tmp_path / "run", job("kd_mixed") | {"seed": 1}, digits, split, *names)
+    fails(other_seed, tmp_path / "run", "recording", "seed", "leave out --answers")
+    settings = job("kd_mixed")
+    settings["optimization"]["epochs"] = 4
+    fails(train(tmp_path / "run", settings, digits, split, *names), tmp_path / "run", "optimization")
+    succeed(train(tmp_path / "other", job("teacher") | {"seed": 5}, digits, split))
+    names = ["--teacher", tmp_path / "other" / "weights.safetensors", "--answers", recording]
+    fails(train(tmp_path / "run", job("kd_mixed"), digits, split, *names), tmp_path / "run", "teachers_sha256")
+
+
+def test_a_damaged_recording_is_named(teacher, digits, split, tmp_path):
+    (tmp_path / "answers.safetensors").write_bytes(b"nothing of the kind")
+    names = ["--teacher", teacher / "weights.safetensors", "--answers", tmp_path / "answers.safetensors"]
+    fails(train(tmp_path / "run", job("kd_mixed"), digits, split, *names), tmp_path / "run", "damaged")
+
+
+def test_an_interrupted_recording_goes_on_to_the_same_bits(teacher, digits, split, tmp_path):
+    settings = job("kd_mixed")
+    settings["optimization"]["epochs"] = 200
+    words = recording_command(tmp_path / "cut.safetensors", settings, digits, split, teacher)
+    command = [sys.executable, str(SCRIPTS / "record_teacher.py"), *words]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    # the handler is in place once the recording has begun; before that the signal ends the process without a state
+    deadline = time.monotonic() + 60
+    while not signal_is_handled(process.pid, signal.SIGTERM):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2 and "stopped by a signal" in errors
+    assert {path.name for path in tmp_path.iterdir()} == {"cut.state.safetensors"}
+    continued = succeed(script("record_teacher.py", *words))
+    assert "going on from step" in continued.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"cut.safetensors"}
+    whole = tmp_path / "whole.safetensors"
+    succeed(script("record_teacher.py", *recording_command(whole, settings, digits, split, teacher)))
+    assert whole.read_bytes() == (tmp_path / "cut.safetensors").read_bytes()
+
+
+def signal_is_handled(process: int, number: int) -> bool:
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith("SigCgt:"):
+            return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return False
+
+
+# ----------------------------------------------------------------------------------- several processes
+
+
+def torchrun(
+    folder: Path, settings: dict, digits: Path, split: Path, *more: object, launch: tuple[str, ...] = ()
+) -> subprocess.Popen[str]:
+    names = ["weights.safetensors", "history.csv", "outputs.npz", "config.json", "provenance.json"]
+    outputs = [part for name in names for part in (f"--{name.split('.')[0]}", folder / name)]
+    inputs = ["--prepared", digits, "--split", split / "split.npz", "--description", split / "split.json"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", *(launch or ("--standalone", "--nproc-per-node", "2"))]
+    command = [*launcher, SCRIPTS / "train.py", "--job", json.dumps(settings), *inputs, *outputs, *more]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(list(map(str, command)), cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize(("run", "nodes"), [("ad_as_described", 1), ("cutmix", 2), ("arpl", 1)])
+def test_two_processes_train_what_one_does(run, nodes, teacher, digits, split, tmp_path):
+    names = ["--teacher", teacher / "weights.safetensors"] if run == "ad_as_described" else []
+    settings = job("ce", method=METHODS.resolve("arpl")) if run == "arpl" else job(run)
+    # rounding differs, and training amplifies it step by step: one epoch is long enough to see a real difference
+    settings["optimization"] |= {"epochs": 1, "warmup_epochs": 0}
+    succeed(train(tmp_path / "one", settings, digits, split, *names))
+    launch: tuple[str, ...] = ()
+    if nodes == 2:
+        meeting = f"127.0.0.1:{free_port()}"
+        launch = ("--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", meeting)
+        launch += ("--local-addr", "127.0.0.1")
+    started = [torchrun(tmp_path / "two", settings, digits, split, *names, launch=launch) for _ in range(nodes)]
+    for process in started:
+        _, errors = process.communicate(timeout=180)
+        assert process.returncode == 0, errors
+    for a, b in zip(history(tmp_path / "one"), history(tmp_path / "two"), strict=True):
+        np.testing.assert_allclose([float(x) for x in a.values()], [float(x) for x in b.values()], rtol=1e-3, atol=1e-3)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert one.keys() == two.keys()
+    for name in one:  # running statistics of batch normalisation among them
+        torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-3)
+
+
+def test_two_processes_that_are_interrupted_go_on_to_the_same_bits(digits, split, tmp_path):
+    settings = job("cutmix")
+    settings["optimization"] |= {"epochs": 20, "checkpoint_minutes": 1e-9}
+    process = torchrun(tmp_path / "cut", settings, digits, split)
+    wait_for(tmp_path / "cut" / "state.safetensors", process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0 and "stopped by a signal" in errors
+    for name in ("cut", "whole"):
+        process = torchrun(tmp_path / name, settings, digits, split)
+        _, errors = process.communicate(timeout=180)
+        assert process.returncode == 0, errors
+        assert ("going on from epoch" in errors) == (name == "cut")
+    assert same(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_a_batch_that_two_processes_cannot_share(digits, split, tmp_path):
+    settings = job("ce")
+    settings["optimization"]["batch_size"] = 33
+    process = torchrun(tmp_path / "run", settings, digits, split)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0 and "batch_size 33 cannot be shared by 2 processes" in errors
+
+
+# --------------------------------------------------------------------------------- devices, compiler
+
+
+def test_a_process_takes_the_device_that_fewest_others_hold(tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from openset_distill.core.device import least_taken\n"
+        "print(least_taken(['a', 'b'], Path(sys.argv[1])), flush=True); sys.stdin.read()"
+    )
+
+    def start() -> tuple[subprocess.Popen[str], int]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        return process, int(process.stdout.readline())
+
+    started = [start() for _ in range(3)]
+    try:
+        assert [number for _, number in started] == [0, 1, 0]
+        started[1][0].kill()
+        started[1][0].wait(timeout=30)
+        assert least_taken(["a", "b"], tmp_path) == 1
+    finally:
+        for process, _ in started:
+            process.kill()
+            process.communicate(timeout=30)
+
+
+def test_a_compiler_that_fails_is_reported_and_the_network_stays_as_it_was(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    monkeypatch.setattr("torch._inductor.config.fx_graph_cache", False)
+    network = build_classifier({"name": "small_resnet", "widths": [5, 7]}, classes=3, channels=1)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    said: list[str] = []
+    assert compiled(network, torch.rand(4, 1, 8, 8), said.append) is network
+    assert len(said) == 1 and "torch.compile failed" in said[0] and "goes on without it" in said[0]
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_vgg32_trains_with_the_layer_that_nobody_uses(digits, split, tmp_path):
+    settings = job("ce") | {"backbone": {"name": "vgg32"}}
+    settings["optimization"] |= {"epochs": 1, "warmup_epochs": 0}
+    succeed(train(tmp_path / "run", settings, digits, split))
+    assert "encoder.bn10.weight" in weights(tmp_path / "run")
