@@ -31,7 +31,8 @@ def pearson(x: list[float], y: list[float]) -> float:
     n = len(x)
     mean_x, mean_y = sum(x) / n, sum(y) / n
     covariance = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
-    return covariance / math.sqrt(sum((a - mean_x) ** 2 for a in x) * sum((b - mean_y) ** 2 for b in y))
+    norms = math.sqrt(sum((a - mean_x) ** 2 for a in x)) * math.sqrt(sum((b - mean_y) ** 2 for b in y))
+    return covariance / (norms + 1e-8)
 
 
 def literal_dist(student: torch.Tensor, teacher: torch.Tensor) -> float:
@@ -78,7 +79,7 @@ def test_dist_is_the_formula(batch):
 
 def test_dist_of_a_network_with_itself_is_zero():
     student = logits(8, 3)
-    assert losses.dist(student, student).item() == pytest.approx(0, abs=1e-12)
+    assert losses.dist(student, student).item() == pytest.approx(0, abs=1e-5)  # the epsilon keeps it above zero
 
 
 def test_dist_weights_rows_and_columns_as_documented():
@@ -128,7 +129,131 @@ def test_a_constant_teacher_gives_a_finite_gradient():
     assert torch.isfinite(student.grad).all()
 
 
+def quotient_dist(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """DIST in plain tensor operations: covariance by the product of the norms plus 1e-8, rows and columns."""
+
+    def relation(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        x, y = x - x.mean(dim=1, keepdim=True), y - y.mean(dim=1, keepdim=True)
+        return ((x * y).sum(dim=1) / (x.pow(2).sum(dim=1).sqrt() * y.pow(2).sum(dim=1).sqrt() + 1e-8)).mean()
+
+    p, q = student.softmax(dim=1), teacher.softmax(dim=1)
+    return 2 - relation(p, q) - relation(p.T, q.T)
+
+
+def clamped_dist(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """DIST with an epsilon that bounds each norm: what it must not be."""
+    p, q = student.softmax(dim=1), teacher.softmax(dim=1)
+    rows = F.cosine_similarity(p - p.mean(dim=1, keepdim=True), q - q.mean(dim=1, keepdim=True), dim=1, eps=1e-8)
+    columns = F.cosine_similarity(p - p.mean(dim=0), q - q.mean(dim=0), dim=0, eps=1e-8)
+    return 2 - rows.mean() - columns.mean()
+
+
+def confident_pair(margin: float, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Student and teacher of 20 classes on a batch of 32 in which six classes are absent, sure by a margin."""
+    generator = torch.Generator().manual_seed(int(margin))
+    labels = torch.randint(14, (32,), generator=generator)
+    student, teacher = torch.randn(2, 32, 20, generator=generator, dtype=torch.float64)
+    sure = margin * F.one_hot(labels, 20)
+    return (student + 0.8 * sure).to(dtype), (teacher + sure).to(dtype)
+
+
+def gradient(loss, student: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+    student = student.clone().requires_grad_()
+    return torch.autograd.grad(loss(student, *others), student)[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("margin", [2, 6, 9, 12, 14])
+def test_the_epsilon_of_dist_is_added_to_the_product_of_the_norms(margin, dtype):
+    student, teacher = confident_pair(margin, dtype)
+    close = {"rtol": 1e-9, "atol": 1e-12} if dtype is torch.float64 else {"rtol": 2e-4, "atol": 1e-6}
+    torch.testing.assert_close(losses.dist(student, teacher), quotient_dist(student, teacher), **close)
+    expected = gradient(quotient_dist, student, teacher)
+    torch.testing.assert_close(gradient(losses.dist, student, teacher), expected, **close)
+    # masked and weighted as well
+    mask = torch.arange(32) % 3 > 0
+    weight = torch.full((32,), 0.3, dtype=dtype)
+
+    def masked(student, teacher):
+        return losses.dist(student, teacher, mask=mask, weight=weight)
+
+    def selected(student, teacher):
+        return 0.3 * quotient_dist(student[mask], teacher[mask])
+
+    torch.testing.assert_close(masked(student, teacher), selected(student, teacher), **close)
+    expected = gradient(selected, student, teacher)
+    torch.testing.assert_close(gradient(masked, student, teacher), expected, **close)
+
+
+def test_the_epsilon_decides_what_absent_classes_weigh():
+    def differ(margin: float) -> float:
+        student, teacher = confident_pair(margin, torch.float64)
+        right = gradient(losses.dist, student, teacher)
+        return ((gradient(clamped_dist, student, teacher) - right).norm() / right.norm()).item()
+
+    assert differ(2) < 1e-3
+    assert differ(14) > 1
+
+
+@pytest.mark.parametrize("tau", [1.0, 2.0])
+def test_dist_of_a_distribution_is_dist_of_the_logits_that_give_it(tau):
+    student, teacher = logits(7, 33), logits(7, 34)
+    target = (teacher / tau).softmax(dim=1)
+    got = losses.dist_to_target(student, target, tau=tau, beta=0.5)
+    assert got.item() == losses.dist(student, teacher, tau=tau, beta=0.5).item()
+
+
+@pytest.mark.parametrize("smoothing", [0.3, 0.95])
+def test_dist_does_not_see_how_sure_the_target_is(smoothing):
+    student, target = logits(9, 35), logits(9, 36).softmax(dim=1)
+    smoothed = (1 - smoothing) * target + smoothing / CLASSES
+    got = losses.dist_to_target(student, smoothed).item()
+    assert got == pytest.approx(losses.dist_to_target(student, target).item(), abs=1e-6)
+
+
 # ------------------------------------------------------------------------------------ the other losses
+
+
+def test_centred_logit_distance_is_the_formula():
+    student, teacher = logits(5, 80), logits(5, 81)
+    expected = 0.0
+    for s, t in zip(student.tolist(), teacher.tolist(), strict=True):
+        mean_s, mean_t = sum(s) / CLASSES, sum(t) / CLASSES
+        expected += sum(((a - mean_s) - (b - mean_t)) ** 2 for a, b in zip(s, t, strict=True)) / CLASSES / 5
+    assert losses.centred_logit_distance(student, teacher).item() == pytest.approx(expected)
+    assert losses.centred_logit_distance(student + 7, student).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_half_the_logit_distance_is_kl_at_a_high_temperature():
+    student, teacher = logits(5, 82), logits(5, 83)
+    kl = losses.kl_distillation(student, teacher, tau=1e4).item()
+    assert 0.5 * losses.centred_logit_distance(student, teacher).item() == pytest.approx(kl, rel=1e-3)
+
+
+def test_gradient_of_the_logit_distance():
+    teacher = logits(3, 84)
+    student = logits(3, 85).requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: losses.centred_logit_distance(s, teacher), student)
+
+
+def test_smoothed_labels_add_up_the_weights_of_a_class():
+    targets, weights = torch.tensor([[0, 1], [2, 2]]), torch.tensor([[0.7, 0.3], [0.6, 0.4]], dtype=torch.float64)
+    got = losses.smoothed_labels(targets, weights, CLASSES, smoothing=0.75).tolist()
+    assert got[0] == pytest.approx([0.175 + 0.15, 0.075 + 0.15, 0.15, 0.15, 0.15])
+    assert got[1] == pytest.approx([0.15, 0.15, 0.25 + 0.15, 0.15, 0.15])
+
+
+@pytest.mark.parametrize("sources", [2, 4])
+def test_enriched_logits_are_the_head_on_the_enriched_feature(sources):
+    torch.manual_seed(86)
+    head = torch.nn.Linear(6, CLASSES).double()
+    raw, mixed = torch.randn(2, 8, 6, dtype=torch.float64)
+    index = torch.stack([torch.randperm(8) for _ in range(sources)], dim=1)
+    weights = torch.rand(8, sources, dtype=torch.float64)
+    weights /= weights.sum(dim=1, keepdim=True)
+    expected = head(mixed + sum(weights[:, j, None] * raw[index[:, j]] for j in range(sources)))
+    got = losses.enriched_logits(head(mixed), head(raw), index, weights, head.bias)
+    torch.testing.assert_close(got, expected)
 
 
 def test_kl_distillation_is_the_formula():
@@ -373,9 +498,8 @@ def weighted_pearson(x: list[float], y: list[float], part: list[float]) -> float
     total = sum(part)
     mean_x, mean_y = (sum(c * v for c, v in zip(part, values, strict=True)) / total for values in (x, y))
     products = [(c, a - mean_x, b - mean_y) for c, a, b in zip(part, x, y, strict=True)]
-    return sum(c * a * b for c, a, b in products) / math.sqrt(
-        sum(c * a * a for c, a, _ in products) * sum(c * b * b for c, _, b in products)
-    )
+    norms = math.sqrt(sum(c * a * a for c, a, _ in products)) * math.sqrt(sum(c * b * b for c, _, b in products))
+    return sum(c * a * b for c, a, b in products) / (norms + 1e-8)
 
 
 def literal_soft(s_mixed, t_raw, t_mixed, labels, partner, lam) -> dict[str, float]:

@@ -14,6 +14,7 @@ from .base import Batch, Method, Teacher, Terms
 from .class_wise_self_distillation import ClassWiseSelfDistillation
 from .cross_entropy import CrossEntropy
 from .distillation import Distillation
+from .logit_matching import LogitMatching
 from .placeholders import Placeholders
 from .soft_asymmetric_distillation import SoftAsymmetricDistillation
 
@@ -24,6 +25,7 @@ METHODS = Registry(
         "arpl": ReciprocalPoints,
         "class_wise_self_distillation": ClassWiseSelfDistillation,
         "distillation": Distillation,
+        "logit_matching": LogitMatching,
         "placeholders": Placeholders,
         "asymmetric_distillation": AsymmetricDistillation,
         "soft_asymmetric_distillation": SoftAsymmetricDistillation,

@@ -47,6 +47,11 @@ class Teacher(Protocol):
 
     def on_both(self, batch: Batch) -> tuple[Tensor, Tensor]: ...
 
+    @property
+    def head_bias(self) -> Tensor:
+        """The bias of its linear head `[classes]`, the members' mean in an ensemble, zero where a head has none."""
+        ...
+
 
 class Method(ABC):
     """A training objective.
@@ -55,11 +60,21 @@ class Method(ABC):
         needs_teacher: whether `loss` is given one.
         family: of a run that names none; None is msa where its images are mixed and cross_entropy where not.
         head: what its classifier has on top of the encoder, a name of `models.heads.HEADS`.
+        needs_mixing: whether the settings make no sense in a run whose batches are never mixed.
+        needs_linear_teacher: whether `loss` reads `Teacher.head_bias`.
     """
 
     needs_teacher: ClassVar[bool] = False
     family: ClassVar[str | None] = None
     head: ClassVar[str] = "linear"
+
+    @property
+    def needs_mixing(self) -> bool:
+        return False
+
+    @property
+    def needs_linear_teacher(self) -> bool:
+        return False
 
     @abstractmethod
     def loss(self, student: Classifier, teacher: Teacher | None, batch: Batch) -> tuple[Terms, Terms]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+import pydantic
 from pydantic import Field
 
 from ..core.registry import settings_class
@@ -20,7 +21,11 @@ class Distillation(Method):
     """`alpha * label loss + weight * D(S(x), T(x))`, with the same x, raw or mixed, for both networks.
 
     `loss_name` picks D: `dist` (Huang et al. 2022), `kl` (Hinton et al. 2015) or `decoupled` (Zhao et al. 2022).
-    On a mixed image the label loss takes both labels, and the decoupled loss splits off the label of the largest share.
+    On a mixed image the label loss takes both labels, and the decoupled loss splits off the one of the largest weight.
+
+    Claims it controls for. Without mixing (`kd_raw`): whatever asymmetric distillation gains may come from the teacher
+    on raw images alone. With mixing (`kd_mixed`): plain distillation does not repair what mixing does; the label loss
+    on mixed images is part of this one, so it does not speak of distillation alone.
     """
 
     loss_name: Literal["dist", "kl", "decoupled"] = "dist"
@@ -30,6 +35,12 @@ class Distillation(Method):
 
     needs_teacher: ClassVar[bool] = True
     family: ClassVar[str | None] = "distillation"
+
+    @pydantic.model_validator(mode="after")
+    def _asks_for_something(self) -> Distillation:
+        if self.alpha == self.weight == 0:
+            raise ValueError("alpha and weight are both 0, so that nothing is learned; set one of them above 0")
+        return self
 
     def loss(self, student: Classifier, teacher: Teacher | None, batch: Batch) -> tuple[Terms, Terms]:
         from .losses import main_label, mixed_cross_entropy

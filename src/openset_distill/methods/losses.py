@@ -12,7 +12,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# added to the product of the norms in a correlation, as in the code of DIST and of asymmetric distillation
 EPSILON = 1e-8
+
+
+def correlation(a: Tensor, b: Tensor, dim: int) -> Tensor:
+    """Pearson correlation of centred values along `dim`: `sum(a * b) / (|a| * |b| + 1e-8)`.
+
+    The epsilon is added to the product of the norms; it does not bound each norm from below. That decides what becomes
+    of a class that is absent from a batch: its column is almost constant, the product of its norms is far below the
+    epsilon, and so it has no part in the gradient. With a bound on each norm such columns would count like any other:
+    with 20 classes in batches of 32 and a confident teacher the gradient of DIST would be another one.
+    """
+    norms = torch.linalg.vector_norm(a, dim=dim) * torch.linalg.vector_norm(b, dim=dim)
+    return (a * b).sum(dim=dim) / (norms + EPSILON)
 
 
 def dist(
@@ -32,6 +45,28 @@ def dist(
 
     Args:
         student, teacher: logits `[batch, classes]` in the same class order. No gradient reaches the teacher.
+        beta, gamma, tau, weight, mask: see `dist_to_target`.
+    """
+    target = (teacher.detach() / tau).softmax(dim=1)
+    return dist_to_target(student, target, beta=beta, gamma=gamma, tau=tau, weight=weight, mask=mask)
+
+
+def dist_to_target(
+    student: Tensor,
+    target: Tensor,
+    *,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    tau: float = 1.0,
+    weight: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """DIST with a distribution in place of the teacher's logits, such as a relabelled sample has.
+
+    Args:
+        student: logits `[batch, classes]`, softened by `tau`.
+        target: probabilities `[batch, classes]`, taken as they are. No gradient reaches them.
+        beta, gamma: weights of the row term (between classes) and the column term (between samples).
         weight: `[batch]`, how much each sample counts. The rows are weighted one by one; a column runs over the whole
             batch, so it takes the mean weight. With one weight for the whole batch this is exactly weight * DIST.
         mask: bool `[batch]`, which samples take part: the same as DIST of `student[mask]`, without the host
@@ -40,17 +75,31 @@ def dist(
 
     No sample at all gives 0. A single sample has no relation between samples: its column term is 0.
     """
-    p, q = (student / tau).softmax(dim=1), (teacher.detach() / tau).softmax(dim=1)
+    p, q = (student / tau).softmax(dim=1), target.detach()
     part = p.new_ones(len(p)) if mask is None else mask.to(p.dtype)
     count = part.sum()
     share = part / count.clamp(min=EPSILON)
-    rows = 1 - F.cosine_similarity(p - p.mean(dim=1, keepdim=True), q - q.mean(dim=1, keepdim=True), dim=1, eps=EPSILON)
+    rows = 1 - correlation(p - p.mean(dim=1, keepdim=True), q - q.mean(dim=1, keepdim=True), dim=1)
     centred_p = (p - share @ p) * part.sqrt()[:, None]
     centred_q = (q - share @ q) * part.sqrt()[:, None]
-    columns = (1 - F.cosine_similarity(centred_p, centred_q, dim=0, eps=EPSILON)).mean() * (part.count_nonzero() > 1)
+    columns = (1 - correlation(centred_p, centred_q, dim=0)).mean() * (part.count_nonzero() > 1)
     if weight is not None:
         rows, columns = weight * rows, (share @ weight) * columns
     return (beta * (share @ rows) + gamma * columns) * tau**2
+
+
+def centred_logit_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared distance of centred logits: `mean over samples of |c(S) - c(T)|^2 / classes`, c(z) = z minus its mean.
+
+    Softmax does not see the mean of the logits, so it is taken out; what is left keeps the *size* of the logits, to
+    which correlations (DIST) are blind. Half of it is what `kl_distillation` becomes at a high temperature (Kim et al.
+    2021, "Comparing Kullback-Leibler divergence and mean squared error loss in knowledge distillation").
+
+    Args:
+        student, teacher: logits `[batch, classes]`. No gradient reaches the teacher.
+    """
+    difference = student - teacher.detach()
+    return (difference - difference.mean(dim=1, keepdim=True)).square().mean()
 
 
 def kl_distillation(student: Tensor, teacher: Tensor, *, tau: float = 4.0) -> Tensor:
@@ -108,8 +157,8 @@ def joint_mutual_information(
     Args:
         student_mixed: S(m) `[batch, classes]`.
         teacher_raw: for each source j, the teacher's logits on its raw image, `[batch, classes]`.
-        weights: `[batch, sources]`, the shares of the sources; rows sum to one.
-        beta, gamma, tau, mask: see `dist`.
+        weights: `[batch, sources]`, the mixing weights; rows sum to one.
+        beta, gamma, tau, mask: see `dist_to_target`.
     """
     return sum(
         dist(student_mixed, answer, beta=beta, gamma=gamma, tau=tau, weight=weights[:, j], mask=mask)
@@ -147,6 +196,45 @@ def source_confidence(teacher_mixed: Tensor, labels: Tensor, sources: Tensor) ->
     probability = teacher_mixed.detach().softmax(dim=1)
     is_source = torch.zeros_like(probability, dtype=torch.bool).scatter_(1, labels[sources], True)
     return (probability * is_source).sum(dim=1).clamp(max=1)
+
+
+def smoothed_labels(targets: Tensor, weights: Tensor, classes: int, *, smoothing: float = 0.0) -> Tensor:
+    """`(1 - smoothing) * sum_j weights_j * onehot(y_j) + smoothing / classes`: probabilities `[batch, classes]`.
+
+    The smoothed two-hot target of a mixed image, for any number of sources.
+
+    Args:
+        targets: int64 `[batch, sources]`.
+        weights: `[batch, sources]`, rows sum to one.
+    """
+    hot = weights.new_zeros(len(weights), classes).scatter_add(1, targets, weights)
+    return (1 - smoothing) * hot + smoothing / classes
+
+
+def weighted_logits(logits: Tensor, sources: Tensor, weights: Tensor) -> Tensor:
+    """`sum_j weights[:, j] * logits[sources[:, j]]`: the logits of raw images, mixed as the images are.
+
+    Args:
+        logits: `[batch, classes]`.
+        sources, weights: `[batch, sources]`, as in `augment.Mixed`.
+    """
+    return sum(weights[:, j, None] * logits[sources[:, j]] for j in range(sources.shape[1]))
+
+
+def enriched_logits(
+    teacher_mixed: Tensor, teacher_raw: Tensor, sources: Tensor, weights: Tensor, bias: Tensor
+) -> Tensor:
+    """The teacher's head on the mixed image's feature enriched by those of its sources, `f(m) + sum_j w_j * f(x_j)`.
+
+    A linear head turns the sum of features into a sum of logits: `T(m) + sum_j w_j * T(x_j) - bias`, since each of the
+    two summands brings the bias once. So cached teacher logits hold all that is needed.
+
+    Args:
+        teacher_mixed, teacher_raw: logits `[batch, classes]` on the mixed and on the raw images.
+        sources, weights: `[batch, sources]`, as in `augment.Mixed`; rows of weights sum to one.
+        bias: `[classes]`, of the teacher's linear head.
+    """
+    return teacher_mixed + weighted_logits(teacher_raw, sources, weights) - bias
 
 
 def mixed_cross_entropy(

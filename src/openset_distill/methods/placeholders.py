@@ -38,6 +38,10 @@ class Placeholders(Method):
     family: ClassVar[str | None] = "baseline"
     head: ClassVar[str] = "placeholders"
 
+    @property
+    def needs_mixing(self) -> bool:
+        return True
+
     def loss(self, student: Classifier, teacher: Teacher | None, batch: Batch) -> tuple[Terms, Terms]:
         cross_entropy = torch.nn.functional.cross_entropy
         _, logits, placeholder = student(batch.images)
