@@ -73,7 +73,7 @@ def job(case: Case, method: str, epochs: int) -> dict[str, Any]:
     run = {
         "backbone": case.student,
         "method": objective,
-        "augment": {"single": single, "multi": multi},
+        "augment": {"single": single, "multi": multi, "multi_until": 1.0},
         "optimization": {"epochs": epochs, "batch_size": case.batch, "warmup_epochs": 0, "precision": "auto"},
     }
     show = {"baseline": "student", "figures": [], "tables": []}

@@ -50,6 +50,38 @@ def test_the_default_is_valid_and_complete():
         ({"runs": {"ce": {"optimization": {"epochs": 0}}}}, ["runs.ce.optimization.epochs", "greater"]),
         ({"runs": {"kd_mixed": {"teacher": "techer"}}}, ["runs.kd_mixed.teacher", "'teacher'"]),
         ({"runs": {"kd_mixed": {"teacher": "kd_mixed"}}}, ["runs.kd_mixed.teacher", "taught by itself"]),
+        (
+            {"runs": {"ad_as_released": {"augment": {"multi": None}}}},
+            ["runs.ad_as_released.method: asymmetric_distillation", "runs.ad_as_released.augment.multi", "name an"],
+        ),
+        (
+            {"runs": {"ad_soft": {"augment": {"multi": {"name": "cutmix", "probability": 0}}}}},
+            ["runs.ad_soft.method: soft_asymmetric_distillation", "learns from mixed images"],
+        ),
+        (
+            {"runs": {"ce": {"method": {"name": "cross_entropy", "combine": "add"}}}},
+            ["runs.ce.method: cross_entropy with these settings learns from mixed images"],
+        ),
+        ({"runs": {"ce": {"method": "placeholders"}}}, ["runs.ce.method: placeholders", "runs.ce.augment.multi"]),
+        (
+            {"runs": {"ad_as_released": {"method": {"name": "asymmetric_distillation", "relabel_mean": "bach"}}}},
+            ["runs.ad_as_released.method", "relabel_mean", "'hard' or 'batch'"],
+        ),
+        ({"runs": {"ce": {"augment": {"multi_until": 0.7}}}}, ["runs.ce.augment.multi_until", "leave multi_until out"]),
+        ({"runs": {"cutmix": {"augment": {"multi_until": 0}}}}, ["runs.cutmix.augment.multi_until", "greater"]),
+        ({"runs": {"cutmix": {"augment": {"multi_until": 70}}}}, ["runs.cutmix.augment.multi_until", "less"]),
+        (
+            {
+                "runs": {
+                    "points": {"method": "arpl"},
+                    "ad_as_released": {
+                        "method": {"name": "asymmetric_distillation", "easy_target": "enriched"},
+                        "teacher": "points",
+                    },
+                }
+            },
+            ["runs.ad_as_released.method: easy_target: enriched", "teacher points is reciprocal_points"],
+        ),
         ({"protocol": {"splits": [0, 5]}}, ["protocol.splits", "no split 5", "0 to 4"]),
         ({"protocol": {"splits": [-1]}}, ["protocol.splits.0", "greater"]),
         ({"protocol": {"splits": []}}, ["protocol.splits", "at least 1"]),
@@ -72,6 +104,15 @@ def test_the_default_is_valid_and_complete():
 def test_a_mistake_is_named_with_its_key(changes, words):
     message = error(changes)
     assert all(word in message for word in words), message
+
+
+def test_when_mixing_ends_is_a_part_of_the_run_and_of_its_recording():
+    default = changed({})
+    cut = changed({"runs": {"ad_as_released": {"augment": {"multi_until": 0.7}}}})
+    assert default.training_job("ad_as_released", 0, 0)["augment"]["multi_until"] == 1.0
+    assert cut.training_job("ad_as_released", 0, 0)["augment"]["multi_until"] == 0.7
+    assert cut.recording("ad_as_released") != default.recording("ad_as_released") == cut.recording("ad_as_described")
+    assert len(cut.recordings) == len(default.recordings) + 1
 
 
 def test_a_figure_whose_runs_are_not_configured():

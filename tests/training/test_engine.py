@@ -17,12 +17,15 @@ import torch
 from commands import REPOSITORY, SCRIPTS, job, script, succeed, train
 from trained import fails, history, same, wait_for, weights
 
+from openset_distill.augment import Mixed
 from openset_distill.core.device import least_taken
-from openset_distill.methods import METHODS
+from openset_distill.methods import METHODS, Batch, losses
 from openset_distill.models import build_classifier
+from openset_distill.models.checkpoint import load_tensors, save_tensors
 from openset_distill.training.compilation import compiled
 from openset_distill.training.run_config import images_seen
 from openset_distill.training.setup import make_batches, open_split
+from openset_distill.training.teachers import Networks
 
 CPU = torch.device("cpu")
 
@@ -46,7 +49,7 @@ def test_a_batch_depends_on_its_number_and_not_on_what_was_asked_for_before(data
 
 
 def test_an_epoch_takes_no_image_twice_and_leaves_out_less_than_a_batch(data):
-    batches = make_batches(job("ce") | {"augment": {"single": [], "multi": None}}, data, CPU)
+    batches = make_batches(job("ce") | {"augment": {"single": [], "multi": None, "multi_until": 1.0}}, data, CPU)
     orders = []
     for epoch in range(2):
         numbers = range(epoch * batches.an_epoch, (epoch + 1) * batches.an_epoch)
@@ -54,6 +57,26 @@ def test_an_epoch_takes_no_image_twice_and_leaves_out_less_than_a_batch(data):
         assert len(chosen.unique()) == len(chosen) and len(batches.images) - len(chosen) < batches.size
         orders.append(chosen)
     assert not torch.equal(*orders)
+
+
+def test_mixing_ends_where_it_is_told_to_and_changes_nothing_before(data):
+    settings = job("cutmix")
+    cut = settings | {"augment": settings["augment"] | {"multi_until": 0.5}}
+    whole, until = make_batches(settings, data, CPU), make_batches(cut, data, CPU)
+    steps = settings["optimization"]["epochs"] * whole.an_epoch
+    mixed_late = 0
+    for number in range(steps):
+        a, b = whole[number], until[number]
+        assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
+        if number < steps // 2:
+            assert (a.mixed is None) == (b.mixed is None)
+            assert a.mixed is None or torch.equal(a.mixed.images, b.mixed.images)
+        elif number > steps // 2:
+            assert b.mixed is None
+            mixed_late += a.mixed is not None
+    assert mixed_late > 0
+    # other images, so other teacher logits
+    assert images_seen(settings) != images_seen(cut)
 
 
 def test_runs_that_differ_in_method_or_schedule_alone_see_the_same_images():
@@ -98,6 +121,43 @@ def test_recorded_answers_train_the_student_that_live_ones_do(run, precision, te
     for a, b in zip(live, recorded, strict=True):
         assert a.keys() == b.keys()
         np.testing.assert_allclose([float(x) for x in a.values()], [float(x) for x in b.values()], rtol=2e-3, atol=2e-3)
+
+
+def test_an_enriched_target_needs_the_head_bias_that_live_and_recorded_teachers_give(
+    recording, teacher, digits, split, tmp_path
+):
+    names, settings = ["--teacher", teacher / "weights.safetensors"], job("ad_as_released")
+    settings["method"] = METHODS.resolve({"name": "asymmetric_distillation", "preset": "as_described_enriched"})
+    succeed(train(tmp_path / "live", settings, digits, split, *names))
+    succeed(train(tmp_path / "recorded", settings, digits, split, *names, "--answers", recording))
+    for a, b in zip(history(tmp_path / "live"), history(tmp_path / "recorded"), strict=True):
+        np.testing.assert_allclose([float(x) for x in a.values()], [float(x) for x in b.values()], rtol=2e-3, atol=2e-3)
+    tensors, metadata = load_tensors(recording)
+    del tensors["head_bias"]
+    save_tensors(tmp_path / "older.safetensors", tensors, metadata)
+    without = train(tmp_path / "run", settings, digits, split, *names, "--answers", tmp_path / "older.safetensors")
+    fails(without, tmp_path / "run", "ad_as_released", "easy_target: enriched", "choose another teacher")
+
+
+def test_the_enriched_target_of_an_ensemble_is_the_mean_of_its_members():
+    torch.manual_seed(0)
+    settings = {"name": "small_resnet", "widths": [4, 8]}
+    members = [build_classifier(settings, classes=3, channels=3) for _ in range(2)]
+    members[1].head = torch.nn.Linear(members[1].head.in_features, 3, bias=False)
+    networks = Networks(members)
+    images, mixed = torch.rand(2, 4, 3, 8, 8)
+    sources, weights = torch.tensor([[0, 1], [1, 2], [2, 3], [3, 0]]), torch.tensor([[0.3, 0.7]] * 4)
+    batch = Batch(images, torch.zeros(4, dtype=torch.int64), Mixed(mixed, sources, weights), 0)
+    with torch.inference_mode():
+        expected = torch.zeros(4, 3)
+        for member in members:
+            raw, own = member(images)[0], member(mixed)[0]
+            expected += member.head(own + 0.3 * raw[sources[:, 0]] + 0.7 * raw[sources[:, 1]]) / 2
+        on_raw, on_mixed = networks.on_both(batch)
+        got = losses.enriched_logits(on_mixed, on_raw, sources, weights, networks.head_bias)
+    torch.testing.assert_close(got, expected)
+    points = build_classifier(settings, classes=3, channels=3, head="reciprocal_points")
+    assert Networks([members[0], points]).head_bias is None
 
 
 def test_a_recording_of_other_images_or_of_another_teacher_is_refused(recording, teacher, digits, split, tmp_path):

@@ -79,10 +79,14 @@ class ProtocolSettings(Strict):
 
 
 class AugmentSettings(Strict):
-    """`single`: augmentations of one image, in order. `multi`: one that mixes images, or none."""
+    """`single`: augmentations of one image, in order. `multi`: one that mixes images, or none.
+
+    `multi_until` is the fraction of the training after which no batch is mixed any more.
+    """
 
     single: tuple[Specification, ...] = ()
     multi: Specification | None = None
+    multi_until: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 class OptimizationSettings(Strict):
@@ -358,6 +362,18 @@ class Run:
         self.single = [_checked(f"{where}.augment.single", SINGLE_SAMPLE.resolve, s) for s in settings.augment.single]
         multi = settings.augment.multi
         self.multi = _checked(f"{where}.augment.multi", MULTI_SAMPLE.resolve, multi) if multi is not None else None
+        self.multi_until = settings.augment.multi_until
+        mixes = self.multi is not None and self.multi["probability"] > 0
+        if METHODS.build(settings.method).needs_mixing and not mixes:
+            raise SettingsError(
+                f"configuration: {where}.method: {self.method['name']} with these settings learns from mixed images, "
+                f"and {where}.augment.multi mixes none; name an augmentation there, or choose another method"
+            )
+        if self.multi_until < 1 and not mixes:
+            raise SettingsError(
+                f"configuration: {where}.augment.multi_until: the run mixes no images; name an augmentation in "
+                "augment.multi, or leave multi_until out"
+            )
         self.optimization = settings.optimization
         needs_teacher = METHODS[self.method["name"]].needs_teacher
         teachers = (settings.teacher,) if isinstance(settings.teacher, str) else settings.teacher
@@ -367,6 +383,10 @@ class Run:
         own = self.backbone["model"] if self.backbone["name"] == "timm" else self.backbone["name"]
         self.network = " ".join([own, "-".join(map(str, self.backbone.get("widths", ())))]).strip()
         self.family = settings.family or self._family()
+
+    @property
+    def augment(self) -> dict[str, Any]:
+        return {"single": self.single, "multi": self.multi, "multi_until": self.multi_until}
 
     def _family(self) -> str:
         if self.name == "teacher":
@@ -469,6 +489,15 @@ class Experiment:
             if teacher == name or len(path) > len(self.runs) ** 2:
                 raise SettingsError(f"configuration: runs.{name}.teacher: {name} would be taught by itself")
             waiting += self.runs[teacher].teachers
+        if not METHODS.build(run.method).needs_linear_teacher:
+            return
+        for teacher in run.teachers:
+            head = METHODS[self.runs[teacher].method["name"]].head
+            if head != "linear":
+                raise SettingsError(
+                    f"configuration: runs.{name}.method: easy_target: enriched adds up features before a linear head, "
+                    f"and the head of its teacher {teacher} is {head}; choose another teacher or easy_target"
+                )
 
     @staticmethod
     def _known(kind: str, name: str, candidates: Iterable[str]) -> None:
@@ -512,7 +541,7 @@ class Experiment:
                 "family": run.family,
                 "backbone": run.backbone,
                 "method": run.method,
-                "augment": {"single": run.single, "multi": run.multi},
+                "augment": run.augment,
                 "optimization": run.optimization.model_dump(mode="json"),
                 "teachers": list(run.teachers),
             }
@@ -540,7 +569,7 @@ class Experiment:
             "run": run,
             "backbone": resolved.backbone,
             "method": resolved.method,
-            "augment": {"single": resolved.single, "multi": resolved.multi},
+            "augment": resolved.augment,
             "optimization": resolved.optimization.model_dump(mode="json"),
             "normalization": {"mean": list(data.mean), "std": list(data.std)},
         }

@@ -48,8 +48,11 @@ class Teacher(Protocol):
     def on_both(self, batch: Batch) -> tuple[Tensor, Tensor]: ...
 
     @property
-    def head_bias(self) -> Tensor:
-        """The bias of its linear head `[classes]`, the members' mean in an ensemble, zero where a head has none."""
+    def head_bias(self) -> Tensor | None:
+        """The bias of its linear head `[classes]`: the members' mean in an ensemble, zero where a linear head has none.
+
+        None for heads of another kind.
+        """
         ...
 
 

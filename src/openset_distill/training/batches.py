@@ -37,6 +37,7 @@ class Batches:
         self.multi = MULTI_SAMPLE.build(job["augment"]["multi"]) if job["augment"]["multi"] else None
         self.size = job["optimization"]["batch_size"]
         self.an_epoch = len(images) // self.size
+        self.mixed_steps = round(job["augment"]["multi_until"] * job["optimization"]["epochs"] * self.an_epoch)
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
         if self.an_epoch == 0:
             raise TrainingError(f"{len(images)} training images do not fill one batch of {self.size}; lower batch_size")
@@ -48,7 +49,11 @@ class Batches:
         for augmentation in self.single:
             pixels = augmentation(pixels, draws)
         images = self.normalize(pixels)
-        mix = self.multi is not None and torch.rand((), generator=draws).item() < self.multi.probability
+        mix = (
+            self.multi is not None
+            and torch.rand((), generator=draws).item() < self.multi.probability
+            and number < self.mixed_steps
+        )
         labels = self.labels[chosen.to(self.labels.device, non_blocking=True)]
         return Batch(images, labels, self.multi(images, draws) if mix else None, number)
 

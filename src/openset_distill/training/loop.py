@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..core.device import autocast_dtype, derive_seed
-from ..core.errors import TrainingError
+from ..core.errors import CheckpointError, TrainingError
 from ..core.signals import Interrupted, StopRequest
 from ..datasets.loader import Feed
 from ..methods import METHODS, Teacher
@@ -59,6 +59,7 @@ def train(
         world: the processes that share this training; None is this one alone.
 
     Raises:
+        CheckpointError: the method needs a teacher with a linear head, and this one has another.
         TrainingError: a loss term is not finite, or the epoch is to be selected on validation images and there are
             none.
         Interrupted: SIGTERM or SIGUSR1 came; the state has been saved.
@@ -67,6 +68,11 @@ def train(
     if settings["select"] == "best_validation_accuracy" and len(validation[0]) == 0:
         raise TrainingError("select: best_validation_accuracy needs validation images; set validation_fraction above 0")
     method = METHODS.build(job["method"])
+    if method.needs_linear_teacher and teacher.head_bias is None:
+        raise CheckpointError(
+            f"run {job['run']!r} adds up features before the teacher's linear head (easy_target: enriched), and its "
+            "teacher has no such head, or its logits were recorded without one; choose another teacher or easy_target"
+        )
     student.precision = autocast_dtype(settings["precision"], device)
     epochs, steps = settings["epochs"], batches.an_epoch
     optimizer = SGD(

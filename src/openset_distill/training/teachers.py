@@ -57,6 +57,14 @@ class Networks(nn.Module):
         on_raw, on_mixed = self(torch.cat([batch.images, batch.mixed.images])).chunk(2)
         return on_raw, on_mixed
 
+    @property
+    def head_bias(self) -> Tensor | None:
+        heads = [(member.network if isinstance(member, Sharded) else member).head for member in self.members]
+        if not all(isinstance(head, nn.Linear) for head in heads):
+            return None
+        biases = [head.weight.new_zeros(head.out_features) if head.bias is None else head.bias for head in heads]
+        return torch.stack(biases).mean(dim=0)
+
 
 def load_networks(
     paths: Sequence[Path],
@@ -86,7 +94,8 @@ class Recording:
     """The recorded answers of teachers, by step.
 
     File: logits `raw` `[steps, batch, classes]` and `mixed` `[mixed steps, batch, classes]`, and `row` int64 `[steps]`,
-    the row of `mixed` that belongs to a step (-1: not mixed).
+    the row of `mixed` that belongs to a step (-1: not mixed); where the teachers' heads are linear, their mean
+    bias `head_bias` `[classes]`.
 
     Args:
         wanted: what the run sees (`runs.views`), which must be what was recorded.
@@ -107,6 +116,7 @@ class Recording:
         # version 0.1.0 recorded in bfloat16
         self.raw, self.mixed = (tensors[name].to(device, torch.float32) for name in ("raw", "mixed"))
         self.row: list[int] = tensors["row"].tolist()
+        self.head_bias = tensors["head_bias"].to(device) if "head_bias" in tensors else None
 
     def on_raw(self, batch: Batch) -> Tensor:
         return self.raw[batch.number]
@@ -148,7 +158,8 @@ def record(
 
     def save(where: Path) -> None:
         tensors = {"raw": torch.stack(raw), "mixed": torch.stack(mixed) if mixed else raw[0].new_empty(0)}
-        save_tensors(where, {**tensors, "row": torch.tensor(row)}, metadata)
+        bias = {} if networks.head_bias is None else {"head_bias": networks.head_bias}
+        save_tensors(where, {**tensors, **bias, "row": torch.tensor(row)}, metadata)
 
     for number in tqdm(range(len(row), steps), total=steps, initial=len(row), unit="step", disable=None):
         batch = batches[number]
