@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
@@ -293,6 +294,113 @@ def test_policies_give_torchvisions_images_with_torchvisions_chances(specificati
     assert scipy.stats.chisquare(observed, expected).pvalue > SURE
 
 
+def pillow_operation(image: Image.Image, name: str, level: int, sign: int) -> Image.Image:
+    """One operation of the space `vaze` with Pillow, at a magnitude out of 30; all but the cutout."""
+
+    def between(low: float, high: float) -> float:
+        return low + (high - low) * level / 30
+
+    def read_at(*matrix: float) -> Image.Image:
+        return image.transform(image.size, Image.Transform.AFFINE, matrix)
+
+    if name in ("AutoContrast", "Equalize", "Invert"):
+        return getattr(ImageOps, name.lower())(image)
+    if name in ("Color", "Contrast", "Brightness", "Sharpness"):
+        return getattr(ImageEnhance, name)(image).enhance(between(0.1, 1.9))
+    if name == "Posterize":
+        return ImageOps.posterize(image, max(1, 4 * level // 30))
+    if name == "Solarize":
+        return ImageOps.solarize(image, between(0, 256))
+    if name == "SolarizeAdd":
+        brighter = np.clip(np.asarray(image, np.float64) + between(0, 110), 0, 255).astype(np.uint8)
+        return ImageOps.solarize(Image.fromarray(brighter), 128)
+    if name == "Rotate":
+        return image.rotate(sign * between(0, 30))
+    # a translation tells Pillow where to read and torchvision where to move
+    shear, pixels = sign * between(0, 0.3), -sign * between(0, 100)
+    return {
+        "ShearX": lambda: read_at(1, shear, 0, 0, 1, 0),
+        "ShearY": lambda: read_at(1, 0, 0, shear, 1, 0),
+        "TranslateX": lambda: read_at(1, 0, pixels, 0, 1, 0),
+        "TranslateY": lambda: read_at(1, 0, 0, 0, 1, pixels),
+    }[name]()
+
+
+def as_pillow(image: torch.Tensor) -> Image.Image:
+    return Image.fromarray(image.permute(1, 2, 0).numpy().squeeze())
+
+
+# the others: torchvision's kernels and Pillow's round elsewhere, and Pillow's mean grey is a whole number
+EXACT = {"Equalize", "Invert", "Posterize", "Solarize", "SolarizeAdd", "TranslateX", "TranslateY"}
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 64), (3, 33, 24)])
+@pytest.mark.parametrize("name", [name for name in operations.VAZE if name != "Cutout"])
+def test_the_operations_of_vaze_are_pillows_at_every_magnitude(name, shape):
+    table, signed = operations.magnitude_table(operations.VAZE, 31, *shape[1:])
+    row = list(operations.VAZE).index(name)
+    cases = [(level, sign) for level in range(31) for sign in ((1, -1) if signed[row] else (1,))]
+    images = pictures((len(cases), *shape))
+    magnitudes = np.array([sign * table[row, level] for level, sign in cases])
+    result = operations.apply_operations(images, [name] * len(cases), magnitudes, "nearest")
+    for number, (level, sign) in enumerate(cases):
+        drawn = np.asarray(pillow_operation(as_pillow(images[number]), name, level, sign))
+        expected = torch.from_numpy(drawn.reshape(*shape[1:], -1).copy()).permute(2, 0, 1)
+        if name in EXACT:
+            assert torch.equal(result[number], expected), level
+        elif name.startswith("Shear"):
+            # a line that is moved by half a pixel is read from the pixels of either side
+            axis = 2 if name == "ShearX" else 1
+            moved = 0.01 * level * (torch.arange(shape[3 - axis]) + 0.5)
+            certain = torch.nonzero((moved % 1 - 0.5).abs() > 1e-4).flatten()
+            same = result[number] == expected
+            assert same.index_select(3 - axis, certain).all(), level
+        elif name == "Rotate":
+            assert float((result[number] == expected).float().mean()) > 0.97, level
+        else:
+            assert int((result[number].int() - expected.int()).abs().max()) <= 1, level
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 48)])
+@pytest.mark.parametrize("level", [0, 1, 9, 20, 30])
+def test_the_cutout_of_vaze_is_pillows_rectangle(level, shape):
+    images = pictures((40, *shape))
+    side = 40 * level / 30
+    sides = np.where(np.arange(40) % 2 == 0, side, -1)
+    result = operations.cover(images, sides, draws())
+    places = draws().random((2, 40))
+    grey = 123 if shape[0] == 1 else (125, 123, 114)
+    for number in range(40):
+        expected = as_pillow(images[number])
+        if number % 2 == 0:
+            left = int(max(0.0, places[1, number] * shape[2] - side / 2))
+            top = int(max(0.0, places[0, number] * shape[1] - side / 2))
+            right, bottom = min(shape[2], left + side), min(shape[1], top + side)
+            ImageDraw.Draw(expected).rectangle((left, top, right, bottom), grey)
+        assert np.array_equal(np.asarray(as_pillow(result[number])), np.asarray(expected)), number
+
+
+@pytest.mark.parametrize(("space", "count"), [("vaze", 16), ("vaze_digits", 13)])
+def test_randaugment_draws_the_operations_of_its_space_evenly(space, count):
+    image = pictures((1, 3, 40, 40), seed=3)
+    chosen = operations.RAND_AUGMENT_SPACES[space]
+    assert len(chosen) == count and "Identity" not in chosen
+    table, signed = operations.magnitude_table(chosen, 31, 40, 40)
+    outcomes: dict[bytes, str] = {}
+    for row, name in enumerate(chosen):
+        if name != "Cutout":
+            for sign in (1, -1) if signed[row] else (1,):
+                one = operations.apply_operations(image, [name], np.array([sign * table[row, 9]]), "nearest")
+                outcomes[bytes(one.contiguous().numpy())] = name
+    results = SINGLE_SAMPLE.build({"name": "randaugment", "space": space})(image.repeat(3200, 1, 1, 1), generator())
+    seen = [outcomes.get(bytes(one.contiguous().numpy()), "Cutout") for one in results]
+    assert scipy.stats.chisquare([seen.count(name) for name in chosen]).pvalue > SURE
+    covered = torch.stack([one for one, name in zip(results, seen, strict=True) if name == "Cutout"])
+    grey = torch.tensor([125, 123, 114], dtype=torch.uint8).view(3, 1, 1)
+    areas = (covered == grey).all(dim=1).flatten(1).sum(dim=1)
+    assert int(areas.max()) == 13**2 and (covered != image).flatten(1).any(dim=1).all()
+
+
 def test_randaugment_applies_as_many_operations_as_asked():
     images = same_images((64, 3, 16, 16))
     once = SINGLE_SAMPLE.build({"name": "randaugment", "num_ops": 1, "magnitude": 20})(images, generator())
@@ -541,6 +649,7 @@ def test_quantization_is_the_papers(shape, value, channels_last):
         ({"name": "random_crop", "padding": -1}, "padding: Input should be greater than or equal to 0"),
         ({"name": "horizontal_flip", "probability": 1.5}, "probability: Input should be less than or equal to 1"),
         ({"name": "randaugment", "magnitude": 31}, "magnitude 31 must be below bins 31"),
+        ({"name": "randaugment", "space": "vase"}, "space: Input should be 'torchvision', 'vaze' or 'vaze_digits'"),
         ({"name": "auto_augment", "policy": "mnist"}, "policy: Input should be 'cifar10', 'imagenet' or 'svhn'"),
         ({"name": "random_erasing", "scale": [0.5, 0.1]}, "lower limit 0.5 is above the upper limit 0.1; swap them"),
         ({"name": "gaussian_blur", "kernel_size": 4}, "4 is even; take 5"),

@@ -101,6 +101,33 @@ def box_mask(
     return (y >= top) & (y < bottom) & ((x >= left) & (x < right))
 
 
+def fill_boxes(images: torch.Tensor, boxes: np.ndarray, fill: torch.Tensor) -> torch.Tensor:
+    """Writes `fill`, uint8 `[1 or batch, channels, 1 or height, 1 or width]`, into one box of each image.
+
+    `boxes` is int64 `[4, batch]`: top, bottom, left, right; ends exclusive.
+    """
+    rows, step = as_rows(images)
+    height, length = rows.shape[-2:]
+    edges = to_device(boxes * np.array([[1], [1], [step], [step]]), images.device)
+    if step > 1:
+        # In channels-last rows one pixel is `step` neighbours, so the fill is laid out as an image would be.
+        fill = fill.expand(-1, -1, fill.shape[2], images.shape[3]).permute(0, 2, 3, 1)
+        fill = fill.reshape(len(fill), 1, -1, length)
+    return from_rows(torch.where(box_mask(*edges, height, length), fill, rows), step)
+
+
+def colour_of(colour: int | tuple[int, int, int], images: torch.Tensor) -> torch.Tensor:
+    """A colour as uint8 `[1, channels, 1, 1]`; one-channel images get its luma (ITU-R 601-2)."""
+    channels = images.shape[1]
+    if isinstance(colour, int):
+        values = [colour] * channels
+    elif channels == 1:
+        values = [round(0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2])]
+    else:
+        values = list(colour)
+    return to_device(np.array(values, np.uint8), images.device).view(1, channels, 1, 1)
+
+
 def group_rows(keys: Sequence[Key]) -> dict[Key, np.ndarray]:
     """The positions of each distinct key."""
     groups: dict[Key, list[int]] = {}

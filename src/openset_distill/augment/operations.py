@@ -1,6 +1,7 @@
 """The image operations of AutoAugment and its relatives, applied to a batch with a choice per sample.
 
-Each operation is torchvision's: its kernels run on the group of samples that drew the same operation and magnitude.
+Each operation is torchvision's, but for two that only other lists have (`solarize_add`, `cover`): its kernels run on
+the group of samples that drew the same operation and magnitude.
 The five geometric operations share one resampling with torchvision's matrices, so that their many magnitudes cost one
 pass; sharpness is written out because torchvision's kernel makes a GPU's host wait. Both give the same pixels.
 
@@ -18,7 +19,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 from torchvision.transforms.v2.functional import _color, _geometry
 
-from .base import apply_by_group, group_rows
+from .base import apply_by_group, colour_of, fill_boxes, group_rows
 from .warp import warp
 
 _GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
@@ -29,6 +30,54 @@ TRIVIAL_AUGMENT: Space = v2.TrivialAugmentWide._AUGMENTATION_SPACE
 AUTO_AUGMENT: Space = v2.AutoAugment._AUGMENTATION_SPACE
 AUGMIX: Space = v2.AugMix._AUGMENTATION_SPACE
 AUGMIX_PARTIAL: Space = v2.AugMix._PARTIAL_AUGMENTATION_SPACE
+
+
+def _between(low: float, high: float) -> Callable[[int, int, int], torch.Tensor]:
+    return lambda bins, height, width: torch.linspace(low, high, bins, dtype=torch.float64)
+
+
+def _pixels(largest: int) -> Callable[[int, int, int], torch.Tensor]:
+    # Pillow reads the nearest pixel, which rounds the distance
+    return lambda bins, height, width: torch.linspace(0, largest, bins, dtype=torch.float64).round()
+
+
+def _bits(bins: int, height: int, width: int) -> torch.Tensor:
+    return torch.linspace(0, 4, bins, dtype=torch.float64).floor().clamp(min=1)
+
+
+def _nothing(bins: int, height: int, width: int) -> None:
+    return None
+
+
+# The operations of Vaze et al. 2022 and of the authors of asymmetric distillation, in the ranges of EfficientNet's
+# AutoAugment policies. Unlike torchvision's they do not begin at the identity: the posterized image keeps 1 to 4 bits,
+# the factors of the enhancements are 0.1 to 1.9 and never mirrored about 1, and translations are in pixels, whatever
+# the image's size.
+VAZE: Space = {
+    "AutoContrast": (_nothing, False),
+    "Equalize": (_nothing, False),
+    "Invert": (_nothing, False),
+    "Rotate": (_between(0, 30), True),
+    "Posterize": (_bits, False),
+    "Solarize": (_between(0, 256 / 255), False),
+    "SolarizeAdd": (_between(0, 110), False),
+    "Color": (_between(-0.9, 0.9), False),
+    "Contrast": (_between(-0.9, 0.9), False),
+    "Brightness": (_between(-0.9, 0.9), False),
+    "Sharpness": (_between(-0.9, 0.9), False),
+    "ShearX": (_between(0, 0.3), True),
+    "ShearY": (_between(0, 0.3), True),
+    "Cutout": (_between(0, 40), False),
+    "TranslateX": (_pixels(100), True),
+    "TranslateY": (_pixels(100), True),
+}
+# of the digits datasets, where a turned or moved digit may be another one
+VAZE_DIGITS: Space = {name: VAZE[name] for name in VAZE if name not in ("Rotate", "TranslateX", "TranslateY")}
+RAND_AUGMENT_SPACES: Mapping[str, Space] = {
+    "torchvision": RAND_AUGMENT,
+    "vaze": VAZE,
+    "vaze_digits": VAZE_DIGITS,
+}
 
 
 def auto_augment_pairs(policy: str) -> list[tuple[tuple[str, float, int | None], ...]]:
@@ -77,13 +126,38 @@ def adjust_sharpness(images: torch.Tensor, factor: float) -> torch.Tensor:
     return output.clamp_(0, 255).to(torch.uint8)
 
 
+def solarize(images: torch.Tensor, threshold: float) -> torch.Tensor:
+    """torchvision's `solarize`, which inverts pixels of `threshold` and more, for thresholds above white too."""
+    return torch.where(images >= threshold, 255 - images, images)
+
+
+def solarize_add(images: torch.Tensor, addition: float) -> torch.Tensor:
+    """Adds `addition` grey levels, cuts off at white, and inverts what is then in the brighter half."""
+    brighter = images.to(torch.float32).add_(addition).clamp_(max=255).to(torch.uint8)
+    return solarize(brighter, 128)
+
+
+def cover(images: torch.Tensor, sides: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+    """Covers a grey box of `sides[i]` pixels, float `[batch]`, in image i; of none where it is negative.
+
+    The box's upper left corner is half a side before a uniform point, but inside the image; the pixels of both its
+    first and its last row and column are covered, as Pillow draws a rectangle, so it is one pixel wider than its side.
+    """
+    height, width = images.shape[-2:]
+    corner = np.maximum(rng.random((2, len(images))) * np.array([[height], [width]]) - sides / 2, 0).astype(np.int64)
+    end = corner + np.where(sides < 0, 0, np.floor(sides) + 1).astype(np.int64)
+    boxes = np.stack([corner[0], end[0], corner[1], end[1]])
+    return fill_boxes(images, boxes, colour_of((125, 123, 114), images))
+
+
 _WITH_MAGNITUDE: dict[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
     "Brightness": lambda images, magnitude: functional.adjust_brightness(images, 1.0 + magnitude),
     "Color": lambda images, magnitude: functional.adjust_saturation(images, 1.0 + magnitude),
     "Contrast": lambda images, magnitude: functional.adjust_contrast(images, 1.0 + magnitude),
     "Sharpness": lambda images, magnitude: adjust_sharpness(images, 1.0 + magnitude),
     "Posterize": lambda images, magnitude: functional.posterize(images, int(magnitude)),
-    "Solarize": lambda images, magnitude: functional.solarize(images, 255.0 * magnitude),
+    "Solarize": lambda images, magnitude: solarize(images, 255.0 * magnitude),
+    "SolarizeAdd": solarize_add,
 }
 _WITHOUT_MAGNITUDE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "Identity": lambda images: images,

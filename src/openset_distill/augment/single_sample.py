@@ -20,9 +20,8 @@ from .base import (
     PositiveRange,
     SingleSample,
     apply_by_group,
-    as_rows,
-    box_mask,
-    from_rows,
+    colour_of,
+    fill_boxes,
     group_rows,
     to_device,
 )
@@ -34,33 +33,6 @@ torch = lazy.load("torch")
 
 GreyLevel = Annotated[int, pydantic.Field(ge=0, le=255)]
 Colour = GreyLevel | tuple[GreyLevel, GreyLevel, GreyLevel]
-
-
-def _fill_boxes(images: torch.Tensor, boxes: np.ndarray, fill: torch.Tensor) -> torch.Tensor:
-    """Writes `fill`, uint8 `[1 or batch, channels, 1 or height, 1 or width]`, into one box of each image.
-
-    `boxes` is int64 `[4, batch]`: top, bottom, left, right; ends exclusive.
-    """
-    rows, step = as_rows(images)
-    height, length = rows.shape[-2:]
-    edges = to_device(boxes * np.array([[1], [1], [step], [step]]), images.device)
-    if step > 1:
-        # In channels-last rows one pixel is `step` neighbours, so the fill is laid out as an image would be.
-        fill = fill.expand(-1, -1, fill.shape[2], images.shape[3]).permute(0, 2, 3, 1)
-        fill = fill.reshape(len(fill), 1, -1, length)
-    return from_rows(torch.where(box_mask(*edges, height, length), fill, rows), step)
-
-
-def _colour(colour: int | tuple[int, int, int], images: torch.Tensor) -> torch.Tensor:
-    """A colour as uint8 `[1, channels, 1, 1]`; one-channel images get its luma (ITU-R 601-2)."""
-    channels = images.shape[1]
-    if isinstance(colour, int):
-        values = [colour] * channels
-    elif channels == 1:
-        values = [round(0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2])]
-    else:
-        values = list(colour)
-    return to_device(np.array(values, np.uint8), images.device).view(1, channels, 1, 1)
 
 
 @settings_class
@@ -136,7 +108,7 @@ class Cutout(SingleSample):
         top = rng.integers(height, size=len(images)) - side // 2
         left = rng.integers(width, size=len(images)) - side // 2
         boxes = np.stack([top, top + side, left, left + side])
-        return _fill_boxes(images, boxes, _colour(self.fill, images))
+        return fill_boxes(images, boxes, colour_of(self.fill, images))
 
 
 def _rectangles(
@@ -191,8 +163,8 @@ class RandomErasing(SingleSample):
             noise = rng.integers(0, 256, size=images.shape, dtype=np.uint8)
             fill = to_device(noise, images.device)
         else:
-            fill = _colour(self.fill, images)
-        return _fill_boxes(images, np.stack([top, top + tall, left, left + wide]), fill)
+            fill = colour_of(self.fill, images)
+        return fill_boxes(images, np.stack([top, top + tall, left, left + wide]), fill)
 
 
 @settings_class
