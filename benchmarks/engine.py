@@ -24,7 +24,7 @@ from openset_distill.methods import Batch
 from openset_distill.training.batches import Batches
 from openset_distill.training.loop import train
 from openset_distill.training.run_config import read_job
-from openset_distill.training.setup import make_batches, make_student, open_split, views
+from openset_distill.training.setup import identity, make_batches, make_student, open_split, views
 from openset_distill.training.teachers import Recording, load_networks
 
 
@@ -59,7 +59,7 @@ def main() -> None:
     device = prepare_device(arguments.threads)
     teacher = None
     if arguments.answers:
-        teacher = Recording(arguments.answers, views(job, arguments.split, arguments.teacher), device)
+        teacher = Recording(arguments.answers, views(job, data, arguments.teacher, device), device)
     elif arguments.teacher:
         precision = job["optimization"]["precision"]
         teacher = load_networks(arguments.teacher, data.classes, device, precision=precision)
@@ -67,7 +67,16 @@ def main() -> None:
     batches = Timed(make_batches(job, data, device))
     with tempfile.TemporaryDirectory() as folder:
         state = Path(folder) / "state.safetensors"
-        train(job, student, teacher, batches, data.validation(device), state_path=state, report=lambda line: None)
+        train(
+            job,
+            student,
+            teacher,
+            batches,
+            data.validation(device),
+            identity=identity(data, arguments.teacher, arguments.answers),
+            state_path=state,
+            report=lambda line: None,
+        )
     if device.type == "cuda":
         torch.cuda.synchronize()
     marks = [*batches.wanted[:: batches.an_epoch], time.time()]

@@ -37,7 +37,7 @@ def main() -> None:
         arguments.answers,
         load_networks(arguments.teacher, data.classes, device, precision=job["optimization"]["precision"]),
         make_batches(job, data, device),
-        views(job, arguments.split, arguments.teacher),
+        views(job, data, arguments.teacher, device),
         report=lambda line: print(line, file=sys.stderr, flush=True),
     )
 

@@ -44,6 +44,7 @@ def main() -> None:
     from openset_distill.training.setup import (
         check_teachers,
         describe,
+        identity,
         make_batches,
         make_student,
         open_split,
@@ -58,14 +59,15 @@ def main() -> None:
     data = open_split(arguments.prepared, arguments.other, arguments.split, arguments.description)
     # a manifest holds the hashes of the images
     manifests = [folder / "manifest.json" for folder in (arguments.prepared, *arguments.other)]
-    provenance = Provenance([arguments.split, *manifests, *arguments.teacher])
+    recordings = [arguments.answers] if arguments.answers else []
+    provenance = Provenance([arguments.split, *manifests, *arguments.teacher, *recordings])
     device = prepare_device(arguments.threads)
     world = World.join(device) if started_by_torchrun() else None
     if world:
         world.check_batch(job["optimization"]["batch_size"])
     teacher = None
     if arguments.answers:
-        teacher = Recording(arguments.answers, views(job, arguments.split, arguments.teacher), device)
+        teacher = Recording(arguments.answers, views(job, data, arguments.teacher, device), device)
     elif arguments.teacher:
         precision = job["optimization"]["precision"]
         teacher = load_networks(arguments.teacher, data.classes, device, precision=precision, world=world)
@@ -77,6 +79,7 @@ def main() -> None:
         teacher,
         make_batches(job, data, device),
         data.validation(device),
+        identity=identity(data, arguments.teacher, arguments.answers),
         state_path=state,
         world=world,
         report=lambda line: print(f"{job['run']}: {line}", file=sys.stderr, flush=True),

@@ -1,4 +1,5 @@
-"""How every command ends: an error that the user can mend is one line and status 2, a defect keeps its traceback."""
+"""How every command ends: an error that the user can mend is one line and status 2, Ctrl-C one line and status 130, a
+defect keeps its traceback."""
 
 from __future__ import annotations
 
@@ -8,15 +9,20 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from .errors import OpenSetError
+from .signals import INTERRUPTED_STATUS
 
 
 def run(main: Callable[[], None]) -> NoReturn:
-    """Runs `main` and leaves the process: status 0, or 2 with `error: ...` on standard error for an `OpenSetError`."""
+    """Runs `main` and leaves the process: status 0, or `error: ...` on standard error with the status of an
+    `OpenSetError` (2; 130 where Ctrl-C ended it)."""
     try:
         main()
     except OpenSetError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.status)
+    except KeyboardInterrupt:
+        print("error: interrupted; nothing half-made is left, run again", file=sys.stderr)
+        sys.exit(INTERRUPTED_STATUS)
     sys.exit(0)
 
 

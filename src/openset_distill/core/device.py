@@ -89,6 +89,11 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else None
 
 
+def precision_name(dtype: torch.dtype | None) -> str:
+    """What `autocast_dtype` found, as text: `float32` or `bfloat16`, never `auto`, which differs from node to node."""
+    return str(dtype or torch.float32).removeprefix("torch.")
+
+
 def derive_seed(*parts: str | int) -> int:
     """A 63-bit seed from what the random draw is for, e.g. `derive_seed(seed, split, "order", epoch)`.
 

@@ -9,8 +9,10 @@ from collections.abc import Iterable
 class OpenSetError(Exception):
     """Something the user can mend. The message names what failed, where, and the remedy.
 
-    Commands print the message alone and exit with status 2; any other exception is a defect and keeps its traceback.
+    Commands print the message alone and exit with `status`; any other exception is a defect and keeps its traceback.
     """
+
+    status = 2
 
 
 class SettingsError(OpenSetError):

@@ -1,26 +1,54 @@
-"""How a long job is asked to stop: schedulers send SIGTERM or SIGUSR1 before they end it."""
+"""How a long job is asked to stop: Ctrl-C sends SIGINT, schedulers send SIGTERM or SIGUSR1 before they end it."""
 
 from __future__ import annotations
 
 import signal
+import time
 from types import FrameType
 
 from .errors import OpenSetError
 
+# Ctrl-C reaches every process of a terminal, and some of them pass it on: what comes at once is one request
+IMPATIENCE_SECONDS = 1.0
+# what a shell reports of a command that Ctrl-C ended
+INTERRUPTED_STATUS = 128 + signal.SIGINT
+
 
 class Interrupted(OpenSetError):
-    """The job was asked to stop; its state is saved and the same command goes on from there."""
+    """The job was asked to stop; its state is saved and the same command goes on from there.
+
+    Args:
+        number: the signal; SIGINT ends a command with status 130, as shells expect, any other one with 2.
+    """
+
+    def __init__(self, message: str, number: int | None = None):
+        super().__init__(message)
+        if number == signal.SIGINT:
+            self.status = INTERRUPTED_STATUS
 
 
 class StopRequest:
-    """Notices SIGTERM and SIGUSR1 from its creation to `release`."""
+    """Notices SIGINT, SIGTERM and SIGUSR1 from its creation to `release`.
+
+    A second Ctrl-C, more than a second after the first, does not wait for the state to be saved.
+
+    Attributes:
+        requested: whether one came.
+        number: which one came first.
+    """
 
     def __init__(self) -> None:
         self.requested = False
-        self._before = {number: signal.signal(number, self._notice) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        self.number: int | None = None
+        self._when = 0.0
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        self._before = {number: signal.signal(number, self._notice) for number in numbers}
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
+        if not self.requested:
+            self.requested, self.number, self._when = True, number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._when > IMPATIENCE_SECONDS:
+            raise KeyboardInterrupt
 
     def release(self) -> None:
         for number, handler in self._before.items():

@@ -82,6 +82,13 @@ class PackedDataset:
     test: Images | StreamedImages
     manifest: Mapping[str, Any] = field(repr=False)
 
+    @property
+    def identity(self) -> str:
+        """A hash of all images and labels, from the checksums of the manifest: equal for equal prepared data."""
+        described = {key: self.manifest.get(key) for key in ("classes", "files", "storage", "root", "index_sha256")}
+        described["sources"] = self.manifest.get("sources") if described["storage"] == "index" else None
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
 
 def open_packed(folder: str | os.PathLike) -> PackedDataset:
     """Opens a prepared folder, memory-mapped: nothing but the labels is read.

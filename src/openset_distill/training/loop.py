@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..core.device import autocast_dtype, derive_seed
+from ..core.device import autocast_dtype, derive_seed, precision_name
 from ..core.errors import CheckpointError, TrainingError
 from ..core.signals import Interrupted, StopRequest
 from ..datasets.loader import Feed
@@ -24,6 +24,9 @@ from .compilation import compiled
 from .distributed import Sharded, World, synchronize_batch_norm
 from .optimizer import SGD
 from .state import Progress, restore, save
+
+# a training that has gone on for longer than this since its last state saves its end as well
+LAST_STATE_SECONDS = 60
 
 
 def learning_rate(settings: dict[str, Any], step: int, steps_per_epoch: int) -> float:
@@ -46,6 +49,7 @@ def train(
     batches: Batches,
     validation: tuple[Feed, Tensor],
     *,
+    identity: Mapping[str, Any],
     state_path: Path,
     world: World | None = None,
     report: Callable[[str], None] = print,
@@ -54,15 +58,17 @@ def train(
 
     Args:
         job: resolved settings (`Experiment.training_job`).
-        state_path: where the state is kept while training runs. A state of the same job is continued, bit for bit as
-            if there had been no interruption; the caller removes the file once the results are written.
+        identity: what the training is computed from beside its settings (`setup.identity`).
+        state_path: where the state is kept while training runs. A state of a training that is computed from the same is
+            continued, bit for bit as if there had been no interruption; any other one is left aside, which `report`
+            says. The caller removes the file once the results are written.
         world: the processes that share this training; None is this one alone.
 
     Raises:
         CheckpointError: the method needs a teacher with a linear head, and this one has another.
         TrainingError: a loss term is not finite, or the epoch is to be selected on validation images and there are
             none.
-        Interrupted: SIGTERM or SIGUSR1 came; the state has been saved.
+        Interrupted: SIGINT, SIGTERM or SIGUSR1 came; the state has been saved.
     """
     settings, key, device = job["optimization"], (job["seed"], job["split"]), batches.labels.device
     if settings["select"] == "best_validation_accuracy" and len(validation[0]) == 0:
@@ -82,8 +88,8 @@ def train(
         nesterov=settings["nesterov"],
     )
     best: dict[str, Tensor] = {}
-    described = {**job, "teacher": type(teacher).__name__}
-    progress = restore(state_path, described, student, optimizer, best, report) or Progress()
+    identity = {**identity, "settings": job, "precision": precision_name(student.precision)}
+    progress = restore(state_path, identity, student, optimizer, best, report) or Progress()
     network = student if world is None else Sharded(synchronize_batch_norm(student, device), world)
     if settings["compile"]:
         network = compiled(network, batches[0].images, report)
@@ -112,14 +118,17 @@ def train(
             if world:
                 stopping, due = world.any(stopping, due)
             if due or stopping:
-                progress.check_finite()
+                progress.check_finite(state_path)
                 if world is None or world.leads:
-                    save(state_path, described, student, optimizer, best, progress)
+                    save(state_path, identity, student, optimizer, best, progress)
                 saved = time.monotonic()
             if stopping:
-                raise Interrupted(f"stopped by a signal in epoch {progress.epoch + 1}; run again to go on from there")
+                bar.close()
+                raise Interrupted(
+                    f"stopped by a signal in epoch {progress.epoch + 1}; run again to go on from there", stop.number
+                )
 
-        progress.check_finite()
+        progress.check_finite(state_path)
         last_step = (progress.epoch + 1) * steps - 1
         row = {name: (progress.sums[name] / progress.counts[name]).item() for name in progress.sums}
         row = {"epoch": progress.epoch + 1, "learning_rate": learning_rate(settings, last_step, steps), **row}
@@ -138,6 +147,9 @@ def train(
             report(plain_line(row, epochs, seconds_per_step * steps))
 
     bar.close()
+    # the pass over the test images that follows may be cut short too
+    if time.monotonic() - saved > LAST_STATE_SECONDS and (world is None or world.leads):
+        save(state_path, identity, student, optimizer, best, progress)
     stop.release()
     student.precision = None  # what is trained in bfloat16 is tested in float32
     if settings["select"] == "best_validation_accuracy":

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core.device import derive_seed, generator
+from ..core.device import autocast_dtype, derive_seed, generator, precision_name
 from ..core.errors import CheckpointError, DataError
 from ..core.files import read_json, sha256, written_whole
 from ..datasets.loader import Feed, Normalize
@@ -35,6 +36,7 @@ class SplitData:
     """A split with the prepared images behind it.
 
     `parts[0]` is the known dataset's test part, `parts[j]` that of the j-th other dataset; labels are int64.
+    `images` are the identities of these datasets (`PackedDataset.identity`), in the same order.
     """
 
     train_images: Images
@@ -42,6 +44,15 @@ class SplitData:
     arrays: dict[str, np.ndarray]
     classes: tuple[str, ...]
     groups: tuple[str, ...]
+    images: tuple[str, ...]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a result of these data is matched by: hash of the split's arrays, classes, and hashes of the images."""
+        split = hashlib.sha256()
+        for name, array in sorted(self.arrays.items()):
+            split.update(f"{name} {array.dtype.str} {array.shape}\n".encode() + np.ascontiguousarray(array).tobytes())
+        return {"split": split.hexdigest(), "classes": list(self.classes), "images": list(self.images)}
 
     @property
     def train_label(self) -> np.ndarray:
@@ -109,7 +120,8 @@ def open_split(prepared: Path, others: Sequence[Path], split: Path, description:
     for name in ("train_index", "validation_index"):
         if len(arrays[name]) and arrays[name].max() >= len(known.train):
             raise DataError(f"split {split} names training images that {prepared} lacks; make the split again")
-    return SplitData(known.train, parts, arrays, tuple(described["known"]), tuple(described["groups"]))
+    images = tuple(dataset.identity for dataset in (known, *unknown))
+    return SplitData(known.train, parts, arrays, tuple(described["known"]), tuple(described["groups"]), images)
 
 
 def make_student(job: dict[str, Any], data: SplitData, device: torch.device) -> Classifier:
@@ -132,13 +144,45 @@ def make_batches(job: dict[str, Any], data: SplitData, device: torch.device) -> 
     return Batches(job, data.training(device), labels, data.normalize(job, device))
 
 
-def views(job: dict[str, Any], split: Path, teachers: Sequence[Path]) -> dict[str, Any]:
+def identity(data: SplitData, teachers: Sequence[Path], recording: Path | None = None) -> dict[str, Any]:
+    """What a training is computed from beside its settings, as hashes: a saved state is continued only where all of it
+    is the same.
+
+    Args:
+        teachers: weights of the teachers, none without distillation.
+        recording: the recording that the run reads, if it reads one.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    teacher = {"weights": [_hash(path) for path in teachers], "recording": _hash(recording) if recording else None}
+    return {**data.identity, "teacher": teacher}
+
+
+def views(job: dict[str, Any], data: SplitData, teachers: Sequence[Path], device: torch.device) -> dict[str, Any]:
     """All that decides what a run's teachers say to its images: what a recording of their answers must agree with.
 
     Raises:
-        OpenSetError: a file is missing.
+        CheckpointError: a file cannot be read.
     """
-    return {**images_seen(job), "split_sha256": sha256(split), "teachers_sha256": [sha256(path) for path in teachers]}
+    of_data = data.identity
+    return {
+        **images_seen(job),
+        "split_sha256": of_data["split"],
+        "classes": of_data["classes"],
+        "images": of_data["images"],
+        "teachers_sha256": [_hash(path) for path in teachers],
+        "precision": precision_name(autocast_dtype(job["optimization"]["precision"], device)),
+    }
+
+
+def _hash(path: Path) -> str:
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot read {path}: {error.strerror or error}; run the training that makes it first"
+        ) from error
 
 
 def check_teachers(job: dict[str, Any], teachers: Sequence[Path]) -> None:
@@ -188,8 +232,19 @@ def save_training_outputs(
 
 
 def write_history(path: Path, history: Sequence[dict[str, float]]) -> None:
-    """One row an epoch; the columns are those of every row, empty where a row has none."""
-    columns = list(dict.fromkeys(name for row in history for name in row))
+    """One row per epoch; the columns are those of every row, empty where a row has none.
+
+    Their order is fixed: position, loss and its terms by name, the method's statistics by name, validation. It does not
+    depend on which of them the first batch had.
+    """
+    first, last = ("epoch", "learning_rate", "train_loss"), ("validation_accuracy",)
+
+    def place(name: str) -> tuple[int, str]:
+        if name in first:
+            return first.index(name), ""
+        return len(first) + (2 if name in last else 0 if name.startswith("loss_") else 1), name
+
+    columns = sorted({name for row in history for name in row}, key=place)
     with written_whole(path) as partial, open(partial, "w", newline="") as stream:
         writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pydantic
 from torch import Tensor
 
 from ..core.errors import CheckpointError, TrainingError
@@ -34,48 +35,92 @@ class Progress:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] = self.counts.get(name, 0) + 1
 
-    def check_finite(self) -> None:
-        """Raises a TrainingError that names the loss terms that are not finite."""
+    def check_finite(self, state: Path) -> None:
+        """Raises a TrainingError that names the loss terms that are not finite.
+
+        Args:
+            state: where the last good state is, if one was saved.
+        """
         bad = [name.removeprefix("loss_") for name, total in self.sums.items() if not math.isfinite(total.item())]
         if bad:
+            kept = f". The last good state is kept in {state}" if state.exists() else ""
             raise TrainingError(
                 f"the loss is not finite in epoch {self.epoch + 1} (term {', '.join(bad)}); lower the learning rate, "
-                "lengthen the warm-up or set precision: float32. The last good state is kept"
+                f"lengthen the warm-up or set precision: float32{kept}"
             )
+
+
+# part of what a state is matched by: raised whenever a state of before cannot be continued
+FORMAT = 2
+# what a state is matched by, in words for a message
+DIFFERENCES = {
+    "settings": "other settings",
+    "split": "another split",
+    "classes": "other classes",
+    "images": "other prepared images",
+    "teacher": "another teacher",
+    "precision": "another precision",
+}
+
+
+class _Position(pydantic.BaseModel):
+    """The part of `Progress` that is no tensor, as a state holds it."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+
+    epoch: pydantic.NonNegativeInt
+    step: pydantic.NonNegativeInt
+    counts: dict[str, pydantic.PositiveInt]
+    history: list[dict[str, int | float]]
+    best_accuracy: float
 
 
 def save(
     path: Path,
-    job: dict[str, Any],
+    identity: Mapping[str, Any],
     student: Classifier,
     optimizer: SGD,
     best: dict[str, Tensor],
     progress: Progress,
 ) -> None:
-    """Writes all that continues the training: weights, momentum, best weights so far, position, history."""
+    """Writes all that continues the training: weights, momentum, best weights so far, position, history.
+
+    Args:
+        identity: what the training is computed from, as plain data with the keys of `DIFFERENCES`.
+    """
     tensors = {f"model/{name}": tensor for name, tensor in student.state_dict().items()}
     tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
     tensors |= {f"momentum/{index}": buffer for index, buffer in enumerate(optimizer.momentum_buffers)}
     tensors |= {f"sum/{name}": total for name, total in progress.sums.items()}
-    position = {
-        "epoch": progress.epoch,
-        "step": progress.step,
-        "counts": progress.counts,
-        "history": progress.history,
-        "best_accuracy": progress.best_accuracy,
+    position = _Position(
+        epoch=progress.epoch,
+        step=progress.step,
+        counts=progress.counts,
+        history=progress.history,
+        best_accuracy=progress.best_accuracy,
+    )
+    metadata = {
+        "format": str(FORMAT),
+        "identity": json.dumps(dict(identity), sort_keys=True),
+        "progress": position.model_dump_json(),
     }
-    save_tensors(path, tensors, {"job": json.dumps(job, sort_keys=True), "progress": json.dumps(position)})
+    save_tensors(path, tensors, metadata)
 
 
 def restore(
     path: Path,
-    job: dict[str, Any],
+    identity: Mapping[str, Any],
     student: Classifier,
     optimizer: SGD,
     best: dict[str, Tensor],
     report: Callable[[str], None],
 ) -> Progress | None:
-    """Puts a saved state back, or returns None when there is none that belongs to this job."""
+    """Puts a saved state back, or returns None when there is none that belongs to this training.
+
+    A state belongs to a training when all that the training is computed from is the same: settings, split, classes,
+    prepared images, teacher and precision. Any other state, one of another version and a damaged one are left aside,
+    which `report` says in one line.
+    """
     if not path.exists():
         return None
     try:
@@ -83,18 +128,57 @@ def restore(
     except CheckpointError as error:
         report(f"{error}; training starts anew")
         return None
-    if metadata.get("job") != json.dumps(job, sort_keys=True):
-        report(f"{path} belongs to other settings; training starts anew")
+    if metadata.get("format") != str(FORMAT):
+        report(f"{path} was saved by another version; training starts anew")
         return None
-    groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "momentum": {}, "sum": {}}
-    for name, tensor in tensors.items():
-        group, _, rest = name.partition("/")
-        groups[group][rest] = tensor
+    wanted = json.loads(json.dumps(dict(identity)))
+    try:
+        found = json.loads(metadata["identity"])
+        differing = [words for key, words in DIFFERENCES.items() if found.get(key) != wanted.get(key)]
+        if differing:
+            report(f"{path} was saved by a training with {', '.join(differing)}; training starts anew")
+            return None
+        progress, groups = _checked(tensors, metadata, student, optimizer)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        report(f"{path} is damaged ({' '.join(str(error).split())}); training starts anew")
+        return None
     student.load_state_dict(groups["model"])
     best.update(groups["best"])
     optimizer.restore([groups["momentum"][str(index)] for index in range(len(groups["momentum"]))])
-    device = next(student.parameters()).device
-    sums = {name: tensor.to(device) for name, tensor in groups["sum"].items()}
-    progress = Progress(sums=sums, **json.loads(metadata["progress"]))
     report(f"going on from epoch {progress.epoch + 1}, step {progress.step}")
     return progress
+
+
+def _checked(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], student: Classifier, optimizer: SGD
+) -> tuple[Progress, dict[str, dict[str, Tensor]]]:
+    """The parts of a state, by group, once all of them fit: nothing is put back from a state that is damaged.
+
+    Raises:
+        ValueError: a part is missing, too much, of another shape or type, or not finite.
+    """
+    groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "momentum": {}, "sum": {}}
+    for name, tensor in tensors.items():
+        group, _, rest = name.partition("/")
+        if group not in groups:
+            raise ValueError(f"it holds {name!r}, which no state has")
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"{name} is not finite")
+        groups[group][rest] = tensor
+    position = _Position.model_validate_json(metadata["progress"])
+    model = student.state_dict()
+    momentum = {str(index): parameter for index, parameter in enumerate(optimizer.parameters)}
+    for group, expected, needed in (("model", model, True), ("best", model, False), ("momentum", momentum, False)):
+        found = groups[group]
+        if (needed or found) and _shapes(found) != _shapes(expected):
+            raise ValueError(f"its {group} does not fit the network")
+    if groups["sum"].keys() != position.counts.keys() or any(total.ndim for total in groups["sum"].values()):
+        raise ValueError("its sums and counts do not fit each other")
+    device = next(student.parameters()).device
+    # in the order in which they were first met, which the file of tensors does not keep
+    sums = {name: groups["sum"][name].to(device) for name in position.counts}
+    return Progress(sums=sums, **position.model_dump()), groups
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Any, ...]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..core.device import autocast_dtype
+from ..core.device import autocast_dtype, precision_name
 from ..core.errors import CheckpointError
 from ..core.files import remove_leftovers
 from ..core.signals import Interrupted, StopRequest
@@ -106,17 +106,28 @@ class Recording:
 
     def __init__(self, path: Path, wanted: Mapping[str, Any], device: torch.device):
         tensors, metadata = load_tensors(path)
-        recorded = json.loads(metadata.get("views", "{}"))
-        differing = [key for key, value in wanted.items() if recorded.get(key) != value]
+        again = "delete it and record the teacher's answers again"
+        try:
+            recorded = json.loads(metadata.get("views", "{}"))
+            differing = [key for key, value in wanted.items() if recorded.get(key) != value]
+        except (ValueError, AttributeError) as error:
+            raise CheckpointError(f"recording {path} does not say what was recorded ({error}); {again}") from error
         if differing:
             raise CheckpointError(
-                f"recording {path} was made for other settings than this run's ({', '.join(differing)}); "
-                "record the teacher's answers again, or leave out --answers to ask the teacher itself"
+                f"recording {path} was made for other settings, images or teachers than this run's "
+                f"({', '.join(differing)}); {again}, or leave out --answers to ask the teacher itself"
             )
-        # version 0.1.0 recorded in bfloat16
-        self.raw, self.mixed = (tensors[name].to(device, torch.float32) for name in ("raw", "mixed"))
-        self.row: list[int] = tensors["row"].tolist()
-        self.head_bias = tensors["head_bias"].to(device) if "head_bias" in tensors else None
+        try:
+            raw, mixed, self.row = _checked(tensors, wanted)
+        except ValueError as error:
+            raise CheckpointError(f"recording {path} is damaged ({error}); {again}") from error
+        if len(raw) == 0 or len(raw) % wanted["optimization"]["epochs"]:
+            raise CheckpointError(f"recording {path} has {len(raw)} steps, which is no whole number of epochs; {again}")
+        self.raw, self.mixed = raw.to(device), mixed.to(device)
+        bias = tensors.get("head_bias")
+        if bias is not None and (bias.shape != (len(wanted["classes"]),) or not bias.isfinite().all()):
+            raise CheckpointError(f"recording {path} is damaged (head_bias does not fit its classes); {again}")
+        self.head_bias = None if bias is None else bias.to(device)
 
     def on_raw(self, batch: Batch) -> Tensor:
         return self.raw[batch.number]
@@ -149,7 +160,7 @@ def record(
         minutes: time between two saved states.
 
     Raises:
-        Interrupted: SIGTERM or SIGUSR1 came; what was recorded is saved.
+        Interrupted: SIGINT, SIGTERM or SIGUSR1 came; what was recorded is saved.
     """
     device, steps = batches.labels.device, described["optimization"]["epochs"] * batches.an_epoch
     state, metadata = path.with_name(f"{path.stem}.state.safetensors"), {"views": json.dumps(described, sort_keys=True)}
@@ -172,7 +183,9 @@ def record(
             save(state)
             saved = time.monotonic()
         if stop.requested:
-            raise Interrupted(f"stopped by a signal at step {number + 1} of {steps}; run again to go on from there")
+            raise Interrupted(
+                f"stopped by a signal at step {number + 1} of {steps}; run again to go on from there", stop.number
+            )
     save(path)
     stop.release()
     state.unlink(missing_ok=True)
@@ -190,7 +203,36 @@ def _continued(
             report(f"{error}; recording starts anew")
         else:
             if found == metadata:
-                report(f"going on from step {len(tensors['row'])}")
-                return list(tensors["raw"].to(device)), list(tensors["mixed"].to(device)), tensors["row"].tolist()
-            report(f"{state} belongs to other settings; recording starts anew")
+                try:
+                    raw, mixed, row = _checked(tensors, json.loads(metadata["views"]))
+                except ValueError as error:
+                    report(f"{state} is damaged ({error}); recording starts anew")
+                    return [], [], []
+                report(f"going on from step {len(row)}")
+                return list(raw.to(device)), list(mixed.to(device)), row
+            report(f"{state} was saved for other settings, images or teachers; recording starts anew")
     return [], [], []
+
+
+def _checked(tensors: Mapping[str, Tensor], described: Mapping[str, Any]) -> tuple[Tensor, Tensor, list[int]]:
+    """The tensors `raw`, `mixed` and the list `row` of a recording, on the CPU.
+
+    Raises:
+        ValueError: one is missing, of another shape or type than `described` makes it, or not finite.
+    """
+    shape = (described["optimization"]["batch_size"], len(described["classes"]))
+    for name, kind in (("raw", torch.float32), ("mixed", torch.float32), ("row", torch.int64)):
+        if name not in tensors or tensors[name].dtype != kind:
+            raise ValueError(f"it has no {name} of type {precision_name(kind)}")
+    raw, mixed, row = tensors["raw"], tensors["mixed"], tensors["row"]
+    for name, logits in (("raw", raw), ("mixed", mixed)):
+        if logits.shape[1:] != shape and not (name == "mixed" and logits.shape == (0,)):
+            raise ValueError(f"{name} has the shape {list(logits.shape)}, which is not that of these batches")
+        if not logits.isfinite().all():
+            raise ValueError(f"{name} is not finite")
+    expected = torch.full_like(row, -1)
+    is_mixed = row >= 0
+    expected[is_mixed] = torch.arange(int(is_mixed.sum()))
+    if row.shape != (len(raw),) or int(is_mixed.sum()) != len(mixed) or not torch.equal(row, expected):
+        raise ValueError("its rows do not fit its logits")
+    return raw, mixed, row.tolist()
