@@ -137,7 +137,7 @@ def test_a_state_of_other_settings_or_a_damaged_one_is_not_continued(digits, spl
     assert "damaged" in damaged.stderr and "starts anew" in damaged.stderr
     save_tensors(state, {"model/x": torch.zeros(1)}, {"job": "{}", "progress": "{}"})
     other = succeed(train(tmp_path / "run", job("ce"), digits, split))
-    assert "belongs to other settings" in other.stderr
+    assert "saved by another version" in other.stderr
 
 
 def test_a_loss_that_is_not_finite_is_named(digits, split, tmp_path):

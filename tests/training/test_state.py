@@ -1,0 +1,299 @@
+"""A saved state is continued by the training that it belongs to, to the same bytes in every file, and by no other."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import job, make_split, script, succeed, train
+from trained import OUTPUTS, fails
+
+from openset_distill.core.device import prepare_device
+from openset_distill.models.checkpoint import load_tensors, save_classifier, save_tensors
+from openset_distill.training.batches import Batches
+from openset_distill.training.loop import train as train_in_place
+from openset_distill.training.run_config import images_seen
+from openset_distill.training.setup import (
+    SplitData,
+    describe,
+    identity,
+    make_student,
+    open_split,
+    save_test_outputs,
+    write_history,
+)
+from openset_distill.training.teachers import load_networks
+
+CPU = torch.device("cpu")
+
+
+class Killed(Exception):
+    """The process ends here, without a word."""
+
+
+class Mortal(Batches):
+    """Batches of a process that is killed when it asks for batch `last`."""
+
+    last = None
+
+    def __getitem__(self, number):
+        if number == self.last:
+            raise Killed
+        return super().__getitem__(number)
+
+
+def settings(run: str = "cutmix", epochs: int = 3) -> dict:
+    made = job(run)
+    made["optimization"] |= {"epochs": epochs, "checkpoint_minutes": 1e-9, "select": "best_validation_accuracy"}
+    return made
+
+
+def opened(digits: Path, split: Path) -> SplitData:
+    prepare_device(1)
+    return open_split(digits, [], split / "split.npz", split / "split.json")
+
+
+def lines_of(
+    folder: Path, made: dict, data: SplitData, teachers: list[Path] = (), until: int | None = None
+) -> list[str]:
+    """Trains, killed at batch `until`; or to the end, with the run's files in `folder`. Returns what was reported."""
+    student, said = make_student(made, data, CPU), []
+    batches = Mortal(made, data.training(CPU), torch.from_numpy(data.train_label), data.normalize(made, CPU))
+    batches.last = until
+    rows = train_in_place(
+        made,
+        student,
+        load_networks(teachers, data.classes, CPU) if teachers else None,
+        batches,
+        data.validation(CPU),
+        identity=identity(data, teachers),
+        state_path=folder / "state.safetensors",
+        report=said.append,
+    )
+    save_test_outputs(folder / "outputs.npz", student, data, made, CPU)
+    write_history(folder / "history.csv", rows)
+    save_classifier(folder / "weights.safetensors", student, describe(made, data))
+    return said
+
+
+def killed(folder: Path, made: dict, data: SplitData, teachers: list[Path] = (), at: int = 9) -> None:
+    folder.mkdir(exist_ok=True)
+    with pytest.raises(Killed):
+        lines_of(folder, made, data, teachers, until=at)
+    assert (folder / "state.safetensors").exists()
+
+
+def test_a_training_killed_at_any_step_ends_with_the_same_bytes_in_every_file(digits, split, teacher, tmp_path):
+    data, weights = opened(digits, split), [teacher / "weights.safetensors"]
+    for run, teachers in (("mixup", []), ("ad_as_released", weights)):
+        made, whole = settings(run), tmp_path / f"{run}_whole"
+        whole.mkdir()
+        lines_of(whole, made, data, teachers)
+        steps = len(data.train_label) // made["optimization"]["batch_size"]
+        # in the first epoch, at its end, after it, in the middle and at the very end
+        for at in (1, 2, 3, steps - 1, steps, steps + 1, 2 * steps - 2, 3 * steps - 1):
+            cut = tmp_path / f"{run}_{at}"
+            killed(cut, made, data, teachers, at=at)
+            assert "going on from epoch" in lines_of(cut, made, data, teachers)[0]
+            for name in ("weights.safetensors", "history.csv", "outputs.npz"):
+                assert (cut / name).read_bytes() == (whole / name).read_bytes(), (run, at, name)
+
+
+def test_columns_of_the_history_have_one_order(tmp_path):
+    rows = [
+        {"epoch": 1, "hard_share": 0.5, "loss_b": 2.0, "train_loss": 3.0, "learning_rate": 0.1},
+        {"epoch": 2, "validation_accuracy": 0.5, "loss_a": 1.0, "train_loss": 3.0, "learning_rate": 0.1},
+    ]
+    write_history(tmp_path / "history.csv", rows)
+    header, first, _ = (tmp_path / "history.csv").read_text().splitlines()
+    assert header == "epoch,learning_rate,train_loss,loss_a,loss_b,hard_share,validation_accuracy"
+    assert first == "1,0.1,3.0,,2.0,0.5,"
+
+
+def changed_split(split: Path, folder: Path, change) -> Path:
+    """A copy of a split whose arrays and description `change` alters."""
+    folder.mkdir()
+    arrays, description = dict(np.load(split / "split.npz")), json.loads((split / "split.json").read_text())
+    change(arrays, description)
+    np.savez(folder / "split.npz", **arrays)
+    (folder / "split.json").write_text(json.dumps(description))
+    return folder
+
+
+def other_images(arrays: dict, _description: dict) -> None:
+    arrays["train_index"], arrays["validation_index"] = (
+        np.concatenate([arrays["validation_index"][:1], arrays["train_index"][1:]]),
+        np.concatenate([arrays["train_index"][:1], arrays["validation_index"][1:]]),
+    )
+    arrays["train_label"][0], arrays["validation_label"][0] = arrays["validation_label"][0], arrays["train_label"][0]
+
+
+def other_order(_arrays: dict, description: dict) -> None:
+    description["known"][:2] = reversed(description["known"][:2])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [(other_images, "another split"), (other_order, "other classes")], ids=["images", "classes"]
+)
+def test_a_state_of_another_split_or_of_other_classes_is_left_aside(change, words, digits, split, tmp_path):
+    made, folder = settings(), tmp_path / "run"
+    killed(folder, made, opened(digits, split))
+    other = opened(digits, changed_split(split, tmp_path / "other", change))
+    said = lines_of(folder, made, other)
+    assert words in said[0] and "training starts anew" in said[0] and not any("going on" in line for line in said)
+    (tmp_path / "fresh").mkdir()
+    lines_of(tmp_path / "fresh", made, other)
+    assert (folder / "weights.safetensors").read_bytes() == (tmp_path / "fresh" / "weights.safetensors").read_bytes()
+
+
+def test_a_state_of_other_images_teachers_settings_or_precision_is_left_aside(digits, split, teacher, tmp_path):
+    data, weights, folder = opened(digits, split), teacher / "weights.safetensors", tmp_path / "run"
+    made = settings("kd_mixed")
+    killed(folder, made, data, [weights])
+    state = (folder / "state.safetensors").read_bytes()
+
+    def first_line(made: dict, data: SplitData, teachers: list[Path]) -> str:
+        (folder / "state.safetensors").write_bytes(state)
+        return lines_of(folder, made, data, teachers)[0]
+
+    assert "going on from" in first_line(made, data, [weights])
+    # the same split of images that were prepared otherwise
+    changed = tmp_path / "changed"
+    shutil.copytree(digits, changed)
+    images = np.load(changed / "train_images.npy")
+    images[0] = 255 - images[0]
+    np.save(changed / "train_images.npy", images)
+    manifest = json.loads((changed / "manifest.json").read_text())
+    manifest["files"]["train_images.npy"] = "0" * 64
+    (changed / "manifest.json").write_text(json.dumps(manifest))
+    assert "other prepared images" in first_line(made, opened(changed, split), [weights])
+    tensors, metadata = load_tensors(weights)
+    tensors["head.bias"] += 1
+    save_tensors(tmp_path / "other.safetensors", tensors, metadata)
+    assert "another teacher" in first_line(made, data, [tmp_path / "other.safetensors"])
+    assert "another teacher" in first_line(made, data, [weights, weights])
+    half = settings("kd_mixed")
+    half["optimization"]["precision"] = "bfloat16"
+    line = first_line(half, data, [weights])
+    assert "other settings, another precision" in line
+    # the same setting, `auto`, means another precision on another machine
+    tensors, metadata = _state(state, folder)
+    found = json.loads(metadata["identity"]) | {"precision": "bfloat16"}
+    save_tensors(tmp_path / "edited", tensors, metadata | {"identity": json.dumps(found)})
+    state = (tmp_path / "edited").read_bytes()
+    assert "with another precision; training" in first_line(made, data, [weights])
+
+
+def _state(state: bytes, folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    (folder / "state.safetensors").write_bytes(state)
+    return load_tensors(folder / "state.safetensors")
+
+
+def edited(name: str):
+    """Changes to a state that a program of another version, a bad disk or an editor may make."""
+
+    def shape(tensors, metadata):
+        tensors["model/head.weight"] = tensors["model/head.weight"][:1]
+
+    def missing(tensors, metadata):
+        del tensors["model/head.weight"]
+
+    def foreign(tensors, metadata):
+        tensors["wrong/x"] = torch.zeros(1)
+
+    def not_a_number(tensors, metadata):
+        tensors["momentum/0"] = tensors["momentum/0"] * float("nan")
+
+    def kind(tensors, metadata):
+        tensors["model/head.weight"] = tensors["model/head.weight"].to(torch.int32)
+
+    def lost_momentum(tensors, metadata):
+        del tensors["momentum/1"]
+
+    def counts(tensors, metadata):
+        metadata["progress"] = json.dumps(json.loads(metadata["progress"]) | {"counts": {}})
+
+    def position(tensors, metadata):
+        metadata["progress"] = json.dumps(json.loads(metadata["progress"]) | {"epoch": -1})
+
+    def text(tensors, metadata):
+        metadata["progress"] = "[1"
+
+    def no_progress(tensors, metadata):
+        del metadata["progress"]
+
+    def no_mapping(tensors, metadata):
+        metadata["identity"] = "[]"
+
+    def version(tensors, metadata):
+        del metadata["format"]
+
+    return locals()[name]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "shape", "missing", "foreign", "not_a_number", "kind", "lost_momentum", "counts", "position", "text",
+        "no_progress", "no_mapping", "version",
+    ],
+)  # fmt: skip
+def test_a_damaged_state_or_one_of_another_version_starts_anew_in_one_line(change, digits, split, tmp_path):
+    made, data, folder = settings(epochs=1), opened(digits, split), tmp_path / "run"
+    killed(folder, made, data, at=3)
+    tensors, metadata = load_tensors(folder / "state.safetensors")
+    edited(change)(tensors, metadata)
+    save_tensors(folder / "state.safetensors", tensors, metadata)
+    said = lines_of(folder, made, data)
+    assert "training starts anew" in said[0] and "\n" not in said[0]
+    assert ("another version" if change == "version" else "is damaged") in said[0]
+    (tmp_path / "fresh").mkdir()
+    lines_of(tmp_path / "fresh", made, data)
+    assert (folder / "weights.safetensors").read_bytes() == (tmp_path / "fresh" / "weights.safetensors").read_bytes()
+
+
+# ----------------------------------------------------------------------------------------- recordings
+
+
+def recorded(path: Path, made: dict, digits: Path, split: Path, weights: Path):
+    inputs = ["--prepared", digits, "--split", split / "split.npz", "--description", split / "split.json"]
+    seen = json.dumps(images_seen(made))
+    return script("record_teacher.py", "--job", seen, *inputs, "--teacher", weights, "--answers", path)
+
+
+def test_a_recording_of_another_split_with_the_same_settings_is_refused(digits, split, teacher, tmp_path):
+    weights, path = teacher / "weights.safetensors", tmp_path / "answers.safetensors"
+    succeed(recorded(path, job("kd_mixed"), digits, split, weights))
+    other, names = (
+        changed_split(split, tmp_path / "other", other_images),
+        ["--teacher", weights, "--answers", path],
+    )
+    process = train(tmp_path / "run", job("kd_mixed"), digits, other, *names)
+    fails(process, tmp_path / "run", "split_sha256", "delete it and record the teacher's answers again")
+    tensors, metadata = load_tensors(path)
+    for change, words in (
+        ({"raw": tensors["raw"][:-1]}, "rows do not fit"),
+        ({"raw": tensors["raw"] * float("nan")}, "raw is not finite"),
+        ({"row": tensors["row"].float()}, "no row of type int64"),
+        ({"mixed": tensors["mixed"][:, :-1]}, "not that of these batches"),
+    ):
+        save_tensors(path, tensors | change, metadata)
+        fails(train(tmp_path / "run", job("kd_mixed"), digits, split, *names), tmp_path / "run", "damaged", words)
+
+
+def test_provenance_names_everything_that_was_read(digits, split, teacher, tmp_path):
+    weights, path = teacher / "weights.safetensors", tmp_path / "answers.safetensors"
+    succeed(recorded(path, job("kd_mixed"), digits, split, weights))
+    succeed(train(tmp_path / "run", job("kd_mixed"), digits, split, "--teacher", weights, "--answers", path))
+    assert {file.name for file in (tmp_path / "run").iterdir()} == OUTPUTS
+    inputs = json.loads((tmp_path / "run" / "provenance.json").read_text())["inputs_sha256"]
+    assert {Path(name).name for name in inputs} == {"split.npz", "manifest.json", weights.name, path.name}
+
+
+def test_make_split_is_deterministic(digits, split, tmp_path):
+    succeed(make_split(digits, tmp_path))
+    assert (tmp_path / "split.npz").read_bytes() == (split / "split.npz").read_bytes()
