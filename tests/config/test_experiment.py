@@ -29,7 +29,7 @@ def test_the_default_is_valid_and_complete():
     assert experiment.runs["ce"].teachers == ()
     families = {name: run.family for name, run in experiment.runs.items()}
     assert families["ce"] == "cross_entropy" and families["cutmix"] == "msa" and families["kd_mixed"] == "distillation"
-    assert families["ad_as_described"] == "asymmetric" and families["ad_no_joint"] == "ablation"
+    assert families["ad_as_described_ce"] == "asymmetric" and families["ad_no_joint"] == "ablation"
     assert families["ad_soft"] == "asymmetric"
 
 
@@ -106,17 +106,23 @@ def test_a_mistake_is_named_with_its_key(changes, words):
     assert all(word in message for word in words), message
 
 
+def test_added_augmentations_follow_those_of_the_defaults():
+    run = changed({"runs": {"ce": {"augment": {"added": ["horizontal_flip"]}}}}).runs["ce"]
+    assert [one["name"] for one in run.single] == ["random_shift", "horizontal_flip"]
+    assert "runs.ce.augment.added" in error({"runs": {"ce": {"augment": {"added": ["horizontal_flop"]}}}})
+
+
 def test_when_mixing_ends_is_a_part_of_the_run_and_of_its_recording():
     default = changed({})
     cut = changed({"runs": {"ad_as_released": {"augment": {"multi_until": 0.7}}}})
     assert default.training_job("ad_as_released", 0, 0)["augment"]["multi_until"] == 1.0
     assert cut.training_job("ad_as_released", 0, 0)["augment"]["multi_until"] == 0.7
-    assert cut.recording("ad_as_released") != default.recording("ad_as_released") == cut.recording("ad_as_described")
+    assert cut.recording("ad_as_released") != default.recording("ad_as_released") == cut.recording("ad_as_described_ce")
     assert len(cut.recordings) == len(default.recordings) + 1
 
 
 def test_a_figure_whose_runs_are_not_configured():
-    runs = {name: None for name in ("mixup", "cutmix", "kd_mixed", "ad_as_released", "ad_as_described")}
+    runs = {name: None for name in ("mixup", "cutmix", "kd_mixed", "ad_as_released", "ad_as_described_ce")}
     runs |= {name: None for name in ("ad_mixed_teacher", "ad_no_joint", "ad_no_relabel")}
     show = {"msa": None, "distillation": None, "asymmetric": [], "ablation": []}
     message = error({"runs": runs, "show": show})
@@ -126,7 +132,7 @@ def test_a_figure_whose_runs_are_not_configured():
 def test_a_part_that_show_leaves_open_goes_to_its_family():
     parts = changed({"show": {"msa": None, "distillation": None, "asymmetric": [], "ablation": []}})
     assert (parts.highlight.msa, parts.highlight.distillation) == ("mixup", "kd_mixed")
-    assert parts.compared_runs == ["ce", "mixup", "ad_as_released", "ad_as_described", "ad_soft"]
+    assert parts.compared_runs == ["ce", "mixup", "ad_as_released", "ad_as_described_ce", "ad_soft"]
     assert parts.context().highlight == parts.highlight
 
     students = dict.fromkeys(name for name, run in parts.runs.items() if run.teachers)
@@ -170,7 +176,7 @@ def test_only_what_decides_the_weights_is_part_of_the_training_job():
 
 def test_presets_resolve_to_plain_settings():
     experiment = changed({})
-    released, described = (experiment.runs[name].method for name in ("ad_as_released", "ad_as_described"))
+    released, described = (experiment.runs[name].method for name in ("ad_as_released", "ad_as_described_ce"))
     assert (released["smoothing"], released["easy_target"], released["combine"]) == (0.0, "raw_a", "replace")
     assert (described["smoothing"], described["easy_target"], described["combine"]) == (0.75, "mixed", "add")
     assert "preset" not in released
@@ -191,14 +197,14 @@ def test_a_run_that_is_null_is_not_there():
 
 
 def test_only_some_of_the_runs():
-    some = changed({"only": ["teacher", "ce", "cutmix", "ad_as_described"], "show": {"figures": ["two_sides"]}})
-    assert list(some.runs) == ["teacher", "ce", "cutmix", "ad_as_described"]
-    assert some.highlight.asymmetric == ("ad_as_described",) and some.highlight.distillation == ""
-    with_all_figures = changed({"only": ["teacher", "ce", "cutmix", "kd_mixed", "ad_as_described"]})
-    assert with_all_figures.highlight.ablation == ("kd_mixed", "ad_as_described")
+    some = changed({"only": ["teacher", "ce", "cutmix", "ad_as_described_ce"], "show": {"figures": ["two_sides"]}})
+    assert list(some.runs) == ["teacher", "ce", "cutmix", "ad_as_described_ce"]
+    assert some.highlight.asymmetric == ("ad_as_described_ce",) and some.highlight.distillation == ""
+    with_all_figures = changed({"only": ["teacher", "ce", "cutmix", "kd_mixed", "ad_as_described_ce"]})
+    assert with_all_figures.highlight.ablation == ("kd_mixed", "ad_as_described_ce")
     assert some.training_job("cutmix", 0, 0) == changed({}).training_job("cutmix", 0, 0)
     assert "'cutmix'" in error({"only": ["ce", "cutmux"]})
-    assert "runs.ad_as_described.teacher" in error({"only": ["ce", "cutmix", "ad_as_described"]})
+    assert "runs.ad_as_described_ce.teacher" in error({"only": ["ce", "cutmix", "ad_as_described_ce"]})
     assert "show.baseline" in error({"only": ["teacher", "cutmix"]})
 
 

@@ -14,6 +14,7 @@ from openset_distill.core.errors import SettingsError
 from openset_distill.core.files import sha256
 from openset_distill.datasets.catalog import DATASETS
 from openset_distill.datasets.protocols import PROTOCOLS
+from openset_distill.methods import METHODS
 
 EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "config" / "experiments").glob("[a-z]*.yaml"))
 
@@ -22,12 +23,12 @@ def file_of(name: str) -> str:
     return f"config/experiments/{name}.yaml"
 
 
-MAIN_RUNS = ("teacher", "ce", "cutmix", "kd_mixed", "ad_as_released", "ad_as_described")
+MAIN_RUNS = ("teacher", "ce", "cutmix", "kd_mixed", "ad_as_released", "ad_as_described_ce")
 # these ask one question, and leave out the runs that have nothing to say about it
 STUDIES = {
     "tinyimagenet_32_two_sides": ("ce", "cutmix", "mixup", "ssa_cutout"),
     "tinyimagenet_32_length": ("ce", "ce_80", "cutmix", "cutmix_80"),
-    "tinyimagenet_32_ablation": ("teacher", "kd_mixed", "ad_as_released", "ad_no_joint", "ad_as_described"),
+    "tinyimagenet_32_ablation": ("teacher", "kd_mixed", "ad_as_released", "ad_no_joint", "ad_as_described_ce"),
 }
 
 
@@ -73,11 +74,90 @@ def test_the_papers_setting(name: str, in_repository: Path) -> None:
     assert (optimization["momentum"], optimization["weight_decay"]) == (0.9, 5e-4)
     assert (optimization["schedule"], optimization["decay"], optimization["warmup_epochs"]) == ("step", 0.2, 1)
     assert [round(200 * milestone) for milestone in optimization["milestones"]] == [60, 120, 160]
-    assert [s["name"] for s in student["augment"]["single"]] == ["random_crop", "horizontal_flip", "randaugment"]
+    assert [s["name"] for s in student["augment"]["single"]] == ["randaugment", "random_crop", "horizontal_flip"]
+    assert {key: student["augment"]["single"][0][key] for key in ("space", "num_ops", "magnitude")} == {
+        "space": "vaze",
+        "num_ops": 1,
+        "magnitude": 9,
+    }
     assert student["augment"]["multi"]["name"] == "cutmix"
     mobile = loaded.training_job("mobilenet_ad", 0, 0)
     assert (mobile["backbone"]["name"], mobile["method"]["alpha"]) == ("mobilenet_v2", 0.95)
     assert loaded.settings.resources.train_student.gpu == 1
+
+
+PAPERS = ("tinyimagenet", "cifar10", "cifar_plus_10", "cifar_plus_50", "svhn", "mnist", "ood_detection")
+PAPERS += ("aircraft", "cub", "scars", "imagenet21k")
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_papers_runs_train_on_all_images_and_add_one_augmentation_at_a_time(name: str, in_repository: Path) -> None:
+    loaded = experiment(name)
+    assert loaded.settings.data.validation_fraction == 0
+    base = loaded.runs["ce"].single
+    assert base[0]["name"] == "randaugment" and base[0]["space"] in ("vaze", "vaze_digits")
+    assert (base[0]["space"] == "vaze_digits") == (name in ("svhn", "mnist"))
+    added = {}
+    for run in loaded.runs.values():
+        if run.name == "tuned":
+            continue
+        if run.family == "ssa" and run.name not in ("ssa_none", "ssa_crop_flip"):
+            assert run.single[:-1] == base
+            added[run.name] = run.single[-1]["name"]
+        elif run.family != "ssa":
+            assert run.single == base, run.name
+    assert len(set(added.values())) == len(added) == 6
+    assert loaded.runs["ssa_crop_flip"].single == base[1:] and loaded.runs["ssa_none"].single == []
+
+
+# Vaze et al. 2022: label smoothing, learning rate of a batch, its size, operations and magnitude of RandAugment
+RECIPES = {
+    "tinyimagenet": (0.9, 0.01, 128, 1, 9),
+    "cifar10": (0, 0.1, 128, 1, 6),
+    "cifar_plus_10": (0, 0.1, 128, 1, 6),
+    "cifar_plus_50": (0, 0.1, 128, 1, 6),
+    "svhn": (0, 0.1, 128, 1, 18),
+    "mnist": (0, 0.1, 128, 1, 8),
+    "cub": (0.3, 0.001, 32, 2, 30),
+    "aircraft": (0.2, 0.001, 32, 2, 15),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_tuned_recipe_is_that_of_the_dataset(name: str, in_repository: Path) -> None:
+    run = experiment(name).runs["tuned"]
+    optimization, augmentation = run.optimization, run.single[0]
+    rate = optimization.learning_rate * optimization.batch_size / 128
+    found = (run.method["label_smoothing"], rate, optimization.batch_size)
+    assert (*found, augmentation["num_ops"], augmentation["magnitude"]) == pytest.approx(RECIPES[name])
+    assert (optimization.epochs, optimization.schedule, optimization.weight_decay) == (600, "cosine", 1e-4)
+
+
+def test_every_reading_and_control_is_a_run_of_the_papers_experiments(in_repository: Path) -> None:
+    runs = experiment("tinyimagenet").runs
+    presets = METHODS["asymmetric_distillation"].presets
+    readings = {name: METHODS.resolve({"name": "asymmetric_distillation", "preset": name}) for name in presets}
+    for name, method in readings.items():
+        assert any(run.method == method for run in runs.values()), name
+    asked = {
+        name: METHODS.build(run.method).teacher_input
+        for name, run in runs.items()
+        if run.method["name"] == "asymmetric_distillation"
+    }
+    assert sorted(name for name, seen in asked.items() if seen == "mixed") == [
+        "ad_ce_mixed_teacher",
+        "ad_dist_mixed_teacher",
+        "ad_mixed_teacher",
+    ]
+    assert runs["kd_raw"].multi is None and runs["kd_raw"].method["loss_name"] == "dist"
+    assert runs["cutmix_add"].method["combine"] == "add" and runs["cutmix_until"].multi_until == 0.7
+    assert [runs[f"logits_{kind}"].multi is None for kind in ("raw", "mixed", "symmetric")] == [True, False, False]
+
+
+@pytest.mark.parametrize("name", ["cifar10_long", "cifar10_cpu", "tinyimagenet_32", "tinyimagenet_cpu"])
+def test_small_experiments_have_the_control_of_claims_about_mixing(name: str, in_repository: Path) -> None:
+    raw, mixed = (experiment(name).runs[run] for run in ("kd_raw", "kd_mixed"))
+    assert raw.method == mixed.method and raw.multi is None and mixed.multi is not None
 
 
 def test_digits_are_never_mirrored(in_repository: Path) -> None:
@@ -186,7 +266,8 @@ def made_small(name: str, addresses: dict, checksums: dict) -> dict:
             "distillation": None,
             "asymmetric": ["ad_as_released"],
             "ablation": [],
-            "figures": ["openset_curves"],
+            # without validation images, as the paper's experiments are
+            "figures": ["openset_curves", "training_dynamics"],
             "tables": ["benchmark"],
         },
         "resources": {
@@ -224,7 +305,12 @@ def test_an_experiment_runs_from_the_archive_to_the_figure(
     for run in FEW:
         metrics = json.loads((results / "split0" / "seed0" / run / "metrics.json").read_text())
         assert metrics
-    for file in ("figures/openset_curves.pdf", "figures/openset_curves.csv", "tables/benchmark.md"):
+    for file in (
+        "figures/openset_curves.pdf",
+        "figures/training_dynamics.pdf",
+        "figures/openset_curves.csv",
+        "tables/benchmark.md",
+    ):
         assert (results / file).stat().st_size > 100
     again = snakemake(folder, "-n", "--configfile", "test.yaml")
     assert "Nothing to be done" in again.stdout + again.stderr

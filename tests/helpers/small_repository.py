@@ -29,7 +29,7 @@ SMALL = {
     "show": {"asymmetric": ["ad_as_released"], "ablation": ["kd_mixed", "ad_as_released"]},
 }
 LEFT_OUT = (
-    "ssa_none", "ssa_randaugment", "ssa_cutout", "mixup", "ad_as_described", "ad_mixed_teacher", "ad_no_joint",
+    "ssa_none", "ssa_randaugment", "ssa_cutout", "mixup", "ad_as_described_ce", "ad_mixed_teacher", "ad_no_joint",
     "ad_no_relabel", "ad_soft",
 )  # fmt: skip
 

@@ -84,8 +84,13 @@ def test_config_prints_the_resolved_experiment() -> None:
 
 def test_config_prints_the_job_of_a_run() -> None:
     file = "config/experiments/tinyimagenet_cpu.yaml"
-    job = json.loads(output("config", "--configfile", file, "--run", "ad_as_described"))
-    assert (job["experiment"], job["run"], job["split"], job["seed"]) == ("tinyimagenet_cpu", "ad_as_described", 0, 0)
+    job = json.loads(output("config", "--configfile", file, "--run", "ad_as_described_ce"))
+    assert (job["experiment"], job["run"], job["split"], job["seed"]) == (
+        "tinyimagenet_cpu",
+        "ad_as_described_ce",
+        0,
+        0,
+    )
     assert job["method"]["smoothing"] == 0.75
     job = json.loads(output("config", "--run", "ce", "--split", 3, "--seed", 7, "--set", "seeds=[0, 7]"))
     assert (job["split"], job["seed"]) == (3, 7)

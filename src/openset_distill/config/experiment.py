@@ -79,12 +79,14 @@ class ProtocolSettings(Strict):
 
 
 class AugmentSettings(Strict):
-    """`single`: augmentations of one image, in order. `multi`: one that mixes images, or none.
+    """`single`: augmentations of one image, in order; `added`: further ones, after those.
 
-    `multi_until` is the fraction of the training after which no batch is mixed any more.
+    `multi` is an augmentation that mixes images, or none, and `multi_until` the fraction of the training after which no
+    batch is mixed any more.
     """
 
     single: tuple[Specification, ...] = ()
+    added: tuple[Specification, ...] = ()
     multi: Specification | None = None
     multi_until: Annotated[float, Field(gt=0, le=1)] = 1.0
 
@@ -359,7 +361,11 @@ class Run:
         self.name = name
         self.backbone = _checked(f"{where}.backbone", BACKBONES.resolve, settings.backbone)
         self.method = _checked(f"{where}.method", METHODS.resolve, settings.method)
-        self.single = [_checked(f"{where}.augment.single", SINGLE_SAMPLE.resolve, s) for s in settings.augment.single]
+        self.single = [
+            _checked(f"{where}.augment.{key}", SINGLE_SAMPLE.resolve, one)
+            for key in ("single", "added")
+            for one in getattr(settings.augment, key)
+        ]
         multi = settings.augment.multi
         self.multi = _checked(f"{where}.augment.multi", MULTI_SAMPLE.resolve, multi) if multi is not None else None
         self.multi_until = settings.augment.multi_until
