@@ -88,6 +88,21 @@ def test_runs_that_differ_in_method_or_schedule_alone_see_the_same_images():
     assert seen != images_seen(job("cutmix") | {"seed": 1}) and seen != images_seen(job("mixup"))
 
 
+def asymmetric_logit_matching() -> dict:
+    """Settings of a run that mixes and needs no teacher logits on mixed images."""
+    return job("ad_as_released") | {"method": METHODS.resolve("logit_matching")}
+
+
+def test_raw_images_do_not_depend_on_whether_they_are_mixed_afterwards(data):
+    raw, mixed = make_batches(job("ce"), data, CPU), make_batches(job("cutmix"), data, CPU)
+    assert all(torch.equal(raw[number].images, mixed[number].images) for number in range(2 * raw.an_epoch))
+    # so who asks a teacher for raw images alone shares its logits with runs that mix nothing
+    seen = images_seen(asymmetric_logit_matching())
+    assert seen == images_seen(job("ce") | {"method": METHODS.resolve("distillation")})
+    symmetric = METHODS.resolve({"name": "logit_matching", "mixed_target": "symmetric"})
+    assert images_seen(asymmetric_logit_matching() | {"method": symmetric}) == images_seen(job("ad_as_released"))
+
+
 # ----------------------------------------------------------------------------------------- recordings
 
 
@@ -125,6 +140,19 @@ def test_recorded_answers_train_the_student_that_live_ones_do(run, precision, te
     assert len(live) == len(recorded) == 3
     for a, b in zip(live, recorded, strict=True):
         assert a.keys() == b.keys()
+        np.testing.assert_allclose([float(x) for x in a.values()], [float(x) for x in b.values()], rtol=2e-3, atol=2e-3)
+
+
+def test_asymmetric_logit_matching_records_no_logits_on_mixed_images(teacher, digits, split, tmp_path):
+    names, settings = ["--teacher", teacher / "weights.safetensors"], asymmetric_logit_matching()
+    recording = tmp_path / "answers.safetensors"
+    succeed(script("record_teacher.py", *recording_command(recording, settings, digits, split, teacher)))
+    tensors, _ = load_tensors(recording)
+    assert len(tensors["mixed"]) == 0 and len(tensors["raw"]) == len(tensors["row"])
+    succeed(train(tmp_path / "live", settings, digits, split, *names))
+    succeed(train(tmp_path / "recorded", settings, digits, split, *names, "--answers", recording))
+    for a, b in zip(history(tmp_path / "live"), history(tmp_path / "recorded"), strict=True):
+        assert float(a["loss_mixed_distill"]) > 0
         np.testing.assert_allclose([float(x) for x in a.values()], [float(x) for x in b.values()], rtol=2e-3, atol=2e-3)
 
 

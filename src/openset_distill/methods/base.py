@@ -65,6 +65,7 @@ class Method(ABC):
         head: what its classifier has on top of the encoder, a name of `models.heads.HEADS`.
         needs_mixing: whether the settings make no sense in a run whose batches are never mixed.
         needs_linear_teacher: whether `loss` reads `Teacher.head_bias`.
+        asks_on_mixed: whether `loss` asks its teacher for logits on mixed images.
     """
 
     needs_teacher: ClassVar[bool] = False
@@ -78,6 +79,10 @@ class Method(ABC):
     @property
     def needs_linear_teacher(self) -> bool:
         return False
+
+    @property
+    def asks_on_mixed(self) -> bool:
+        return True
 
     @abstractmethod
     def loss(self, student: Classifier, teacher: Teacher | None, batch: Batch) -> tuple[Terms, Terms]:

@@ -46,6 +46,10 @@ class LogitMatching(Method):
     needs_teacher: ClassVar[bool] = True
     family: ClassVar[str | None] = "distillation"
 
+    @property
+    def asks_on_mixed(self) -> bool:
+        return self.mixed_target == "symmetric"
+
     def loss(self, student: Classifier, teacher: Teacher | None, batch: Batch) -> tuple[Terms, Terms]:
         from .losses import centred_logit_distance, weighted_logits
 

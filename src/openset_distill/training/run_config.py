@@ -9,6 +9,7 @@ from typing import Any
 
 from ..core.errors import SettingsError
 from ..core.files import read_json
+from ..methods import METHODS
 
 TRAINING = {"experiment", "split", "seed", "run", "backbone", "method", "augment", "optimization", "normalization"}
 # what decides which images a training sees, and in which precision
@@ -32,8 +33,14 @@ def read_job(text: str, keys: set[str] = TRAINING) -> dict[str, Any]:
 
 
 def images_seen(job: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a training's settings that decides which images it sees: equal for runs that see the same."""
+    """The part of a training's settings that decides which images its teacher is shown: equal for runs that share them.
+
+    A method that does not ask for logits on mixed images shares the raw ones with runs that mix nothing: a batch's raw
+    images do not depend on whether it is mixed afterwards.
+    """
     seen = {key: job[key] for key in sorted(IMAGES)}
+    if "method" in job and not METHODS.build(job["method"]).asks_on_mixed:
+        seen["augment"] = {**job["augment"], "multi": None, "multi_until": 1.0}
     seen["optimization"] = {key: job["optimization"][key] for key in OPTIMIZATION_OF_IMAGES}
     return seen
 
