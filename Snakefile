@@ -58,6 +58,9 @@ rule published_checkpoints:
         rules.evaluate_published_checkpoints.output,
 
 
+check_targets()
+
+
 onstart:
     if workflow.executor_plugin.name == "slurm":
         check_site()

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from openset_distill.core.provenance import git_commit, processor
+from openset_distill.core.provenance import code_state, processor
 
 REPOSITORY = Path(__file__).parents[1]
 SCRIPTS = REPOSITORY / "workflow_scripts"
@@ -35,7 +35,7 @@ def machine(*packages: str) -> dict[str, Any]:
         "gpus": gpus,
         "system": platform.platform(),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
-        "commit": git_commit(),
+        "commit": code_state().commit,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
 

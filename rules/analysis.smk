@@ -22,9 +22,9 @@ rule analyze_features:
     resources:
         **resources_of("analyze"),
     params:
-        settings=as_json(EXPERIMENT.analysis_job()),
+        settings=literal(as_json(EXPERIMENT.analysis_job())),
         prepared=lambda wildcards, input: folder_of(input.manifest),
-        others=options("--other", OTHERS.values()),
+        others=literal(options("--other", OTHERS.values())),
         weights=lambda wildcards, input: options("--weights", input.weights),
         configs=lambda wildcards, input: options("--config", input.configs),
     shell:
@@ -53,7 +53,7 @@ rule measure_features:
     params:
         runs=lambda wildcards, input: options("--run", named(EXPERIMENT.runs, input.outputs)),
         heads=lambda wildcards, input: options("--head", named(EXPERIMENT.runs, input.weights)),
-        teacher=options("--teacher", EXPERIMENT.teacher_runs[:1]),
+        teacher=literal(options("--teacher", EXPERIMENT.teacher_runs[:1])),
     shell:
         "python {input.code} {params.runs:q} {params.heads:q} {params.teacher:q} --features {output.features:q} "
         "> {log:q} 2>&1"
@@ -83,7 +83,7 @@ rule explain_features:
         **resources_of("analyze"),
     params:
         prepared=lambda wildcards, input: folder_of(input.manifest),
-        others=options("--other", OTHERS.values()),
+        others=literal(options("--other", OTHERS.values())),
         weights=lambda wildcards, input: options("--weights", input.weights),
         configs=lambda wildcards, input: options("--config", input.configs),
         pairs=SETTINGS.analysis.attention_samples,

@@ -1,13 +1,18 @@
 # The experiment, the places of its files, and what rules share.
 
+import contextlib
+import io
 import json
 import os
 import shlex
+import sys
 from pathlib import Path
 
+import snakemake.cli
 from snakemake.exceptions import WorkflowError
 
-from openset_distill.core.errors import OpenSetError
+from openset_distill.core.errors import OpenSetError, nearest
+from openset_distill.core.names import any_of
 from openset_distill.config.experiment import load
 from openset_distill.report.screen import show
 
@@ -25,9 +30,11 @@ try:
 except OpenSetError as error:
     raise WorkflowError(str(error))
 
+# braces doubled: the prefix is a format string
+SOURCE = shlex.quote(str(Path(workflow.basedir, "src"))).replace("{", "{{").replace("}", "}}")
 # Jobs find the library of this very checkout, also in an environment where it is not installed. A scheduler's SIGTERM
 # goes to the whole job: the shell outlives it, so that a training has the time to save its state.
-shell.prefix(f"set -euo pipefail; trap : TERM; export PYTHONPATH={shlex.quote(str(Path(workflow.basedir, 'src')))}; ")
+shell.prefix(f"set -euo pipefail; trap : TERM; export PYTHONPATH={SOURCE}; ")
 
 ENVIRONMENT = "../environment.yml"
 SETTINGS = EXPERIMENT.settings
@@ -43,6 +50,13 @@ TIDY = f"{SHOWN}/tidy"
 FIGURES_FOLDER = f"{SHOWN}/figures"
 TABLES_FOLDER = f"{SHOWN}/tables"
 
+for place in (SETTINGS.results, DATA, SHOWN):
+    existing = next(path for path in (Path(place), *Path(place).parents) if path.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
+        raise WorkflowError(
+            f"{existing} is no folder that can be written; name another one with `results` or `data.folder`"
+        )
+
 
 wildcard_constraints:
     dataset="[A-Za-z0-9_]+",
@@ -50,11 +64,16 @@ wildcard_constraints:
     channels="1|3",
     split=r"\d+",
     seed=r"\d+",
-    run="|".join(EXPERIMENT.runs),
+    run=any_of(EXPERIMENT.runs),
 
 
 def as_json(value):
     return json.dumps(value)
+
+
+def literal(value):
+    """A parameter that holds users' text: Snakemake fills wildcards into text, but not into what a function returns."""
+    return lambda wildcards: value
 
 
 def options(option, values):
@@ -93,6 +112,31 @@ def launch(kind):
     """How Python starts a training: plainly, or as one process for each of its GPUs."""
     gpus = wanted(kind).gpu
     return f"-m torch.distributed.run --standalone --nproc-per-node {gpus}" if gpus > 1 else ""
+
+
+def check_targets():
+    """Refuses a target that nothing makes and names the nearest one. Called when the whole workflow is known.
+
+    Snakemake itself would say so later, in more lines and without a hint. It does not show a Snakefile what it was
+    asked for, so its command line is read once more.
+    """
+    if Path(sys.argv[0]).stem not in ("snakemake", "__main__"):
+        return
+    with contextlib.redirect_stderr(io.StringIO()):
+        _, asked = snakemake.cli.parse_args(sys.argv[1:])
+    steps = {step.name: step for step in workflow.rules}
+    shown = [name for name in steps if not name.startswith(("figure_", "table_"))]
+    for target in {*asked.targets, *asked.forcerun, *asked.until, *asked.omit_from}:
+        if target in steps or os.path.exists(target) or any(step.is_producer(target) for step in steps.values()):
+            continue
+        if os.sep not in target:
+            raise WorkflowError(f"there is no target {target!r}; {nearest(target, shown)}")
+        made = [f"{EXPERIMENT.first(RUN).replace('{run}', run)}/metrics.json" for run in EXPERIMENT.runs]
+        made += [*FIGURE_FILES, *TABLE_FILES, f"{TIDY}/summary.csv"]
+        raise WorkflowError(f"nothing makes the file {target}; {nearest(target, made)}")
+    for name in asked.allowed_rules or ():
+        if name not in steps:
+            raise WorkflowError(f"--allowed-rules: there is no {name!r}; {nearest(name, steps)}")
 
 
 def tidy_tables(names):

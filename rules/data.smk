@@ -78,9 +78,9 @@ rule make_split:
         **resources_of("light"),
     params:
         prepared=lambda wildcards, input: folder_of(input.manifest),
-        others=options("--other", [f"{name}={folder}" for name, folder in OTHERS.items()]),
-        protocol=as_json(EXPERIMENT.protocol),
-        published=options("--published", EXPERIMENT.published_splits()),
+        others=literal(options("--other", [f"{name}={folder}" for name, folder in OTHERS.items()])),
+        protocol=literal(as_json(EXPERIMENT.protocol)),
+        published=literal(options("--published", EXPERIMENT.published_splits())),
         validation=SETTINGS.data.validation_fraction,
     shell:
         "python {input.code} --prepared {params.prepared:q} {params.others:q} --protocol {params.protocol:q} "

@@ -26,7 +26,7 @@ rule training_outputs:
         **resources_of("analyze"),
     params:
         prepared=lambda wildcards, input: folder_of(input.manifest),
-        others=options("--other", OTHERS.values()),
+        others=literal(options("--other", OTHERS.values())),
         samples=SETTINGS.evaluation.detector_samples,
     shell:
         "python {input.code} --prepared {params.prepared:q} {params.others:q} --split {input.split:q} "
@@ -54,7 +54,7 @@ rule evaluate:
     resources:
         **resources_of("light"),
     params:
-        settings=as_json(EXPERIMENT.evaluation_job()),
+        settings=literal(as_json(EXPERIMENT.evaluation_job())),
         training=lambda wildcards, input: options("--training", input.training),
     shell:
         "python {input.code} --outputs {input.outputs:q} {params.training:q} --settings {params.settings:q} "
@@ -105,7 +105,7 @@ rule aggregate:
         **resources_of("light"),
     params:
         results=lambda wildcards, output: folder_of(folder_of(output.headline)),
-        layout=as_json(EXPERIMENT.layout()),
+        layout=literal(as_json(EXPERIMENT.layout())),
         folder=lambda wildcards, output: folder_of(output.headline),
     shell:
         "python {input.code} --results {params.results:q} --layout {params.layout:q} --folder {params.folder:q} "

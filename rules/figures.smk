@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from openset_distill.core.text import rst_escape
 from openset_distill.report.figures import FIGURES
 from openset_distill.report.tables import TABLES
 
@@ -58,9 +59,9 @@ for figure in SETTINGS.show.figures:
             **resources_of("light"),
         params:
             name=figure,
-            caption=FIGURES[figure].caption_for(CONTEXT),
-            context=as_json(dataclasses.asdict(CONTEXT)),
-            tables=options("--table", [f"{name}={TIDY}/{name}.csv" for name in FIGURES[figure].tables]),
+            caption=literal(rst_escape(FIGURES[figure].caption_for(CONTEXT))),
+            context=literal(as_json(dataclasses.asdict(CONTEXT))),
+            tables=literal(options("--table", [f"{name}={TIDY}/{name}.csv" for name in FIGURES[figure].tables])),
         shell:
             "python {input.code} --name {params.name} {params.tables:q} --context {params.context:q} "
             "--pdf {output.pdf:q} --png {output.png:q} --csv {output.csv:q} > {log:q} 2>&1"
@@ -102,9 +103,9 @@ for table in EXPERIMENT.tables:
             **resources_of("light"),
         params:
             name=table,
-            caption=TABLES[table].caption_for(CONTEXT),
-            context=as_json(dataclasses.asdict(CONTEXT)),
-            tables=options("--table", [f"{name}={TIDY}/{name}.csv" for name in TABLES[table].tables]),
+            caption=literal(rst_escape(TABLES[table].caption_for(CONTEXT))),
+            context=literal(as_json(dataclasses.asdict(CONTEXT))),
+            tables=literal(options("--table", [f"{name}={TIDY}/{name}.csv" for name in TABLES[table].tables])),
         shell:
             "python {input.code} --name {params.name} {params.tables:q} --context {params.context:q} "
             "--published {input.published:q} --csv {output.csv:q} --markdown {output.markdown:q} "

@@ -29,7 +29,7 @@ rule evaluate_published_checkpoints:
         **(resources_of("analyze") | {"mem_mb": max(4000, wanted("analyze").memory_mb)}),
     params:
         prepared=lambda wildcards, input: folder_of(input.manifest),
-        checkpoints=options("--checkpoint", EXPERIMENT.published_checkpoints()),
+        checkpoints=literal(options("--checkpoint", EXPERIMENT.published_checkpoints())),
         reference=lambda wildcards, input: folder_of(input.reference),
     shell:
         "python {input.code} --prepared {params.prepared:q} {params.checkpoints:q} --reference {params.reference:q} "

@@ -29,7 +29,7 @@ rule train_teacher:
     benchmark:
         f"{BENCHMARKS}/split{{split}}_seed{{seed}}_{{run}}_train.tsv"
     wildcard_constraints:
-        run="|".join(EXPERIMENT.teacher_runs) or "none",
+        run=any_of(EXPERIMENT.teacher_runs),
     # students wait for their teacher, so teachers go first
     priority: 10
     conda:
@@ -40,7 +40,7 @@ rule train_teacher:
     params:
         job=training_job,
         prepared=lambda wildcards, input: folder_of(input.manifest),
-        others=options("--other", OTHERS.values()),
+        others=literal(options("--other", OTHERS.values())),
         teachers=[],
         answers=[],
         launch=launch("train_teacher"),
@@ -76,7 +76,7 @@ rule record_teacher:
     params:
         job=recording_job,
         prepared=lambda wildcards, input: folder_of(input.manifest),
-        others=options("--other", OTHERS.values()),
+        others=literal(options("--other", OTHERS.values())),
         teachers=lambda wildcards, input: options("--teacher", input.teachers),
     shell:
         "python {input.code} --job {params.job:q} --prepared {params.prepared:q} {params.others:q} "
@@ -95,7 +95,7 @@ use rule train_teacher as train_student with:
         teachers=teachers_of,
         answers=answers_of,
     wildcard_constraints:
-        run="|".join(EXPERIMENT.student_runs) or "none",
+        run=any_of(EXPERIMENT.student_runs),
     priority: 0
     threads: wanted("train_student").threads
     resources:
@@ -103,7 +103,7 @@ use rule train_teacher as train_student with:
     params:
         job=training_job,
         prepared=lambda wildcards, input: folder_of(input.manifest),
-        others=options("--other", OTHERS.values()),
+        others=literal(options("--other", OTHERS.values())),
         teachers=lambda wildcards, input: options("--teacher", input.get("teachers", [])),
         answers=lambda wildcards, input: options("--answers", input.get("answers", [])),
         launch=launch("train_student"),

@@ -11,6 +11,7 @@ Snakemake's own records of what it made from what, so that it finds nothing to d
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ HEADER = f"# Written by `python workflow_scripts/dvc_stages.py --write` from {CO
 
 def snakemake(rules: list[str], targets: list[str], code: list[str]) -> str:
     """The command of a stage. `touch` makes Snakemake compare the contents of code that DVC has seen change."""
-    return f"touch -ch {' '.join(code)} && snakemake --allowed-rules {' '.join(rules)} -- {' '.join(targets)}"
+    return f"touch -ch {' '.join(code)} && snakemake --allowed-rules {' '.join(rules)} -- {shlex.join(targets)}"
 
 
 def stage(

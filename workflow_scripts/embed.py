@@ -30,7 +30,7 @@ def main() -> None:
     points = embed(outputs["features"][chosen], seed=arguments.seed)
     labels = outputs["labels"][chosen]
     rows = [
-        {"x": float(x), "y": float(y), "class": names[label] if label >= 0 else "unknown"}
+        {"x": float(x), "y": float(y), "class": names[label] if label >= 0 else "unknown", "known": int(label >= 0)}
         for (x, y), label in zip(points, labels, strict=True)
     ]
     write_rows(arguments.embedding, rows)

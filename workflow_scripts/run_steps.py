@@ -29,7 +29,11 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, help="time after which training saves its state and stops")
     parser.add_argument("--grace", type=float, default=60, help="seconds that a step has for that")
     arguments = parser.parse_args()
-    steps = json.loads(arguments.steps.read_text(encoding="utf-8"))
+    try:
+        steps = read_steps(arguments.steps)
+    except (OSError, ValueError) as error:
+        print(f"error: {arguments.steps}: {error}; write it again with steps.py", file=sys.stderr)
+        return 2
     deadline = time.monotonic() + 60 * arguments.minutes if arguments.minutes is not None else float("inf")
     for number, step in enumerate(steps, start=1):
         if all(Path(output).exists() for output in step["outputs"]):
@@ -44,6 +48,25 @@ def main() -> int:
             return 1
     print(f"all {len(steps)} steps are done")
     return 0
+
+
+def read_steps(path: Path) -> list[dict[str, Any]]:
+    """The steps of a file of `steps.py`.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not what `steps.py` writes.
+    """
+    steps = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+        raise ValueError("it must hold a list of steps")
+    for number, step in enumerate(steps, start=1):
+        texts = [step.get("rule"), step.get("command")]
+        for key in ("inputs", "outputs", "logs"):
+            texts += step[key] if isinstance(step.get(key), list) else [None]
+        if not all(isinstance(text, str) for text in texts) or not step["outputs"]:
+            raise ValueError(f"step {number} lacks its rule, command, inputs, outputs or logs")
+    return steps
 
 
 def run(step: dict[str, Any], deadline: float, grace: float) -> int:
@@ -72,4 +95,8 @@ def run(step: dict[str, Any], deadline: float, grace: float) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("error: interrupted; the same command resumes", file=sys.stderr)
+        sys.exit(130)

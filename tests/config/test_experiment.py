@@ -98,7 +98,15 @@ def test_the_default_is_valid_and_complete():
         ({"show": {"figures": ["two_side"]}}, ["show.figures", "'two_sides'"]),
         ({"show": {"tables": ["benchmrk"]}}, ["show.tables", "'benchmark'"]),
         ({"resources": {"train_student": {"gpus": 1}}}, ["resources.train_student", "'gpu'"]),
-        ({"runs": {"bad name": {}}}, ["runs.bad name"]),
+        ({"runs": {"bad name": {}}}, ["runs.bad name", "cannot name a folder"]),
+        ({"runs": {"features.csv": {}}}, ["runs.features.csv", "leave the ending out"]),
+        ({"runs": {"CE": {}}}, ["runs", "'ce' and 'CE'", "rename one"]),
+        ({"runs": {1: {}}}, ["runs", "write '1'"]),
+        ({"runs": {"ce": {"label": "CutMix"}}}, ["label", "'CutMix'", "'ce'"]),
+        ({"runs": {"ce": {"family": "ms"}}}, ["runs.ce.family", "'msa'"]),
+        ({"title": "a\x07b"}, ["title", "cannot be printed"]),
+        ({"results": "a{b}"}, ["results", "braces"]),
+        ({"experiment": "../x"}, ["experiment", "cannot name a folder"]),
     ],
 )
 def test_a_mistake_is_named_with_its_key(changes, words):

@@ -8,8 +8,8 @@ resolved settings of each job, which reach the job as one JSON text. Nothing her
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +19,9 @@ from pydantic import Field
 
 from ..augment import MULTI_SAMPLE, SINGLE_SAMPLE
 from ..core.errors import OpenSetError, SettingsError, nearest
+from ..core.files import read_text
+from ..core.names import check_distinct, check_name, check_path
+from ..core.text import check_line
 from ..datasets import protocols as protocols
 from ..datasets.catalog import DATASETS, PUBLISHED_CHECKPOINTS, check_files, find, parse_checksum
 from ..evaluation.detectors import DETECTORS
@@ -27,9 +30,26 @@ from ..methods import METHODS
 from ..models import BACKBONES
 from ..report.figures import FIGURES, Context, Highlight, read_context
 from ..report.tables import TABLES, Configured
+from ..report.tidy import FAMILIES
 from ..training.run_config import fingerprint, images_seen
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
+
+def _of_value(check: Callable[[str], str]) -> Callable[[str], str]:
+    """`check` as pydantic calls it, which adds the key to a ValueError alone."""
+
+    def checked(value: str) -> str:
+        try:
+            return check(value)
+        except SettingsError as error:
+            raise ValueError(str(error)) from error
+
+    return checked
+
+
+# what users write, by where it goes: a folder's name, a line that is only shown, a path (core.names, core.text)
+Name = Annotated[str, pydantic.AfterValidator(_of_value(check_name))]
+Line = Annotated[str, pydantic.AfterValidator(_of_value(check_line))]
+PathText = Annotated[str, pydantic.AfterValidator(_of_value(check_path))]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Specification = str | dict[str, Any]
 # the dataset of the catalog that has no files of its own
@@ -61,9 +81,9 @@ class DataSettings(Strict):
     dataset: str
     others: tuple[str, ...] = ()
     image_size: Annotated[int, Field(ge=4)] | None = None
-    images: str | None = None
-    folder: str = "data"
-    mirror: str | None = None
+    images: PathText | None = None
+    folder: PathText = "data"
+    mirror: PathText | None = None
     checksum: dict[str, str] = {}
     addresses: dict[str, tuple[str, ...]] = {}
     validation_fraction: Fraction = 0.1
@@ -121,7 +141,7 @@ class RunSettings(Strict):
     students that see the same images, or asked for `live` in every training.
     """
 
-    label: str | None = None
+    label: Line | None = None
     family: str | None = None
     backbone: Specification = "resnet18"
     method: Specification = "cross_entropy"
@@ -212,10 +232,10 @@ class Settings(Strict):
     """The whole configuration of one experiment; config/README.md explains every key."""
 
     experiment: Name
-    title: str
-    scale_note: str = ""
-    results: str = "results"
-    redraw: str | None = None
+    title: Line
+    scale_note: Annotated[str, pydantic.AfterValidator(_of_value(partial(check_line, longest=1000)))] = ""
+    results: PathText = "results"
+    redraw: PathText | None = None
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     data: DataSettings
     protocol: ProtocolSettings
@@ -232,9 +252,12 @@ class Settings(Strict):
     @classmethod
     def _without_removed_runs(cls, value: Any) -> Any:
         # the text is from --config, which Snakemake has laid over a --configfile before `merge` could remove the run
-        if isinstance(value, Mapping):
-            return {name: run for name, run in value.items() if run != "null"}
-        return value
+        if not isinstance(value, Mapping):
+            return value
+        for name in value:
+            if not isinstance(name, str):
+                raise ValueError(f"the name of a run is text, and YAML reads {name} as something else; write '{name}'")
+        return {name: run for name, run in value.items() if run != "null"}
 
     @pydantic.model_validator(mode="after")
     def _with_some_runs_only(self) -> Settings:
@@ -289,7 +312,7 @@ def read_configuration(path: str | Path) -> dict[str, Any]:
             raise SettingsError(f"{path}: `extends` goes in a circle at {current}")
         seen.append(current)
         try:
-            layer = yaml.safe_load(current.read_text(encoding="utf-8"))
+            layer = yaml.safe_load(read_text(current))
         except OSError as error:
             raise SettingsError(f"cannot read the configuration file {current}: {error.strerror}") from error
         except yaml.YAMLError as error:
@@ -389,6 +412,10 @@ class Run:
         own = self.backbone["model"] if self.backbone["name"] == "timm" else self.backbone["name"]
         self.network = " ".join([own, "-".join(map(str, self.backbone.get("widths", ())))]).strip()
         self.family = settings.family or self._family()
+        if self.family not in FAMILIES:
+            raise SettingsError(
+                f"configuration: {where}.family: no family is called {self.family!r}; {nearest(self.family, FAMILIES)}"
+            )
 
     @property
     def augment(self) -> dict[str, Any]:
@@ -409,11 +436,23 @@ class Experiment:
         self.splits = settings.protocol.splits
         self.seeds = settings.seeds
         validated(RunSettings, settings.defaults, "defaults")
+        _checked("runs", check_distinct, settings.runs)
         self.runs: dict[str, Run] = {}
         for name, overrides in settings.runs.items():
             merged = merge(settings.defaults, overrides)
             self.runs[name] = Run(name, validated(RunSettings, merged, f"runs.{name}"))
+        self._check_labels()
         self._check_references()
+
+    def _check_labels(self) -> None:
+        """Figures and tables tell runs apart by their labels alone."""
+        names: dict[str, str] = {}
+        for name, run in self.runs.items():
+            other = names.setdefault(run.label, name)
+            if other != name:
+                raise SettingsError(
+                    f"configuration: runs.{name}.label: {run.label!r} is the label of {other!r} too; change one of them"
+                )
 
     def _check_references(self) -> None:
         settings = self.settings
@@ -716,7 +755,7 @@ class Experiment:
 
     def first(self, folder: str) -> str:
         """A split's folder, with its wildcards, of the first split and seed: the one that pictures are taken from."""
-        return folder.format(split=self.splits[0], seed=self.seeds[0])
+        return folder.replace("{split}", str(self.splits[0])).replace("{seed}", str(self.seeds[0]))
 
     def layout(self) -> dict[str, Any]:
         """What gathering the results needs to know of the experiment."""

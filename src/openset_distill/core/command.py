@@ -1,29 +1,106 @@
-"""How every command ends: an error that the user can mend is one line and status 2, Ctrl-C one line and status 130, a
-defect keeps its traceback."""
+"""How every command ends: in one line, whatever happens.
+
+Exit statuses: 0 done; 1 a defect of this program (its trace is in a file that the line names); 2 something that the
+user can mend; 3 not finished, the same command resumes; 130 interrupted; 141 whoever read the output has left.
+"""
 
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import sys
+import tempfile
+import time
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from .errors import OpenSetError
 from .signals import INTERRUPTED_STATUS
+from .text import printable
+
+DEFECT, MENDABLE, UNREAD = 1, 2, 141
+# where Snakemake keeps its own logs, and where a user looks for more
+LOGS = Path(".snakemake/log")
+_REMEDIES = {
+    errno.ENOENT: "check the path, or run the step that makes it first",
+    errno.ENOTDIR: "check the path",
+    errno.EISDIR: "check the path",
+    errno.ENOSPC: "free some space, then run again",
+    errno.EDQUOT: "free some space, then run again",
+    errno.EACCES: "choose a place that you may use, or change its permissions",
+    errno.EPERM: "choose a place that you may use, or change its permissions",
+    errno.EROFS: "choose a place that you may write to",
+    errno.EMFILE: "raise the limit on open files (`ulimit -n`)",
+    errno.ENOMEM: "use a machine with more memory, or smaller batches",
+    errno.ENAMETOOLONG: "use a shorter path",
+}
 
 
-def run(main: Callable[[], None]) -> NoReturn:
-    """Runs `main` and leaves the process: status 0, or `error: ...` on standard error with the status of an
-    `OpenSetError` (2; 130 where Ctrl-C ended it)."""
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Runs `main` and leaves the process with its status (nothing is 0), or with one line on standard error.
+
+    The last line of defence: what `main` should have refused in its own words ends here in a line too, and the
+    traceback, which helps whoever mends the defect, goes to a file.
+    """
     try:
-        main()
+        status = main() or 0
+        sys.stdout.flush()
     except OpenSetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.status)
+        status = _say(str(error), error.status)
     except KeyboardInterrupt:
-        print("error: interrupted; nothing half-made is left, run again", file=sys.stderr)
-        sys.exit(INTERRUPTED_STATUS)
-    sys.exit(0)
+        status = _say("interrupted; what was complete is kept, and the same command resumes", INTERRUPTED_STATUS)
+    except BrokenPipeError:
+        # Python flushes standard output once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = UNREAD
+    except Exception as error:
+        status = _unexpected(error)
+    sys.exit(status)
+
+
+def _say(message: str, status: int) -> int:
+    print("error: " + "\n".join(printable(line) for line in message.split("\n")), file=sys.stderr)
+    return status
+
+
+def _unexpected(error: Exception) -> int:
+    """One line for what no message was written for, and the status."""
+    kept = write_trace(error)
+    trace = f"the trace is in {kept}" if kept else f"raised {_place_of(error)}"
+    if isinstance(error, MemoryError):
+        return _say(f"not enough memory; use a machine with more, or smaller batches ({trace})", MENDABLE)
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("openset_distill"):
+        remedy = "install the environment of requirements.lock, or the extra that brings it (pyproject.toml)"
+        return _say(f"the package {error.name} is not installed; {remedy}", MENDABLE)
+    words = " ".join(str(error).split())[:300] or "no further words"
+    if isinstance(error, OSError) and error.errno in _REMEDIES:
+        place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        return _say(f"{place}{error.strerror}; {_REMEDIES[error.errno]} ({trace})", MENDABLE)
+    return _say(f"unexpected {type(error).__name__}: {words}; this is a defect of the program: {trace}", DEFECT)
+
+
+def write_trace(error: BaseException) -> Path | None:
+    """Writes the whole traceback next to Snakemake's logs, or where temporary files go; None where neither can be."""
+    text = "".join(traceback.format_exception(error))
+    places = [LOGS] if LOGS.parent.is_dir() else []
+    name = f"{time.strftime('%Y-%m-%dT%H%M%S')}.{Path(sys.argv[0]).stem}.{os.getpid()}.trace"
+    for folder in (*places, None):
+        try:
+            path = (Path(tempfile.gettempdir()) if folder is None else folder) / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8", errors="backslashreplace")
+        except OSError:  # read-only, full, or no folder for temporary files at all
+            continue
+        return path
+    return None
+
+
+def _place_of(error: BaseException) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"in {last.filename}, line {last.lineno}"
 
 
 def named_path(text: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 class OpenSetError(Exception):
     """Something the user can mend. The message names what failed, where, and the remedy.
 
-    Commands print the message alone and exit with `status`; any other exception is a defect and keeps its traceback.
+    Commands print the message alone and exit with `status`; the trace of any other exception goes to a file.
     """
 
     status = 2

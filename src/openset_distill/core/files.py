@@ -96,6 +96,23 @@ def read_json(path: str | os.PathLike) -> Any:
         raise OpenSetError(f"{path} is not valid JSON ({error}); delete it and run again") from error
 
 
+def read_text(path: str | os.PathLike) -> str:
+    """The contents of a text file that users write, which must be UTF-8; a byte order mark is left out.
+
+    Raises:
+        OpenSetError: it has another encoding.
+        OSError: it cannot be read.
+    """
+    contents = Path(path).read_bytes()
+    try:
+        return contents.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        wide = contents[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in contents[:100]
+        found = "UTF-16 or UTF-32" if wide else f"another encoding: byte {contents[error.start]:#04x} in line "
+        line = "" if wide else str(contents.count(b"\n", 0, error.start) + 1)
+        raise OpenSetError(f"{path} is not UTF-8 but {found}{line}; save it as UTF-8") from error
+
+
 def sha256(path: str | os.PathLike) -> str:
     """The SHA-256 of a file, as 64 hexadecimal digits."""
     with open(path, "rb") as stream:

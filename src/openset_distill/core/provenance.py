@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,22 +19,86 @@ import psutil
 
 from .errors import OpenSetError
 from .files import sha256
+from .text import printable
 
 PACKAGES = (
     "openset-distill", "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "safetensors",
 )  # fmt: skip
+# the checkout that this very file is in, also where a folder of links leads here
+ROOT = Path(__file__).resolve().parents[3]
+# what a job could import or run, and what Snakemake or Python would take for code there
+CODE = ("src", "workflow_scripts", "tools", "rules", "Snakefile", "profiles")
+RUNNABLE = (".py", ".pyc", ".pyd", ".so", ".smk", ".pth")
+_HIDDEN = frozenset("hsScmrk")
 # where Linux shows the energy counters of processors
 POWERCAP = Path("/sys/class/powercap")
 
 
-def git_commit() -> str | None:
-    """The commit of the working tree with `-dirty` where tracked files differ; None outside a git checkout."""
+@dataclass(frozen=True)
+class Code:
+    """Which code runs.
+
+    Attributes:
+        commit: of this very checkout, with `-dirty` where anything in `changed` differs from it; None where unknown.
+        changed: files with other contents than the commit has, and modules that it does not have.
+        unknown: why there is no commit; None where there is one.
+    """
+
+    commit: str | None
+    changed: tuple[str, ...] = ()
+    unknown: str | None = None
+
+
+def code_state(root: Path = ROOT) -> Code:
+    """The commit of the checkout in `root`, asked of git; a repository around it is another one and does not count.
+
+    Files that git ignores count too, as far as Python or Snakemake could run them: ignored is not unused.
+    """
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run(["git", "diff", "--quiet", "HEAD"], capture_output=True).returncode != 0
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit + ("-dirty" if changed else "")
+        top = _git(root, "rev-parse", "--show-toplevel").strip()
+        if Path(top).resolve() != root.resolve():
+            return Code(None, unknown=f"{root} is no checkout of its own; it lies in the repository {top}")
+        commit = _git(root, "rev-parse", "--verify", "HEAD^{commit}").strip()
+        changed = _git(root, "diff", "--name-only", "-z", "--no-ext-diff", "HEAD").split("\0")
+        untracked = _git(root, "ls-files", "--others", "-z", "--", *CODE).split("\0")
+        # marked so that git does not look at them: nobody knows whether they changed
+        hidden = [
+            line[2:] for line in _git(root, "ls-files", "-v", "-z", "--", *CODE).split("\0") if line[:1] in _HIDDEN
+        ]
+    except FileNotFoundError:
+        return Code(None, unknown="git is not installed, or the folder of the code is gone")
+    except subprocess.CalledProcessError as error:
+        return Code(None, unknown=_reason(root, error.stderr))
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Code(None, unknown=f"git did not answer: {error}")
+    modules = [name for name in untracked if name.endswith(RUNNABLE) and "__pycache__" not in name]
+    names = tuple(printable(name) for name in sorted({*changed, *modules, *hidden} - {""}))
+    return Code(commit + ("-dirty" if names else ""), names)
+
+
+def _git(root: Path, *words: str) -> str:
+    # variables of a hook or an alias around this process would name another repository
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment |= {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"}
+    command = ["git", "-C", str(root), *words]
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="surrogateescape", check=True, timeout=60, env=environment
+    )
+    return done.stdout
+
+
+def _reason(root: Path, words: str) -> str:
+    """Why git knows no commit, in one line."""
+    if "dubious ownership" in words:
+        return (
+            f"{root} belongs to another user, so git does not read it: "
+            f"`git config --global --add safe.directory {shlex.quote(str(root))}` allows it"
+        )
+    if "not a git repository" in words:
+        return f"{root} is not a git repository; clone it instead of copying its files"
+    if "Needed a single revision" in words or "unknown revision" in words:
+        return f"the repository {root} has no commit yet"
+    return f"git says: {' '.join(words.split())[:200]}"
 
 
 def processor() -> str:
@@ -117,6 +183,10 @@ class Provenance:
 
     def __init__(self, inputs: Iterable[str | Path]):
         self.started = time.time()
+        # now: what is committed or edited while the job runs is not what it runs
+        self.code = code_state()
+        if self.code.unknown:
+            print(f"warning: the commit of this code is unknown: {self.code.unknown}", file=sys.stderr)
         self.energy = Energy()
         self.inputs = {str(path): self._hash(path) for path in inputs}
 
@@ -131,7 +201,9 @@ class Provenance:
         """The record: `more` is added as it is (device, images seen...). Sizes in MiB, times in seconds."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return {
-            "git_commit": git_commit(),
+            "git_commit": self.code.commit,
+            "git_changed": list(self.code.changed),
+            "git_unknown": self.code.unknown,
             "inputs_sha256": self.inputs,
             "python": platform.python_version(),
             "packages": {name: _version(name) for name in PACKAGES},

@@ -32,7 +32,7 @@ def read_rows(path: Path) -> list[Row]:
         DataError: the file is missing or empty.
     """
     try:
-        with open(path, newline="") as stream:
+        with open(path, newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; run the step that makes it first") from error
@@ -45,7 +45,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[
     """Writes rows as CSV; without `columns` those of all rows, in the order in which they appear."""
     rows = list(rows)
     columns = columns or list(dict.fromkeys(name for row in rows for name in row))
-    with written_whole(path) as partial, open(partial, "w", newline="") as stream:
+    with written_whole(path) as partial, open(partial, "w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: _empty_if_nan(value) for name, value in row.items()} for row in rows)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from ..core.text import printable
+
 COLUMNS = {"accuracy": "accuracy", "auroc": "AUROC", "fpr95": "FPR95", "oscr": "OSCR"}
 
 
@@ -14,9 +16,10 @@ def show(tidy: str, figures: str, tables: str) -> None:
     if not path.exists():
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    with open(path, newline="") as stream:
+    with open(path, newline="", encoding="utf-8") as stream:
         rows = [row for row in csv.DictReader(stream) if _is_headline(row)]
     cells: dict[str, dict[str, str]] = {}
     labels: dict[str, str] = {}
@@ -34,7 +37,7 @@ def show(tidy: str, figures: str, tables: str) -> None:
     for title in COLUMNS.values():
         table.add_column(title, justify="right")
     for run, values in cells.items():
-        table.add_row(labels[run], *(values.get(metric, "") for metric in COLUMNS))
+        table.add_row(escape(printable(labels[run])), *(values.get(metric, "") for metric in COLUMNS))
     console = Console(width=None if Console().is_terminal else 100)
     console.print(table)
     places = {"figures": figures, "tables": tables}

@@ -11,6 +11,7 @@ import lazy_loader as lazy
 import numpy as np
 
 from ..core.errors import DataError, SettingsError, nearest
+from ..core.text import printable, spreadsheet_cell
 from ..evaluation import statistics
 from .context import Context
 
@@ -138,6 +139,31 @@ def read_tidy(name: str, path: str | os.PathLike) -> pd.DataFrame:
         if family not in FAMILIES:
             raise DataError(f"the table {name} at {path} has the family {family!r}; {nearest(family, FAMILIES)}")
     return table
+
+
+def printable_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """`table` with its free text, labels and names of classes, as it can be drawn (`core.text.printable`)."""
+    free = [column for column in ("label", "class") if column in table.columns]
+    return table.assign(**{column: table[column].map(printable) for column in free})
+
+
+def spreadsheet_columns(data: pd.DataFrame) -> pd.DataFrame:
+    """`data` with its text as `spreadsheet_cell` writes it: the file may be opened in a spreadsheet."""
+    text = [name for name in data.columns if data[name].dtype == object]
+    return data.assign(
+        **{
+            name: data[name].map(lambda cell: spreadsheet_cell(cell) if isinstance(cell, str) else cell)
+            for name in text
+        }
+    )
+
+
+def known_images(embedding: pd.DataFrame) -> pd.Series:
+    """Which rows of `embedding` are of a known class: a class may itself be called "unknown".
+
+    Tables from before there was the column `known` have no such class.
+    """
+    return embedding["known"] == 1 if "known" in embedding.columns else embedding["class"] != "unknown"
 
 
 def read_tables(paths: Mapping[str, str | os.PathLike], wanted: Iterable[str]) -> dict[str, pd.DataFrame]:

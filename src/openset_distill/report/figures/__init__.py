@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...core.errors import DataError, SettingsError, nearest
+from .. import tidy
 from ..context import Context, Highlight, read_context
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class FigureSpec:
         for table in self.tables:
             if table not in tables:
                 raise DataError(f"figure {self.name!r} reads the table {table!r}; add --table {table}=PATH")
-        return importlib.import_module(self.module).draw(tables, context)
+        shown = {name: tidy.printable_columns(table) for name, table in tables.items()}
+        return importlib.import_module(self.module).draw(shown, context)
 
     def caption_for(self, context: Context) -> str:
         """The caption with the experiment's own words."""

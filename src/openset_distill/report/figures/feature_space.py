@@ -29,20 +29,21 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
     tidy.require_runs("figure 'feature_space'", runs, "a run of cross entropy, MSA or asymmetric distillation")
     split, seed = sorted(set(zip(table["split"], table["seed"], strict=True)))[0]
     first = (table["split"] == split) & (table["seed"] == seed) & table["run"].isin(runs)
-    data = table.loc[first, ["run", "label", "split", "seed", "x", "y", "class"]].reset_index(drop=True)
-    classes = sorted(set(data["class"]) - {"unknown"}, key=_by_number)
+    columns = ["run", "label", "split", "seed", "x", "y", "class", "known"]
+    data = table.loc[first, [name for name in columns if name in table]].reset_index(drop=True)
+    known = tidy.known_images(data)
+    classes = sorted(set(data.loc[known, "class"]), key=_by_number)
     labels = tidy.labels(table)
 
     width = style.DOUBLE_COLUMN
     figure = style.new_figure(width, width / max(len(runs), 2.6) + 0.2)
     panels = figure.subplots(1, len(runs), squeeze=False)[0]
     for axes, run in zip(panels, runs, strict=True):
-        part = data[data["run"] == run]
-        size = 9 * min(1.0, max(0.3, (700 / len(part)) ** 0.5))  # square points, smaller in a crowd
+        part, unknown = data[(data["run"] == run) & known], data[(data["run"] == run) & ~known]
+        size = 9 * min(1.0, max(0.3, (700 / (len(part) + len(unknown))) ** 0.5))  # square points, smaller in a crowd
         for position, name in enumerate(classes):
             points = part[part["class"] == name]
             axes.scatter(points["x"], points["y"], **_look(position), s=size, alpha=0.75, linewidths=0, zorder=2)
-        unknown = part[part["class"] == "unknown"]
         axes.scatter(
             unknown["x"], unknown["y"], marker="x", color="#2b2b2b", s=0.8 * size, linewidths=0.55, alpha=0.6, zorder=3
         )
@@ -60,7 +61,7 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
     style.finish(figure, "feature_space", context, note, legend=(handles, names))
     if by_name:
         for axes, run in zip(panels, runs, strict=True):
-            _name_classes(axes, data[(data["run"] == run) & (data["class"] != "unknown")], classes)
+            _name_classes(axes, data[(data["run"] == run) & known], classes)
     return figure, data
 
 
@@ -80,6 +81,7 @@ def _legend(classes: list[str], by_name: bool) -> tuple[list[Line2D], list[str]]
         return [known, unknown], [f"known, {len(classes)} classes by colour and marker", "unknown"]
     handles = [Line2D([], [], **_look(i), linestyle="none", markersize=4) for i in range(len(classes))]
     names = [f"known class {name}" if by_name and i == 0 else name for i, name in enumerate(classes)]
+    names = ["class unknown" if name == "unknown" else name for name in names]
     return [*handles, unknown], [*names, "unknown"]
 
 

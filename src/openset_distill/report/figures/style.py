@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -14,12 +15,15 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, fontManager, get_font
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
 from ...core.files import written_whole
+from ...core.text import printable
 from ..context import Context, sentence
+from ..tidy import spreadsheet_columns
 from . import FIGURES
 
 DOUBLE_COLUMN = 6.9  # inches, the width of every figure
@@ -28,13 +32,27 @@ SMALL = 7.0  # points; nothing in a figure is smaller
 INK = "#222222"
 SOFT = "#5f5f5f"
 
+# Where DejaVu Sans has no glyph, the first of these that is installed and has one: other scripts, emoji. Figures in
+# Latin letters are the same with and without them.
+OTHER_SCRIPTS = (
+    "Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Noto Sans SC", "Noto Sans JP",
+    "Noto Sans KR", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback",
+    "IPAGothic", "NanumGothic", "PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei", "SimHei",
+    "Noto Sans Devanagari", "Noto Sans Bengali", "Noto Sans Tamil", "Noto Sans Thai", "Noto Sans Arabic",
+    "Noto Sans Hebrew", "Noto Sans Ethiopic", "Arial Unicode MS", "Noto Emoji", "Symbola",
+)  # fmt: skip
+_INSTALLED = {font.name for font in fontManager.ttflist}
+FAMILIES = ("DejaVu Sans", *(name for name in OTHER_SCRIPTS if name in _INSTALLED))
+
 STYLE = {
     "figure.dpi": DPI,
     "savefig.dpi": DPI,
     "pdf.fonttype": 42,
     # unhinted text has the same extent at every resolution, so the layout of the PNG is the layout of the PDF
     "text.hinting": "none",
-    "font.family": "DejaVu Sans",
+    # names and labels are text: a dollar sign begins no formula
+    "text.parse_math": False,
+    "font.family": list(FAMILIES),
     "font.size": 8,
     "text.color": INK,
     "axes.titlesize": 8,
@@ -103,7 +121,9 @@ def styled(draw: Callable) -> Callable:
 
     @functools.wraps(draw)
     def wrapper(*args, **kwargs):
-        with matplotlib.style.context(["default", STYLE]):
+        with matplotlib.style.context(["default", STYLE]), warnings.catch_warnings():
+            # `save` says so once, with the remedy
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             return draw(*args, **kwargs)
 
     return wrapper
@@ -202,7 +222,7 @@ def finish(
     margin, gap = 6.0, 4.0
     about = sentence(f"{context.title} ({context.experiment}), {context.scale()}")
     about = f"{about} {sentence(context.scale_note or context.dataset_title)}"
-    small = "\n".join(wrapped(part, width - 2 * margin) for part in (sentence(note), about) if part)
+    small = "\n".join(wrapped(printable(part), width - 2 * margin) for part in (sentence(note), about) if part)
     heading = figure.text(margin / width, 1, FIGURES[name].title, weight="bold", size=9, va="top")
     footer = figure.text(margin / width, 0, small, size=SMALL, color=SOFT, va="bottom", linespacing=1.25)
     top = margin + _height(figure, heading) + gap / 2
@@ -258,7 +278,7 @@ def _measure() -> RendererAgg:
 
 
 def _text_width(text: str, size: float, weight: str) -> float:
-    font = FontProperties(family=STYLE["font.family"], size=size, weight=weight)
+    font = FontProperties(family=list(FAMILIES), size=size, weight=weight)
     return _measure().get_text_width_height_descent(text, font, ismath=False)[0] * 72 / DPI
 
 
@@ -392,12 +412,25 @@ def _leaders(anchors: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return anchors[:, None] + share * (ends - anchors)[:, None]
 
 
+def letters_without_glyph(text: str) -> str:
+    """The letters of `text` that none of the fonts has, each once; a figure shows a box for them."""
+    letters = dict.fromkeys(letter for letter in text if not letter.isascii())
+    fonts = [get_font(fontManager.findfont(FontProperties(family=name))) for name in FAMILIES] if letters else []
+    return "".join(letter for letter in letters if not any(font.get_char_index(ord(letter)) for font in fonts))
+
+
 def save(figure: Figure, data, pdf: str | os.PathLike, png: str | os.PathLike, csv: str | os.PathLike) -> None:
     """Writes the figure and the data that it shows, without dates and versions: same input, same bytes."""
-    with matplotlib.style.context(["default", STYLE]):
+    boxes = letters_without_glyph("".join(text.get_text() for text in figure.findobj(Text)))
+    if boxes:
+        print(
+            f"no installed font has {boxes[:40]}: boxes are drawn; install Noto Sans for this script and draw it again"
+        )
+    with matplotlib.style.context(["default", STYLE]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         with written_whole(pdf) as partial:
             figure.savefig(partial, format="pdf", metadata={"Creator": None, "Producer": None, "CreationDate": None})
         with written_whole(png) as partial:
             figure.savefig(partial, format="png", dpi=DPI, metadata={"Software": None})
     with written_whole(csv) as partial:
-        data.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
+        spreadsheet_columns(data).to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...core.files import written_whole
+from ...core.text import printable
+from ..tidy import spreadsheet_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +49,7 @@ class Table:
 def save(table: Table, csv: str | os.PathLike, markdown: str | os.PathLike, latex: str | os.PathLike) -> None:
     """Writes the three faces of a table; the same table gives the same bytes."""
     with written_whole(csv) as partial:
-        table.data.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
+        spreadsheet_columns(table.data).to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
     for path, text in ((markdown, to_markdown(table)), (latex, to_latex(table))):
         with written_whole(path) as partial:
             partial.write_text(text, encoding="utf-8", newline="\n")
@@ -89,7 +91,8 @@ def _markdown_row(cells) -> str:
 
 def markdown_escape(text: str) -> str:
     """`text` with everything that Markdown would read as markup made plain, on one line."""
-    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(text.split()))
+    # an ampersand matters only where it begins an entity, a dollar sign where a renderer knows formulas
+    return re.sub(r"([\\`*_\[\]<>|#~$]|&(?=#?\w+;))", r"\\\1", " ".join(printable(text).split()))
 
 
 _LATEX = {
@@ -120,7 +123,10 @@ _LATEX = {
 
 def latex_escape(text: str) -> str:
     """`text` with everything that LaTeX would read as a command made plain."""
-    return "".join(_LATEX.get(letter, letter) for letter in text)
+    # two hyphens would be a dash; at the start of a cell the line break before it would take a bracket or a star
+    parts = printable(text).split("--")
+    plain = "-{}-".join("".join(_LATEX.get(letter, letter) for letter in part) for part in parts)
+    return re.sub(r"^(\s*)([\[*])", r"\1{\2}", plain)
 
 
 def to_latex(table: Table) -> str:
