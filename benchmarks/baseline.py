@@ -58,7 +58,8 @@ def dist_loss(student: Tensor, teacher: Tensor) -> Tensor:
     p, q = student.softmax(dim=1), teacher.softmax(dim=1)
 
     def correlation(a: Tensor, b: Tensor) -> Tensor:
-        return F.cosine_similarity(a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True), dim=1)
+        a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+        return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-8)
 
     return 2 - correlation(p, q).mean() - correlation(p.t(), q.t()).mean()
 
