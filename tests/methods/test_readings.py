@@ -331,4 +331,5 @@ def test_a_method_says_whether_it_is_about_mixed_images():
 
     assert all(needs(name) for name in ("asymmetric_distillation", "soft_asymmetric_distillation", "placeholders"))
     assert needs({"name": "cross_entropy", "combine": "add"})
+    assert needs({"name": "logit_matching", "mixed_target": "symmetric"})
     assert not any(needs(name) for name in ("cross_entropy", "distillation", "logit_matching", "arpl"))

@@ -47,6 +47,10 @@ class LogitMatching(Method):
     family: ClassVar[str | None] = "distillation"
 
     @property
+    def needs_mixing(self) -> bool:
+        return self.mixed_target == "symmetric"
+
+    @property
     def asks_on_mixed(self) -> bool:
         return self.mixed_target == "symmetric"
 
