@@ -63,10 +63,10 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	@touch $@
 
 crate: environment
-	python workflow_scripts/crate.py --results $(RESULTS) --folder crate
+	python tools/crate.py --results $(RESULTS) --folder crate
 
 doctor: environment
-	python workflow_scripts/doctor.py
+	python tools/doctor.py
 
 # Validators and a server for the tests, apart from the stack that they would contradict.
 tools: $(TOOLS)/installed
@@ -100,10 +100,10 @@ benchmark: environment
 	python benchmarks/report.py
 
 dvc_yaml: environment
-	python workflow_scripts/dvc_stages.py --write
+	python tools/dvc_stages.py --write
 
 environment.yml: requirements.lock pyproject.toml
-	python workflow_scripts/conda_environment.py --write
+	python tools/write_environment.py --write
 
 clean:
 	rm -rf results .snakemake/log .snakemake/locks

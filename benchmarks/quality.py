@@ -92,7 +92,9 @@ def main() -> None:
                 answers = []
                 if taught:
                     answers = ["--answers", folder / f"answers_{seed}.safetensors"]
-                    record = python(SCRIPTS / "record_teacher.py", "--job", json.dumps(images_seen(settings)), *inputs)
+                    record = python(
+                        SCRIPTS / "cache_teacher_logits.py", "--job", json.dumps(images_seen(settings)), *inputs
+                    )
                     began = time.perf_counter()
                     together([[*record, *taught, *answers, "--threads", cores]])
                     recording += time.perf_counter() - began

@@ -150,13 +150,13 @@ def prepare(case: Case, folder: Path, epochs: int, cores: int) -> tuple[dict[str
     seconds = {}
     for count in (1, 1 + RECORDED_EPOCHS):
         seen = json.dumps(images_seen(job(case, "asymmetric distillation", count)))
-        command = python(SCRIPTS / "record_teacher.py", "--job", seen, *inputs, "--teacher", files["teacher"])
+        command = python(SCRIPTS / "cache_teacher_logits.py", "--job", seen, *inputs, "--teacher", files["teacher"])
         answers = folder / f"answers_{count}.safetensors"
         started = time.perf_counter()
         together([[*command, "--answers", answers, "--threads", cores]])
         seconds[count] = time.perf_counter() - started
     seen = json.dumps(images_seen(job(case, "asymmetric distillation", epochs)))
-    command = python(SCRIPTS / "record_teacher.py", "--job", seen, *inputs, "--teacher", files["teacher"])
+    command = python(SCRIPTS / "cache_teacher_logits.py", "--job", seen, *inputs, "--teacher", files["teacher"])
     together([[*command, "--answers", files["answers"], "--threads", cores]])
     recorded = RECORDED_EPOCHS * (images // case.batch) * case.batch
     return files, recorded / (seconds[1 + RECORDED_EPOCHS] - seconds[1])

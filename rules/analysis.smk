@@ -1,9 +1,9 @@
 # What the networks make of mixed images, and where their features put the unknowns.
 
 
-rule analyze_features:
+rule scan_mixing:
     input:
-        code="workflow_scripts/analyze.py",
+        code="workflow_scripts/scan_mixing.py",
         manifest=f"{KNOWN}/manifest.json",
         others=[f"{folder}/manifest.json" for folder in OTHERS.values()],
         split=f"{SPLIT}/split.npz",
@@ -34,9 +34,9 @@ rule analyze_features:
 
 
 # All runs in one job: each is compared with the teacher, whose features are read once.
-rule measure_features:
+rule measure_feature_geometry:
     input:
-        code="workflow_scripts/measure.py",
+        code="workflow_scripts/feature_geometry.py",
         outputs=[f"{SPLIT}/{run}/outputs.npz" for run in EXPERIMENT.runs],
         weights=[f"{SPLIT}/{run}/weights.safetensors" for run in EXPERIMENT.runs],
     output:
@@ -60,9 +60,9 @@ rule measure_features:
 
 
 # Pictures are of one split and seed, so only those are asked for.
-rule explain_features:
+rule compute_gradcam:
     input:
-        code="workflow_scripts/explain.py",
+        code="workflow_scripts/gradcam.py",
         manifest=f"{KNOWN}/manifest.json",
         others=[f"{folder}/manifest.json" for folder in OTHERS.values()],
         split=f"{SPLIT}/split.npz",

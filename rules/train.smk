@@ -49,9 +49,9 @@ rule train_teacher:
 
 
 # What a teacher says to every batch of its students' training, once for all students that see the same images.
-rule record_teacher:
+rule cache_teacher_logits:
     input:
-        code="workflow_scripts/record_teacher.py",
+        code="workflow_scripts/cache_teacher_logits.py",
         manifest=f"{KNOWN}/manifest.json",
         others=[f"{folder}/manifest.json" for folder in OTHERS.values()],
         split=f"{SPLIT}/split.npz",

@@ -167,7 +167,9 @@ def test_the_command_measures_all_runs_of_a_split(tmp_path, clusters):
     runs = [part for name in ("teacher", "ce") for part in ("--run", f"{name}={tmp_path / name}.npz")]
     save_file({"head.points": np.eye(CLASSES, WIDTH, dtype=np.float32)}, tmp_path / "teacher.safetensors")
     head = [part for name in ("teacher", "ce") for part in ("--head", f"{name}={tmp_path / name}.safetensors")]
-    succeed(script("measure.py", *runs, *head, "--teacher", "teacher", "--features", tmp_path / "features.csv"))
+    succeed(
+        script("feature_geometry.py", *runs, *head, "--teacher", "teacher", "--features", tmp_path / "features.csv")
+    )
     value = {(row["run"], row["quantity"], row["group"]): row["value"] for row in read_rows(tmp_path / "features.csv")}
     assert float(value["ce", "cka_teacher", "all"]) == pytest.approx(1)
     ratio = float(value["ce", "within_scatter", "known"]) / float(value["teacher", "within_scatter", "known"])
@@ -180,9 +182,9 @@ def test_the_command_measures_all_runs_of_a_split(tmp_path, clusters):
         tmp_path / "ce.npz", features=clusters["features"], logits=clusters["logits"], labels=other,
         group=(labels < 0).astype(int), group_names=["known", "unknown"],
     )  # fmt: skip
-    process = script("measure.py", *runs, "--teacher", "teacher", "--features", tmp_path / "other.csv")
+    process = script("feature_geometry.py", *runs, "--teacher", "teacher", "--features", tmp_path / "other.csv")
     assert process.returncode == 2 and "other test images than those of teacher" in process.stderr
     outputs = f"ce={tmp_path / 'ce.npz'}"
-    process = script("measure.py", "--run", outputs, "--head", outputs, "--features", tmp_path / "other.csv")
+    process = script("feature_geometry.py", "--run", outputs, "--head", outputs, "--features", tmp_path / "other.csv")
     assert process.returncode == 2 and "no head that can be read" in process.stderr
     assert not (tmp_path / "other.csv").exists()

@@ -115,7 +115,7 @@ def test_the_command_explains_a_network(tmp_path, digits, split, teacher):
     files = ["--split", split / "split.npz", "--description", split / "split.json", "--prepared", digits]
     files += ["--weights", teacher / "weights.safetensors", "--config", teacher / "config.json"]
     made = ["--attention", tmp_path / "attention.csv", "--pictures", tmp_path / "pictures.csv"]
-    succeed(script("explain.py", *files, *made, "--pairs", 12, "--shown", 2))
+    succeed(script("gradcam.py", *files, *made, "--pairs", 12, "--shown", 2))
     rows = read_rows(tmp_path / "attention.csv")
     assert {row["run"] for row in rows} == {"teacher"} and len(rows) == 12 + 2 * 2
     assert all(0 < float(row["area_b"]) < 1 for row in rows if row["view"] == "mixed")
@@ -128,5 +128,5 @@ def test_the_command_explains_a_network(tmp_path, digits, split, teacher):
     assert (mixed == np.where(place, b, a)).all()
 
     again = ["--attention", tmp_path / "again.csv", "--pictures", tmp_path / "again_pictures.csv"]
-    succeed(script("explain.py", *files, *again, "--pairs", 12, "--shown", 2))
+    succeed(script("gradcam.py", *files, *again, "--pairs", 12, "--shown", 2))
     assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "attention.csv").read_bytes()

@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 from commands import REPOSITORY
 
-PARTS = ("Snakefile", "rules", "workflow_scripts", "config", "profiles", "src", "environment.yml")
+PARTS = ("Snakefile", "rules", "workflow_scripts", "tools", "config", "profiles", "src", "environment.yml")
 
 
 def checkout(folder: Path) -> Path:

@@ -12,7 +12,7 @@ import yaml
 from commands import REPOSITORY
 
 SOURCES = (
-    "Snakefile", "rules", "workflow_scripts", "config", "profiles", "src", "environment.yml", "pyproject.toml",
+    "Snakefile", "rules", "workflow_scripts", "tools", "config", "profiles", "src", "environment.yml", "pyproject.toml",
     "requirements.lock", "LICENSE", "CITATION.cff", "README.md",
 )  # fmt: skip
 BIN = Path(sys.executable).parent
@@ -85,7 +85,7 @@ def dvc_repository(folder: Path) -> Path:
     shutil.copytree(REPOSITORY / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
     shutil.copy2(REPOSITORY / ".gitignore", folder / ".gitignore")
     commands = [
-        [sys.executable, "workflow_scripts/dvc_stages.py", "--write"],
+        [sys.executable, "tools/dvc_stages.py", "--write"],
         ["git", "init", "-q"],
         ["git", "add", "-A"],
         ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "start"],

@@ -421,7 +421,12 @@ def test_the_comparison_is_one_command(tmp_path):
         summaries += ["--summary", f"{name}={paths['summary']}"]
     (tmp_path / "published.csv").write_text(PUBLISHED)
     outputs = [part for kind in ("csv", "markdown", "latex") for part in (f"--{kind}", str(tmp_path / f"out.{kind}"))]
-    command = [sys.executable, str(SCRIPT.with_name("compare.py")), "--published", str(tmp_path / "published.csv")]
+    command = [
+        sys.executable,
+        str(SCRIPT.parents[1] / "tools" / "compare.py"),
+        "--published",
+        str(tmp_path / "published.csv"),
+    ]
     done = subprocess.run([*command, *outputs, *summaries], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert set(pd.read_csv(tmp_path / "out.csv")["experiment"]) == {"a", "b"}

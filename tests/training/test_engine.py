@@ -116,7 +116,7 @@ def recording_command(path: Path, settings: dict, digits: Path, split: Path, tea
 @pytest.fixture(scope="module")
 def recording(teacher, digits, split, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("recording") / "answers.safetensors"
-    succeed(script("record_teacher.py", *recording_command(path, job("ad_as_released"), digits, split, teacher)))
+    succeed(script("cache_teacher_logits.py", *recording_command(path, job("ad_as_released"), digits, split, teacher)))
     return path
 
 
@@ -133,7 +133,7 @@ def test_recorded_answers_train_the_student_that_live_ones_do(run, precision, te
     names, settings = ["--teacher", teacher / "weights.safetensors"], job(run)
     settings["optimization"]["precision"] = precision
     recording = tmp_path / "answers.safetensors"
-    succeed(script("record_teacher.py", *recording_command(recording, settings, digits, split, teacher)))
+    succeed(script("cache_teacher_logits.py", *recording_command(recording, settings, digits, split, teacher)))
     succeed(train(tmp_path / "live", settings, digits, split, *names))
     succeed(train(tmp_path / "recorded", settings, digits, split, *names, "--answers", recording))
     live, recorded = history(tmp_path / "live"), history(tmp_path / "recorded")
@@ -146,7 +146,7 @@ def test_recorded_answers_train_the_student_that_live_ones_do(run, precision, te
 def test_asymmetric_logit_matching_records_no_logits_on_mixed_images(teacher, digits, split, tmp_path):
     names, settings = ["--teacher", teacher / "weights.safetensors"], asymmetric_logit_matching()
     recording = tmp_path / "answers.safetensors"
-    succeed(script("record_teacher.py", *recording_command(recording, settings, digits, split, teacher)))
+    succeed(script("cache_teacher_logits.py", *recording_command(recording, settings, digits, split, teacher)))
     tensors, _ = load_tensors(recording)
     assert len(tensors["mixed"]) == 0 and len(tensors["raw"]) == len(tensors["row"])
     succeed(train(tmp_path / "live", settings, digits, split, *names))
@@ -215,7 +215,7 @@ def test_an_interrupted_recording_goes_on_to_the_same_bits(teacher, digits, spli
     settings = job("kd_mixed")
     settings["optimization"]["epochs"] = 200
     words = recording_command(tmp_path / "cut.safetensors", settings, digits, split, teacher)
-    command = [sys.executable, str(SCRIPTS / "record_teacher.py"), *words]
+    command = [sys.executable, str(SCRIPTS / "cache_teacher_logits.py"), *words]
     process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
     # the handler is in place once the recording has begun; before that the signal ends the process without a state
     deadline = time.monotonic() + 60
@@ -226,11 +226,11 @@ def test_an_interrupted_recording_goes_on_to_the_same_bits(teacher, digits, spli
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2 and "stopped by a signal" in errors
     assert {path.name for path in tmp_path.iterdir()} == {"cut.state.safetensors"}
-    continued = succeed(script("record_teacher.py", *words))
+    continued = succeed(script("cache_teacher_logits.py", *words))
     assert "going on from step" in continued.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"cut.safetensors"}
     whole = tmp_path / "whole.safetensors"
-    succeed(script("record_teacher.py", *recording_command(whole, settings, digits, split, teacher)))
+    succeed(script("cache_teacher_logits.py", *recording_command(whole, settings, digits, split, teacher)))
     assert whole.read_bytes() == (tmp_path / "cut.safetensors").read_bytes()
 
 

@@ -262,7 +262,7 @@ def test_a_damaged_state_or_one_of_another_version_starts_anew_in_one_line(chang
 def recorded(path: Path, made: dict, digits: Path, split: Path, weights: Path):
     inputs = ["--prepared", digits, "--split", split / "split.npz", "--description", split / "split.json"]
     seen = json.dumps(images_seen(made))
-    return script("record_teacher.py", "--job", seen, *inputs, "--teacher", weights, "--answers", path)
+    return script("cache_teacher_logits.py", "--job", seen, *inputs, "--teacher", weights, "--answers", path)
 
 
 def test_a_recording_of_another_split_with_the_same_settings_is_refused(digits, split, teacher, tmp_path):

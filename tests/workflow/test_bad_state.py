@@ -33,7 +33,7 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 
 def doctor(folder: Path) -> str:
     """What the doctor found; empty where nothing is in the way."""
-    process = run(folder, "python", "workflow_scripts/doctor.py")
+    process = run(folder, "python", "tools/doctor.py")
     assert process.returncode in (0, 2) and "Traceback" not in process.stderr, process.stderr
     return process.stderr
 

@@ -38,7 +38,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pack(folder: Path) -> None:
-    process = run(folder, "python", "workflow_scripts/crate.py", "--results", "results/digits", "--folder", "crate")
+    process = run(folder, "python", "tools/crate.py", "--results", "results/digits", "--folder", "crate")
     assert process.returncode == 0, process.stderr
 
 
@@ -72,9 +72,9 @@ def test_packing_again_replaces_the_crate_and_nothing_else(packed):
     before = (packed / "crate" / "ro-crate-metadata.json").read_bytes()
     pack(packed)
     assert (packed / "crate" / "ro-crate-metadata.json").read_bytes() == before
-    process = run(packed, "python", "workflow_scripts/crate.py", "--results", "results/digits", "--folder", "config")
+    process = run(packed, "python", "tools/crate.py", "--results", "results/digits", "--folder", "config")
     assert process.returncode == 2 and "is not an RO-Crate" in process.stderr
-    process = run(packed, "python", "workflow_scripts/crate.py", "--results", "results/other", "--folder", "new")
+    process = run(packed, "python", "tools/crate.py", "--results", "results/other", "--folder", "new")
     assert process.returncode == 2 and "no finished experiment" in process.stderr
 
 

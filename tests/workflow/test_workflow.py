@@ -98,7 +98,7 @@ def test_a_change_to_one_student_redoes_that_student_and_what_hangs_on_it(copy):
 def test_a_new_student_of_a_recorded_teacher_is_the_only_one_that_is_trained(copy):
     added = "runs={another: {method: {name: asymmetric_distillation, preset: as_described}, augment: {multi: cutmix}}}"
     planned = jobs(snakemake(copy, "-n", "paper_figures", "--config", added))
-    assert planned["train_student"] == 2 and "record_teacher" not in planned
+    assert planned["train_student"] == 2 and "cache_teacher_logits" not in planned
 
 
 def test_a_change_to_the_teacher_redoes_its_students_too(copy):
@@ -127,7 +127,7 @@ def test_a_run_can_be_taken_out_on_the_command_line(finished):
 def test_kept_results_are_redrawn_from_their_tidy_tables_alone(copy):
     keep = [
         sys.executable,
-        "workflow_scripts/keep_results.py",
+        "tools/keep_results.py",
         "--results",
         "results/digits",
         "--folder",
@@ -272,18 +272,16 @@ def test_dvc_records_what_snakemake_made_and_redoes_what_a_change_asks_for(copy)
 # ---------------------------------------------------------------------- files that repeat other files
 
 
-@pytest.mark.parametrize("name", ["dvc_stages.py", "conda_environment.py"])
+@pytest.mark.parametrize("name", ["dvc_stages.py", "write_environment.py"])
 def test_generated_files_are_up_to_date(name, in_repository):
-    process = run(in_repository, sys.executable, f"workflow_scripts/{name}", "--check")
+    process = run(in_repository, sys.executable, f"tools/{name}", "--check")
     assert process.returncode == 0, process.stderr
 
 
-@pytest.mark.parametrize("name", ["dvc_stages.py", "conda_environment.py"])
+@pytest.mark.parametrize("name", ["dvc_stages.py", "write_environment.py"])
 def test_a_generated_file_that_differs_is_noticed(name, in_repository, tmp_path):
     (tmp_path / "file").write_text("something else\n")
-    process = run(
-        in_repository, sys.executable, f"workflow_scripts/{name}", "--check", "--file", str(tmp_path / "file")
-    )
+    process = run(in_repository, sys.executable, f"tools/{name}", "--check", "--file", str(tmp_path / "file"))
     assert process.returncode == 2 and "--write" in process.stderr
 
 

@@ -1,6 +1,6 @@
 """Packs a finished experiment as an RO-Crate: files with hashes, runs, workflow, software, licence, citation.
 
-    python workflow_scripts/crate.py --results results/digits --folder crate
+    python tools/crate.py --results results/digits --folder crate
 
 The folder can be archived as it is. It follows the profiles Workflow RO-Crate 1.0 (the Snakefile is the main entity)
 and Process Run Crate 0.5 (each training is an action with its inputs, results and times).
@@ -23,9 +23,9 @@ from openset_distill.core.errors import OpenSetError
 from openset_distill.core.files import read_json, sha256
 
 CODE = (
-    "rules/*.smk", "rules/captions/*", "workflow_scripts/*.py", "src/openset_distill/**/*.py", "config/**/*.yaml",
-    "config/reference/*", "profiles/*/config.yaml", "pyproject.toml", "requirements.lock", "environment.yml", "LICENSE",
-    "CITATION.cff", "README.md",
+    "rules/*.smk", "rules/captions/*", "workflow_scripts/*.py", "tools/*.py", "src/openset_distill/**/*.py",
+    "config/**/*.yaml", "config/reference/*", "profiles/*/config.yaml", "pyproject.toml", "requirements.lock",
+    "environment.yml", "LICENSE", "CITATION.cff", "README.md",
 )  # fmt: skip
 RESULTS = ("figures/*", "tables/*", "tidy/*", "split*/**/*")
 TYPES = {

@@ -1,8 +1,8 @@
 """Writes what the workflow would do as a list of commands, for a machine that has no Snakemake.
 
-    python workflow_scripts/steps.py --steps steps.json --cores 16 \\
+    python tools/export_commands.py --steps steps.json --cores 16 \\
         results/tinyimagenet/split0/seed0/ce/metrics.json --configfile config/experiments/tinyimagenet.yaml
-    python workflow_scripts/run_steps.py steps.json --minutes 9       # there, until it says that all is done
+    python tools/run_commands.py steps.json --minutes 9       # there, until it says that all is done
 
 What follows the options goes to Snakemake: targets, `--configfile`, `--config`. The list is that of a run from nothing,
 so it holds the steps from download to metrics.

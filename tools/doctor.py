@@ -1,6 +1,6 @@
 """Looks for what keeps Snakemake or DVC from working here, and says for each what helps.
 
-    python workflow_scripts/doctor.py
+    python tools/doctor.py
 
 It changes nothing. Status 2 where something was found.
 """
@@ -61,7 +61,7 @@ def half_written() -> Iterator[str]:
 def from_the_future() -> Iterator[str]:
     """Files with a later time than this machine's clock shows; Snakemake refuses to build on them."""
     now = time.time()
-    folders = ("config", "data", "results", "rules", "src", "workflow_scripts")
+    folders = ("config", "data", "results", "rules", "src", "tools", "workflow_scripts")
     for path in (path for folder in folders for path in sorted(Path(folder).rglob("*")) if path.is_file()):
         ahead = path.stat().st_mtime - now
         if ahead > SKEW_SECONDS:

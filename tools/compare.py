@@ -1,6 +1,6 @@
 """Sets several experiments side by side, with the published numbers for their datasets.
 
-    python workflow_scripts/compare.py --summary Tiny-ImageNet=results/tinyimagenet/tidy/summary.csv \\
+    python tools/compare.py --summary Tiny-ImageNet=results/tinyimagenet/tidy/summary.csv \\
         --summary CIFAR-10=results/cifar10/tidy/summary.csv --csv comparison.csv --markdown comparison.md \\
         --latex comparison.tex
 """

@@ -1,6 +1,6 @@
 """Measures the geometry of the test features of all runs of a split and seed; no network is needed.
 
-python workflow_scripts/measure.py --run ce=outputs.npz --head ce=weights.safetensors --features features.csv
+python workflow_scripts/feature_geometry.py --run ce=outputs.npz --head ce=weights.safetensors --features features.csv
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ LONGER = ["--config", "defaults={optimization: {epochs: 400}}"]
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = copy_of_the_repository(tmp_path_factory.mktemp("steps"))
-    process = run(folder, sys.executable, "workflow_scripts/steps.py", "--steps", "steps.json", METRICS, *LONGER)
+    process = run(folder, sys.executable, "tools/export_commands.py", "--steps", "steps.json", METRICS, *LONGER)
     assert process.returncode == 0, process.stderr
     return folder
 
@@ -39,7 +39,7 @@ def test_run_in_pieces_it_ends_at_the_bits_of_the_workflow_and_snakemake_takes_t
     while not statuses or (statuses[-1] == 3 and len(statuses) < 20):
         # shorter than a training, so that one is cut; a busy machine needs longer pieces to get anywhere
         minutes = str(0.1 * 1.2 ** len(statuses))
-        process = run(planned, sys.executable, "workflow_scripts/run_steps.py", "steps.json", "--minutes", minutes)
+        process = run(planned, sys.executable, "tools/run_commands.py", "steps.json", "--minutes", minutes)
         statuses.append(process.returncode)
     assert statuses[-1] == 0 and len(statuses) > 1, process.stdout + process.stderr
     logs = [path.read_text() for path in (planned / "results" / "digits" / "logs").glob("*.log")]
@@ -57,10 +57,10 @@ def test_run_in_pieces_it_ends_at_the_bits_of_the_workflow_and_snakemake_takes_t
 def test_a_step_that_fails_is_named_with_its_log(planned, tmp_path):
     step = {"rule": "broken", "inputs": [], "outputs": ["nowhere/out.txt"], "logs": ["nowhere/log.txt"]}
     (tmp_path / "steps.json").write_text(json.dumps([{**step, "command": "false > nowhere/log.txt"}]))
-    process = run(planned, sys.executable, "workflow_scripts/run_steps.py", str(tmp_path / "steps.json"))
+    process = run(planned, sys.executable, "tools/run_commands.py", str(tmp_path / "steps.json"))
     assert process.returncode == 1 and "nowhere/log.txt" in process.stderr
 
 
 def test_what_snakemake_cannot_plan_is_an_error(planned):
-    process = run(planned, sys.executable, "workflow_scripts/steps.py", "--steps", "no.json", "no_such_target")
+    process = run(planned, sys.executable, "tools/export_commands.py", "--steps", "no.json", "no_such_target")
     assert process.returncode == 2 and "no_such_target" in process.stderr and not (planned / "no.json").exists()

@@ -1,6 +1,6 @@
-"""Runs the steps that `steps.py` wrote, one after the other, with nothing but Python and the packages of the steps.
+"""Runs the steps that `export_commands.py` wrote in order, with nothing but Python and the packages of the steps.
 
-    python workflow_scripts/run_steps.py steps.json --minutes 9
+    python tools/run_commands.py steps.json --minutes 9
 
 A step whose outputs are all there is skipped. When the minutes are over, a training saves its state and the command
 ends with status 3: the same command goes on from there, to the same bits. Run it in the repository's folder. The files

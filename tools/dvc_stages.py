@@ -1,7 +1,7 @@
 """Writes dvc.yaml from the workflow, or checks that it still says what the workflow does.
 
-    python workflow_scripts/dvc_stages.py --write
-    python workflow_scripts/dvc_stages.py --check
+    python tools/dvc_stages.py --write
+    python tools/dvc_stages.py --check
 
 Snakemake owns the commands and their order. A DVC stage is coarse: it calls Snakemake for some rules and records the
 hashes of what they made, so that `dvc push` and `dvc pull` carry it elsewhere. The last stage, `records`, carries
@@ -27,13 +27,13 @@ RULES = {
     "split": [
         "make_split",
         "train_teacher",
-        "record_teacher",
+        "cache_teacher_logits",
         "train_student",
         "training_outputs",
         "evaluate",
-        "analyze_features",
-        "measure_features",
-        "explain_features",
+        "scan_mixing",
+        "measure_feature_geometry",
+        "compute_gradcam",
         "embed_features",
     ],
     "tidy": ["aggregate"],
@@ -43,15 +43,15 @@ RECORDS = ".snakemake/metadata"
 STEPS_OF_SPLIT = (
     "split",
     "train",
-    "record_teacher",
+    "cache_teacher_logits",
     "training_outputs",
     "evaluate",
-    "analyze",
-    "measure",
-    "explain",
+    "scan_mixing",
+    "feature_geometry",
+    "gradcam",
     "embed",
 )
-HEADER = f"# Written by `python workflow_scripts/dvc_stages.py --write` from {CONFIGURATION}; do not edit by hand.\n"
+HEADER = f"# Written by `python tools/dvc_stages.py --write` from {CONFIGURATION}; do not edit by hand.\n"
 
 
 def snakemake(rules: list[str], targets: list[str], code: list[str]) -> str:
@@ -195,7 +195,7 @@ def main() -> None:
         arguments.file.write_text(text, encoding="utf-8")
     elif not arguments.file.exists() or arguments.file.read_text(encoding="utf-8") != text:
         raise OpenSetError(
-            f"{arguments.file} is not what the workflow does now; run `python workflow_scripts/dvc_stages.py --write`"
+            f"{arguments.file} is not what the workflow does now; run `python tools/dvc_stages.py --write`"
         )
 
 

@@ -1,7 +1,7 @@
 """Writes environment.yml, the conda face of the pinned stack, or checks that it still fits.
 
-    python workflow_scripts/conda_environment.py --write
-    python workflow_scripts/conda_environment.py --check
+    python tools/write_environment.py --write
+    python tools/write_environment.py --check
 
 pyproject.toml says what the project needs and requirements.lock which versions were chosen; this file repeats both.
 """
@@ -18,7 +18,7 @@ from openset_distill.core.errors import OpenSetError
 
 HEADER = """\
 # The same versions as requirements.lock, for users of conda: conda env create --file environment.yml
-# Written by `python workflow_scripts/conda_environment.py --write`; do not edit by hand.
+# Written by `python tools/write_environment.py --write`; do not edit by hand.
 name: openset-distill
 channels:
   - conda-forge
@@ -65,7 +65,7 @@ def main() -> None:
     elif not arguments.file.exists() or arguments.file.read_text(encoding="utf-8") != text:
         raise OpenSetError(
             f"{arguments.file} does not repeat pyproject.toml and requirements.lock; "
-            "run `python workflow_scripts/conda_environment.py --write`"
+            "run `python tools/write_environment.py --write`"
         )
 
 

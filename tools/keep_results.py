@@ -1,6 +1,6 @@
 """Copies what is worth keeping of a finished experiment: figures, tables, tidy tables, and where each run comes from.
 
-    python workflow_scripts/keep_results.py --results results/tinyimagenet_cpu --folder docs/results/tinyimagenet_cpu \\
+    python tools/keep_results.py --results results/tinyimagenet_cpu --folder docs/results/tinyimagenet_cpu \\
         --configuration config/experiments/tinyimagenet_cpu.yaml
 
 Weights and outputs are not copied, nor pictures: most datasets may not be passed on, not even a few of their images.
