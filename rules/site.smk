@@ -7,11 +7,11 @@ import shutil
 import subprocess
 from typing import Annotated
 
-import yaml
 from pydantic import Field
 
+from openset_distill.config.experiment import Gpus, MemoryMb, ResourceSettings, RuntimeMin, Strict, Threads, validated
 from openset_distill.core.errors import SettingsError
-from openset_distill.config.experiment import ResourceSettings, Strict, validated
+from openset_distill.core.yaml_files import read_yaml
 
 # true in the process that submits, and in the ones that it starts on other machines
 ON_CLUSTER = workflow.remote_exec or workflow.resource_settings.nodes is not None
@@ -28,11 +28,11 @@ class SiteJob(Strict):
     gres: str | None = None
     mail: str | None = None
     extra: str | None = None
-    save_seconds: Annotated[int, Field(ge=0)] = 120
-    threads: Annotated[int, Field(ge=1)] | None = None
-    memory_mb: Annotated[int, Field(ge=100)] | None = None
-    runtime_min: Annotated[int, Field(ge=1)] | None = None
-    gpu: Annotated[int, Field(ge=0)] | None = None
+    save_seconds: Annotated[int, Field(ge=0, le=86_400)] = 120
+    threads: Threads | None = None
+    memory_mb: MemoryMb | None = None
+    runtime_min: RuntimeMin | None = None
+    gpu: Gpus | None = None
 
 
 class Site(Strict):
@@ -53,11 +53,7 @@ def read_site():
         if "OPENSET_SITE" in os.environ:
             raise SettingsError(f"the site's file {SITE_FILE} (variable OPENSET_SITE) does not exist; correct the path")
         return Site()
-    try:
-        settings = yaml.safe_load(SITE_FILE.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{SITE_FILE} is not valid YAML: {error}") from error
-    return validated(Site, settings, source=str(SITE_FILE))
+    return validated(Site, read_yaml(SITE_FILE, "the site's file") or {}, source=str(SITE_FILE))
 
 
 def site(kind):

@@ -16,7 +16,10 @@ from ..core.errors import DataError
 torch = lazy.load("torch")
 
 Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
-Positive = Annotated[float, pydantic.Field(gt=0)]
+# a Beta distribution of less is a coin toss that underflows, one of more is a constant
+Positive = Annotated[float, pydantic.Field(ge=0.001, le=1000)]
+# no image is larger (`data.image_size`)
+Pixels = Annotated[int, pydantic.Field(ge=0, le=2048)]
 
 
 def _in_order(limits: tuple[float, float]) -> tuple[float, float]:

@@ -243,7 +243,7 @@ class GridMix(MaskMixing):
     cells come from a fixed order.
     """
 
-    cells: Annotated[int, pydantic.Field(ge=1)] = 4
+    cells: Annotated[int, pydantic.Field(ge=1, le=256)] = 4
 
     def masks(self, partners: torch.Tensor, lam: np.ndarray, rng: np.random.Generator | None) -> torch.Tensor:
         rng = np.random.default_rng(0) if rng is None else rng

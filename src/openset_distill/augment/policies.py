@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 torch = lazy.load("torch")
 
 Interpolation = Literal["nearest", "bilinear"]
-PositiveInt = Annotated[int, pydantic.Field(ge=1)]
+# operations in a row, or chains of them: each costs a pass over the images
+PositiveInt = Annotated[int, pydantic.Field(ge=1, le=100)]
 
 
 def _draw_sign(rng: np.random.Generator, signed: np.ndarray) -> np.ndarray:
@@ -44,8 +45,8 @@ class RandAugment(SingleSample):
 
     space: Literal["torchvision", "vaze", "vaze_digits"] = "torchvision"
     num_ops: PositiveInt = 1
-    magnitude: Annotated[int, pydantic.Field(ge=0)] = 9
-    bins: Annotated[int, pydantic.Field(ge=2)] = 31
+    magnitude: Annotated[int, pydantic.Field(ge=0, le=999)] = 9
+    bins: Annotated[int, pydantic.Field(ge=2, le=1000)] = 31
     interpolation: Interpolation = "nearest"
 
     @pydantic.model_validator(mode="after")
@@ -78,7 +79,7 @@ class TrivialAugment(SingleSample):
     Mueller and Hutter 2021, "TrivialAugment: Tuning-free yet state-of-the-art data augmentation" (TA, wide).
     """
 
-    bins: Annotated[int, pydantic.Field(ge=2)] = 31
+    bins: Annotated[int, pydantic.Field(ge=2, le=1000)] = 31
     interpolation: Interpolation = "nearest"
 
     def augment(self, images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
@@ -134,7 +135,7 @@ class AugMix(SingleSample):
     severity: Annotated[int, pydantic.Field(ge=1, le=10)] = 3
     width: PositiveInt = 3
     depth: PositiveInt | None = None
-    alpha: Annotated[float, pydantic.Field(gt=0)] = 1.0
+    alpha: Annotated[float, pydantic.Field(ge=0.001, le=1000)] = 1.0
     all_ops: bool = True
     interpolation: Interpolation = "bilinear"
 
@@ -183,9 +184,9 @@ class ColorJitter(SingleSample):
     part from [-h, h]. One-channel images have no saturation and no hue.
     """
 
-    brightness: Annotated[float, pydantic.Field(ge=0)] = 0.4
-    contrast: Annotated[float, pydantic.Field(ge=0)] = 0.4
-    saturation: Annotated[float, pydantic.Field(ge=0)] = 0.4
+    brightness: Annotated[float, pydantic.Field(ge=0, le=100)] = 0.4
+    contrast: Annotated[float, pydantic.Field(ge=0, le=100)] = 0.4
+    saturation: Annotated[float, pydantic.Field(ge=0, le=100)] = 0.4
     hue: Annotated[float, pydantic.Field(ge=0, le=0.5)] = 0.1
 
     def augment(self, images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:

@@ -17,6 +17,7 @@ from ..core.registry import Registry, settings_class
 from .base import (
     Fraction,
     FractionRange,
+    Pixels,
     PositiveRange,
     SingleSample,
     apply_by_group,
@@ -39,7 +40,7 @@ Colour = GreyLevel | tuple[GreyLevel, GreyLevel, GreyLevel]
 class RandomCrop(SingleSample):
     """Pads each side by `padding` pixels of value `fill` and cuts the original size at a uniform place."""
 
-    padding: Annotated[int, pydantic.Field(ge=0)] = 4
+    padding: Pixels = 4
     fill: GreyLevel = 0
 
     def augment(self, images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
@@ -54,7 +55,7 @@ class RandomShift(SingleSample):
     For small images, where the padding of the usual random crop would push most of the object out.
     """
 
-    pixels: Annotated[int, pydantic.Field(ge=0)] = 1
+    pixels: Pixels = 1
     fill: GreyLevel = 0
 
     def augment(self, images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
@@ -203,7 +204,7 @@ class GaussianBlur(SingleSample):
     """
 
     probability: Fraction = 0.5
-    kernel_size: Annotated[int, pydantic.Field(ge=3)] = 5
+    kernel_size: Annotated[int, pydantic.Field(ge=3, le=255)] = 5
     sigma: PositiveRange = (0.1, 2.0)
 
     @pydantic.field_validator("kernel_size")

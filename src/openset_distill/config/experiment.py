@@ -8,20 +8,22 @@ resolved settings of each job, which reach the job as one JSON text. Nothing her
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
-import yaml
 from pydantic import Field
 
 from ..augment import MULTI_SAMPLE, SINGLE_SAMPLE
+from ..core.bounds import Distinct, numeric_fields, refuse_truth_values
 from ..core.errors import OpenSetError, SettingsError, nearest
-from ..core.files import read_text
 from ..core.names import check_distinct, check_name, check_path
+from ..core.registry import LONGEST_TEXT
 from ..core.text import check_line
+from ..core.yaml_files import check_size, read_yaml
 from ..datasets import protocols as protocols
 from ..datasets.catalog import DATASETS, PUBLISHED_CHECKPOINTS, check_files, find, parse_checksum
 from ..evaluation.detectors import DETECTORS
@@ -51,15 +53,43 @@ Name = Annotated[str, pydantic.AfterValidator(_of_value(check_name))]
 Line = Annotated[str, pydantic.AfterValidator(_of_value(check_line))]
 PathText = Annotated[str, pydantic.AfterValidator(_of_value(check_path))]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Names = Annotated[tuple[Name, ...], Distinct]
 Specification = str | dict[str, Any]
 # the dataset of the catalog that has no files of its own
 USERS_OWN = "image_folder"
 
 
-class Strict(pydantic.BaseModel):
-    """Settings in which an unknown key is an error that names the nearest right one."""
+# The largest values are far beyond what was ever published: whoever meets one has slipped, and should not wait for a
+# day to learn it.
+Epochs = Annotated[int, Field(ge=1, le=10_000)]
+Threads = Annotated[int, Field(ge=1, le=4096)]
+MemoryMb = Annotated[int, Field(ge=100, le=100_000_000)]  # 100 TB
+RuntimeMin = Annotated[int, Field(ge=1, le=525_600)]  # a year
+Gpus = Annotated[int, Field(ge=0, le=1024)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what NumPy's and scikit-learn's generators take
+SplitNumber = Annotated[int, Field(ge=0, le=999_999)]
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+class Strict(pydantic.BaseModel):
+    """Settings in which an unknown key is an error that names the nearest right one.
+
+    Every number has a range, `Annotated[int, Field(ge=0, le=100)]`, and is finite; a class with another number is a
+    TypeError where it is defined. A truth value is no number.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_max_length=LONGEST_TEXT)
+    _numeric: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        cls._numeric = numeric_fields(cls)
+
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_values(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        if info.field_name in cls._numeric:
+            refuse_truth_values(value)
+        return value
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -80,22 +110,23 @@ class DataSettings(Strict):
 
     dataset: str
     others: tuple[str, ...] = ()
-    image_size: Annotated[int, Field(ge=4)] | None = None
+    image_size: Annotated[int, Field(ge=4, le=2048)] | None = None
     images: PathText | None = None
     folder: PathText = "data"
     mirror: PathText | None = None
     checksum: dict[str, str] = {}
     addresses: dict[str, tuple[str, ...]] = {}
     validation_fraction: Fraction = 0.1
-    mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465)
-    std: tuple[float, ...] = (0.2023, 0.1994, 0.2010)
+    # of pixels from 0 to 1, for each channel
+    mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.4914, 0.4822, 0.4465)
+    std: tuple[Annotated[float, Field(ge=0.001, le=1)], ...] = (0.2023, 0.1994, 0.2010)
 
 
 class ProtocolSettings(Strict):
     """Which classes are known: a published protocol's name, or `random` or `custom` with their settings."""
 
     name: Specification
-    splits: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2, 3, 4)
+    splits: Annotated[tuple[SplitNumber, ...], Field(min_length=1)] = (0, 1, 2, 3, 4)
 
 
 class AugmentSettings(Strict):
@@ -118,19 +149,19 @@ class OptimizationSettings(Strict):
     multiplies the rate by `decay`; `select` is the epoch whose weights are kept.
     """
 
-    epochs: Annotated[int, Field(ge=1)] = 200
-    batch_size: Annotated[int, Field(ge=2)] = 32
-    learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    epochs: Epochs = 200
+    batch_size: Annotated[int, Field(ge=2, le=65_536)] = 32
+    learning_rate: Annotated[float, Field(gt=0, le=100)] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 5e-4
     schedule: Literal["step", "cosine", "constant"] = "step"
-    milestones: tuple[Fraction, ...] = (0.3, 0.6, 0.8)
+    milestones: Annotated[tuple[Fraction, ...], Field(max_length=100)] = (0.3, 0.6, 0.8)
     decay: Annotated[float, Field(gt=0, le=1)] = 0.2
-    warmup_epochs: Annotated[int, Field(ge=0)] = 1
+    warmup_epochs: Annotated[int, Field(ge=0, le=10_000)] = 1
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     select: Literal["last", "best_validation_accuracy"] = "last"
-    checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
+    checkpoint_minutes: Annotated[float, Field(gt=0, le=10_080)] = 5.0  # a week
     compile: bool = False
 
 
@@ -147,7 +178,7 @@ class RunSettings(Strict):
     method: Specification = "cross_entropy"
     augment: AugmentSettings = AugmentSettings()
     optimization: OptimizationSettings = OptimizationSettings()
-    teacher: Name | tuple[Name, ...] = "teacher"
+    teacher: Name | Annotated[Names, Field(min_length=1, max_length=100)] = "teacher"
     answers: Literal["recorded", "live"] = "recorded"
 
 
@@ -157,22 +188,24 @@ class EvaluationSettings(Strict):
     `detectors` are scores that are fitted to training images, to at most `detector_samples` of them.
     """
 
-    scores: tuple[str, ...] = ("maximum_logit", "msp", "energy", "feature_norm")
+    scores: Annotated[tuple[str, ...], Distinct] = ("maximum_logit", "msp", "energy", "feature_norm")
     detectors: tuple[Specification, ...] = ()
-    detector_samples: Annotated[int, Field(ge=1)] = 50_000
-    sampling: tuple[Literal["full", "balanced"], ...] = ("full", "balanced")
-    bootstrap: Annotated[int, Field(ge=0)] = 1000
+    detector_samples: Annotated[int, Field(ge=1, le=100_000_000)] = 50_000
+    sampling: Annotated[tuple[Literal["full", "balanced"], ...], Distinct] = ("full", "balanced")
+    bootstrap: Annotated[int, Field(ge=0, le=100_000)] = 1000
 
 
 class AnalysisSettings(Strict):
     """The feature study: which mixings are scanned, at how many values of lambda, on how many test images."""
 
-    mixing: tuple[str, ...] = ("mixup", "cutmix")
-    lam_steps: Annotated[int, Field(ge=3)] = 11
-    mixing_samples: Annotated[int, Field(ge=2)] = 512
-    embedding_samples: Annotated[int, Field(ge=50)] = 1000
-    activation_samples: Annotated[int, Field(ge=50)] = 2000
-    attention_samples: Annotated[int, Field(ge=4)] = 200
+    mixing: Annotated[tuple[str, ...], Distinct] = ("mixup", "cutmix")
+    # as many passes of all compared networks over the samples
+    lam_steps: Annotated[int, Field(ge=3, le=1001)] = 11
+    mixing_samples: Annotated[int, Field(ge=2, le=1_000_000)] = 512
+    # t-SNE of more takes days
+    embedding_samples: Annotated[int, Field(ge=50, le=100_000)] = 1000
+    activation_samples: Annotated[int, Field(ge=50, le=100_000_000)] = 2000
+    attention_samples: Annotated[int, Field(ge=4, le=1_000_000)] = 200
 
 
 LISTS_OF_RUNS = ("asymmetric", "ablation", "dynamics")
@@ -188,11 +221,11 @@ class ShowSettings(Strict):
     baseline: Name = "ce"
     msa: Name | None = None
     distillation: Name | None = None
-    asymmetric: tuple[Name, ...] = ()
-    ablation: tuple[Name, ...] = ()
-    dynamics: tuple[Name, ...] = ()
-    figures: tuple[str, ...] = tuple(FIGURES)
-    tables: tuple[str, ...] | None = None
+    asymmetric: Names = ()
+    ablation: Names = ()
+    dynamics: Names = ()
+    figures: Annotated[tuple[str, ...], Distinct] = tuple(FIGURES)
+    tables: Annotated[tuple[str, ...], Distinct] | None = None
 
     @pydantic.field_validator("msa", "distillation", mode="before")
     @classmethod
@@ -210,10 +243,10 @@ class ShowSettings(Strict):
 class JobResources(Strict):
     """What one job of a kind asks for: cores, memory, time limit, GPUs."""
 
-    threads: Annotated[int, Field(ge=1)] = 1
-    memory_mb: Annotated[int, Field(ge=100)] = 2000
-    runtime_min: Annotated[int, Field(ge=1)] = 30
-    gpu: Annotated[int, Field(ge=0)] = 0
+    threads: Threads = 1
+    memory_mb: MemoryMb = 2000
+    runtime_min: RuntimeMin = 30
+    gpu: Gpus = 0
 
 
 class ResourceSettings(Strict):
@@ -236,17 +269,23 @@ class Settings(Strict):
     scale_note: Annotated[str, pydantic.AfterValidator(_of_value(partial(check_line, longest=1000)))] = ""
     results: PathText = "results"
     redraw: PathText | None = None
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     data: DataSettings
     protocol: ProtocolSettings
     defaults: dict[str, Any] = {}
     runs: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
-    only: tuple[Name, ...] = ()
+    only: Names = ()
     evaluation: EvaluationSettings = EvaluationSettings()
     analysis: AnalysisSettings = AnalysisSettings()
     show: ShowSettings = ShowSettings()
     resources: ResourceSettings = ResourceSettings()
-    checkpoint_splits: Annotated[tuple[Annotated[int, Field(ge=0, le=4)], ...], Field(min_length=1)] = (0, 1, 2, 3, 4)
+    checkpoint_splits: Annotated[tuple[Annotated[int, Field(ge=0, le=4)], ...], Field(min_length=1), Distinct] = (
+        0,
+        1,
+        2,
+        3,
+        4,
+    )
 
     @pydantic.field_validator("runs", mode="before")
     @classmethod
@@ -307,16 +346,13 @@ def read_configuration(path: str | Path) -> dict[str, Any]:
     layers: list[dict[str, Any]] = []
     following: str | Path | None = path
     while following is not None:
+        if not isinstance(following, str | Path):
+            raise SettingsError(f"{seen[-1] if seen else path}: extends: {following!r} is not the path of one file")
         current = Path(following)
         if current in seen:
             raise SettingsError(f"{path}: `extends` goes in a circle at {current}")
         seen.append(current)
-        try:
-            layer = yaml.safe_load(read_text(current))
-        except OSError as error:
-            raise SettingsError(f"cannot read the configuration file {current}: {error.strerror}") from error
-        except yaml.YAMLError as error:
-            raise SettingsError(f"{current} is not valid YAML: {error}") from error
+        layer = read_yaml(current)
         if not isinstance(layer, dict):
             raise SettingsError(f"{current} must hold a mapping of settings")
         following = layer.pop("extends", None)
@@ -340,11 +376,18 @@ def load(
     Raises:
         SettingsError: any unknown key, wrong type, value out of range, or reference to something that is not there.
     """
+    check_size(configuration, "configuration")
     configuration = dict(configuration)
     base = configuration.pop("extends", None if stands_alone else default)
+    if base is not None and not isinstance(base, str | Path):
+        raise SettingsError(f"configuration: extends: {base!r} is not the path of one file")
     if base is not None:
         configuration = merge(read_configuration(base), configuration)
     return Experiment(validated(Settings, configuration))
+
+
+# how pydantic names one of the types that a value may have
+_TYPE = re.compile(r"^(constrained-|function-|str$|dict\[|tuple\[|\[key\]$)")
 
 
 def validated(model: type[Strict], value: Any, where: str = "", *, source: str = "configuration") -> Any:
@@ -360,11 +403,16 @@ def validated(model: type[Strict], value: Any, where: str = "", *, source: str =
     try:
         return model.model_validate(value)
     except pydantic.ValidationError as error:
-        lines = []
+        found: dict[str, list[str]] = {}
         for problem in error.errors():
-            key = ".".join(part for part in (where, *map(str, problem["loc"])) if part)
+            if problem["type"] == "too_short" and found:
+                continue  # an entry was refused, and is missing for that reason alone
+            # where a value may be of several types, each type is a part of the place, and says why it is not that
+            parts = (str(part) for part in problem["loc"] if not _TYPE.search(str(part)))
+            key = ".".join(part for part in (where, *parts) if part)
             message = problem["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list, such as [0]")
-            lines.append(f"{source}: {key + ': ' if key else ''}{message}")
+            found.setdefault(key, []).append(message)
+        lines = [f"{source}: {key + ': ' if key else ''}{', or: '.join(messages)}" for key, messages in found.items()]
         raise SettingsError("\n       ".join(lines)) from error
 
 
@@ -477,6 +525,7 @@ class Experiment:
         for split in self.splits:
             _checked("protocol.splits", protocols.check_number, settings.protocol.name, split)
         for name, run in self.runs.items():
+            _checked(f"runs.{name}.family", self._known, "family", run.family, FAMILIES)
             self._check_teachers(name, run)
         show = settings.show
         for key in ("baseline", "msa", "distillation"):
@@ -519,6 +568,14 @@ class Experiment:
             )
         if data.images is not None and not Path(data.images).exists():
             raise SettingsError(f"configuration: data.images: {data.images} does not exist; correct the path")
+        channels = self.channels()
+        for key in ("mean", "std"):
+            count = len(getattr(data, key))
+            if count != channels and (channels, count) != (1, 3):
+                raise SettingsError(
+                    f"configuration: data.{key}: {count} numbers for images of {channels} "
+                    f"channel{'s' if channels > 1 else ''}; name one for each"
+                )
         if data.image_size is None and DATASETS[data.dataset].size is None:
             raise SettingsError("configuration: data.image_size: images of this dataset differ in size; name one size")
         for name in (data.dataset, *data.others):

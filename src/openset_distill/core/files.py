@@ -103,7 +103,11 @@ def read_text(path: str | os.PathLike) -> str:
         OpenSetError: it has another encoding.
         OSError: it cannot be read.
     """
-    contents = Path(path).read_bytes()
+    return decoded(Path(path).read_bytes(), path)
+
+
+def decoded(contents: bytes, path: str | os.PathLike) -> str:
+    """`contents` of the text file `path`, as `read_text` gives them."""
     try:
         return contents.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -9,17 +9,28 @@ from typing import Any, Generic, TypeVar
 import pydantic
 import pydantic.dataclasses
 
+from .bounds import numeric_fields, refuse_truth_values
 from .errors import SettingsError, nearest
 
 T = TypeVar("T")
+
+# characters of a setting that is text: longer ones are slips, and no file system takes them
+LONGEST_TEXT = 2000
 
 
 def settings_class(cls: type[T]) -> type[T]:
     """Class decorator: typed fields become settings with defaults, checked when an instance is made.
 
-    A dataclass in which an unknown setting, a wrong type or a value out of range (`pydantic.Field(ge=0)`) is an error.
+    A dataclass in which an unknown setting, a wrong type or a value out of range is an error. Every number has a range,
+    `Annotated[int, pydantic.Field(ge=0, le=100)]`, and is finite.
+
+    Raises:
+        TypeError: the class has a number without a smallest or largest value.
     """
-    return pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config={"extra": "forbid", "strict": False})(cls)
+    config = pydantic.ConfigDict(extra="forbid", strict=False, allow_inf_nan=False, str_max_length=LONGEST_TEXT)
+    made = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=config)(cls)
+    made.numeric_fields = numeric_fields(made)
+    return made
 
 
 class Registry(Mapping[str, type[T]], Generic[T]):
@@ -52,6 +63,10 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         """
         if isinstance(specification, str):
             specification = {"name": specification}
+        if not isinstance(specification, Mapping):
+            raise SettingsError(
+                f"a {self.kind} is a name, or a mapping with a name and settings; got {specification!r}"
+            )
         settings = dict(specification)
         name = settings.pop("name", None)
         if not isinstance(name, str):
@@ -60,19 +75,26 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         presets = getattr(cls, "presets", {})
         if "preset" in settings:
             preset = settings.pop("preset")
-            if preset not in presets:
+            if not isinstance(preset, str) or preset not in presets:
                 raise SettingsError(f"{self.kind} {name!r} has no preset {preset!r}; {nearest(str(preset), presets)}")
             settings = presets[preset] | settings
         fields = [field.name for field in dataclasses.fields(cls)]
         for key in settings:
             if key not in fields:
-                raise SettingsError(f"{self.kind} {name!r} has no setting {key!r}; {nearest(key, fields)}")
+                raise SettingsError(f"{self.kind} {name!r} has no setting {key!r}; {nearest(str(key), fields)}")
+        for key in cls.numeric_fields & settings.keys():
+            try:
+                refuse_truth_values(settings[key])
+            except ValueError as error:
+                raise SettingsError(f"{self.kind} {name!r}: {key}: {error}") from error
         try:
             return cls(**settings)
         except pydantic.ValidationError as error:
-            first = error.errors()[0]
+            # what is missing may be so for the sake of what is wrong
+            first = min(error.errors(), key=lambda problem: problem["type"] == "missing")
             where = ".".join(str(part) for part in first["loc"]) or "settings"
-            raise SettingsError(f"{self.kind} {name!r}: {where}: {first['msg']}") from error
+            message = first["msg"].removeprefix("Value error, ")
+            raise SettingsError(f"{self.kind} {name!r}: {where}: {message}") from error
 
     def resolve(self, specification: str | Mapping[str, Any]) -> dict[str, Any]:
         """The specification with every default filled in, as plain data: what a run records and hashes."""

@@ -113,6 +113,9 @@ class Resources:
 
 # ------------------------------------------------------------------------------------------------ protocols
 
+# the largest dataset of images has some 22,000 classes
+ClassId = Annotated[int, Field(ge=-1_000_000, le=1_000_000)]
+
 
 @settings_class
 class Published:
@@ -223,8 +226,8 @@ class Random:
     """`known` classes drawn at random; the rest are unknown. Split k of the same `seed` is always the same."""
 
     available: ClassVar[int | None] = None
-    known: Annotated[int, Field(ge=2)]
-    seed: Annotated[int, Field(ge=0)] = 0
+    known: Annotated[int, Field(ge=2, le=1_000_000)]
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
 
     def groups(self, _others: Sequence[str]) -> tuple[str, ...]:
         return ("unknown",)
@@ -253,8 +256,8 @@ class Custom:
     """
 
     available: ClassVar[int | None] = 1
-    known: list[int | str]
-    unknown: list[int | str] | dict[str, list[int | str] | dict[str, list[int | str]]] | None = None
+    known: list[ClassId | str]
+    unknown: list[ClassId | str] | dict[str, list[ClassId | str] | dict[str, list[ClassId | str]]] | None = None
 
     def groups(self, others: Sequence[str]) -> tuple[str, ...]:
         if self.unknown is None:

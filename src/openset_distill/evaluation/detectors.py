@@ -132,8 +132,8 @@ class OpenMax:
     all training images of a class, the paper's over those that are classified correctly.
     """
 
-    tailsize: Annotated[int, Field(ge=3)] = 20
-    alpha: Annotated[int, Field(ge=1)] = 10
+    tailsize: Annotated[int, Field(ge=3, le=1_000_000)] = 20
+    alpha: Annotated[int, Field(ge=1, le=100_000)] = 10
     euclid_weight: Annotated[float, Field(ge=0, le=1)] = 1.0
 
     def fit(self, training: TrainingOutputs) -> Outlierness:
@@ -167,7 +167,7 @@ class ViM:
     Source: Wang et al., "ViM: out-of-distribution with virtual-logit matching", CVPR 2022.
     """
 
-    components: Annotated[int, Field(ge=1)] | None = None
+    components: Annotated[int, Field(ge=1, le=100_000)] | None = None
 
     needs_linear_head: ClassVar[bool] = True
 
@@ -198,7 +198,7 @@ class KNN:
     Source: Sun et al., "Out-of-distribution detection with deep nearest neighbors", ICML 2022.
     """
 
-    k: Annotated[int, Field(ge=1)] = 50
+    k: Annotated[int, Field(ge=1, le=1_000_000)] = 50
 
     def fit(self, training: TrainingOutputs) -> Outlierness:
         import pytorch_ood.detector

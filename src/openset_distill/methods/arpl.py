@@ -28,8 +28,8 @@ class ReciprocalPoints(Method):
         label_smoothing: of the cross entropy, as in the tuned version of Vaze et al. 2022.
     """
 
-    weight: Annotated[float, Field(ge=0)] = 0.1
-    tau: Annotated[float, Field(gt=0)] = 1.0
+    weight: Annotated[float, Field(ge=0, le=1000)] = 0.1
+    tau: Annotated[float, Field(ge=0.001, le=1000)] = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     family: ClassVar[str | None] = "baseline"

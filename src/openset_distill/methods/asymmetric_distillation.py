@@ -30,10 +30,10 @@ class Asymmetric(Method):
     A subclass has a setting `combine` and the terms of a mixed batch, `mixed_loss`.
     """
 
-    alpha: Annotated[float, Field(ge=0)] = 1.0
-    beta: Annotated[float, Field(ge=0)] = 1.0
-    gamma: Annotated[float, Field(ge=0)] = 1.0
-    tau: Annotated[float, Field(gt=0)] = 1.0
+    alpha: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    beta: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    gamma: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    tau: Annotated[float, Field(ge=0.001, le=1000)] = 1.0
     teacher_input: Literal["raw", "mixed"] = "raw"
     joint: bool = True
     easy_target: EasyTarget = "raw_a"
@@ -192,7 +192,7 @@ class AsymmetricDistillation(Asymmetric):
     relabel_mean: Literal["hard", "batch"] = "hard"
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     combine: Literal["replace", "add"] = "replace"
-    mixed_label_weight: Annotated[float, Field(ge=0)] = 0.0
+    mixed_label_weight: Annotated[float, Field(ge=0, le=1000)] = 0.0
     raw_pass: bool = False
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {

@@ -31,8 +31,8 @@ class ClassWiseSelfDistillation(Method):
         tau: its temperature.
     """
 
-    weight: Annotated[float, Field(ge=0)] = 1.0
-    tau: Annotated[float, Field(gt=0)] = 4.0
+    weight: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    tau: Annotated[float, Field(ge=0.001, le=1000)] = 4.0
 
     family: ClassVar[str | None] = "distillation"
 

@@ -29,9 +29,9 @@ class Distillation(Method):
     """
 
     loss_name: Literal["dist", "kl", "decoupled"] = "dist"
-    alpha: Annotated[float, Field(ge=0)] = 1.0
-    weight: Annotated[float, Field(ge=0)] = 1.0
-    tau: Annotated[float, Field(gt=0)] = 1.0
+    alpha: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    weight: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    tau: Annotated[float, Field(ge=0.001, le=1000)] = 1.0
 
     needs_teacher: ClassVar[bool] = True
     family: ClassVar[str | None] = "distillation"

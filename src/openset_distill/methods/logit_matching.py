@@ -40,7 +40,7 @@ class LogitMatching(Method):
         mixed_target: what the student's logits on a mixed image are compared with.
     """
 
-    weight: Annotated[float, Field(gt=0)] = 0.3
+    weight: Annotated[float, Field(gt=0, le=1000)] = 0.3
     mixed_target: Literal["asymmetric", "symmetric"] = "asymmetric"
 
     needs_teacher: ClassVar[bool] = True

@@ -32,8 +32,8 @@ class Placeholders(Method):
         gamma: weight of the mixed images.
     """
 
-    beta: Annotated[float, Field(ge=0)] = 1.0
-    gamma: Annotated[float, Field(ge=0)] = 1.0
+    beta: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    gamma: Annotated[float, Field(ge=0, le=1000)] = 1.0
 
     family: ClassVar[str | None] = "baseline"
     head: ClassVar[str] = "placeholders"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..core.registry import Registry, settings_class
 
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 # The workflow reads this registry while it is parsed: torch is imported only when a network is built.
 
-Width = Annotated[int, Field(ge=1)]
+# the widest layers of published networks have 4,096 units, the deepest stages 36 blocks
+Width = Annotated[int, Field(ge=1, le=8192)]
+# weights of a network that one machine can train with SGD: 4 GB, three times as much with gradients and momentum
+LARGEST_NETWORK = 10**9
 
 
 @settings_class
@@ -30,11 +33,21 @@ class SmallResNetSettings:
     `depth` residual blocks a stage; `stem_stride` 2 halves the image at once (for 64x64 on a laptop).
     """
 
-    widths: tuple[Width, ...] = (48, 96, 192, 384)
-    depth: Annotated[int, Field(ge=1)] = 1
+    widths: Annotated[tuple[Width, ...], Field(min_length=1, max_length=12)] = (48, 96, 192, 384)
+    depth: Annotated[int, Field(ge=1, le=100)] = 1
     stem_stride: Literal[1, 2] = 1
 
     head_bias = True
+
+    @model_validator(mode="after")
+    def _trainable(self) -> SmallResNetSettings:
+        # two 3x3 convolutions a block
+        weights = sum(18 * width**2 * self.depth for width in self.widths)
+        if weights > LARGEST_NETWORK:
+            raise ValueError(
+                f"widths and depth make a network of {weights:.0e} weights; the largest has {LARGEST_NETWORK:.0e}"
+            )
+        return self
 
     def build(self, channels: int) -> nn.Module:
         from .residual import SmallResNet

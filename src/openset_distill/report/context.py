@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import pydantic
 
 from ..core.errors import SettingsError, nearest
 from ..core.files import read_json
 from ..core.registry import settings_class
+
+Counted = Annotated[int, pydantic.Field(ge=1, le=1_000_000)]
 
 
 @settings_class
@@ -54,8 +56,8 @@ class Context:
     title: str
     dataset_title: str
     protocol: str  # whose known/unknown class splits
-    splits: int = pydantic.Field(ge=1)  # number of known/unknown splits
-    seeds: int = pydantic.Field(ge=1)  # number of seeds for each split
+    splits: Counted  # number of known/unknown splits
+    seeds: Counted  # number of seeds for each split
     scale_note: str = ""  # how this experiment differs from the paper's own scale
     highlight: Highlight = Highlight()
 
