@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -13,8 +14,9 @@ from openset_distill.core.command import run
 from openset_distill.core.errors import SettingsError
 from openset_distill.core.files import write_json
 from openset_distill.evaluation.detectors import detect, load_training_outputs, served
-from openset_distill.evaluation.evaluate import curves, evaluate, headline, load_outputs
+from openset_distill.evaluation.evaluate import curves, evaluate, headline, load_outputs, load_validation
 from openset_distill.evaluation.scores import score
+from openset_distill.evaluation.thresholds import DEFAULT_ACCEPTANCE, operating_points
 from openset_distill.report.aggregate import write_rows
 
 
@@ -61,7 +63,14 @@ def main() -> None:
         {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
         for row in rows
     ]
-    write_json(arguments.metrics, {"headline": headline(rows), "rows": finite})
+    result = {"headline": headline(rows), "rows": finite}
+    validation = load_validation(arguments.outputs)
+    if validation is not None:
+        points = operating_points(
+            validation[:2], accept=[DEFAULT_ACCEPTANCE], source="validation images of the training"
+        )
+        result["operating_points"] = {name: dataclasses.asdict(point) for name, (point,) in points.items()}
+    write_json(arguments.metrics, result)
 
 
 def sample_activations(outputs: dict[str, np.ndarray], samples: int, seed: int) -> list[dict[str, float]]:

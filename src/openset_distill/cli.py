@@ -1,9 +1,10 @@
-"""The command `openset`: what there is to choose from, and what a configuration comes to."""
+"""The command `openset`: from a folder of images to answers about new ones, and what there is to choose from."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import inspect
 import json
 import sys
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
 # Where the output is a file or a pipe there is no width to fit: rows stay whole.
 WIDE = 400
 
+# A command's name -> what it does. Its module in `recognition.commands` has `add_arguments(parser)` and
+# `run(arguments)`; one that is added here needs nothing else.
+MODEL_COMMANDS = {
+    "package": "a finished run of the workflow as a model folder",
+    "calibrate": "set a model's thresholds from images that it was not trained on",
+}
+
 # name, settings, what it is
 Entry = tuple[str, str, str]
 
@@ -39,6 +47,12 @@ def _main(words: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="openset", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    for name, words in MODEL_COMMANDS.items():
+        module = importlib.import_module(f".recognition.commands.{name}", __package__)
+        command = commands.add_parser(name, help=words, description=module.__doc__)
+        module.add_arguments(command)
+        command.set_defaults(command=module.run)
 
     datasets = commands.add_parser("datasets", help="the datasets, and which of them are here")
     datasets.add_argument("--folder", type=Path, default=Path("data"), help="folder of the data (default: data)")

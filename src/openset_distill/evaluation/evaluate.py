@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ from . import metrics, statistics
 from .scores import score as score_images
 
 ARRAYS = {"features": 2, "logits": 2, "labels": 1, "group": 1, "group_names": 1}
+# of the validation images, beside those of the test images: what thresholds are chosen on
+VALIDATION_ARRAYS = {"validation_features": 2, "validation_logits": 2, "validation_labels": 1}
 SAMPLINGS = ("full", "balanced")
 HEADLINE = ("accuracy", *metrics.METRICS)
 KNOWN, ALL = "known", "all"
@@ -35,6 +37,7 @@ def save_outputs(
     labels: np.ndarray,
     group: np.ndarray,
     group_names: Sequence[str],
+    validation: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
 ) -> None:
     """Writes the outputs of a run as an uncompressed `.npz`; the file appears whole or not at all.
 
@@ -44,6 +47,8 @@ def save_outputs(
         labels: `[n]`, -1 = unknown, stored as int64.
         group: `[n]`, 0 = known, stored as int16.
         group_names: in code order, beginning with "known".
+        validation: features `[m, d]`, logits `[m, classes]` and labels `[m]` of the validation images, if there are
+            any, stored as `VALIDATION_ARRAYS`.
 
     Raises:
         DataError: the arrays do not fit together or are not finite; nothing is written.
@@ -57,6 +62,9 @@ def save_outputs(
         "group_names": np.asarray(group_names, dtype=np.str_),
     }
     check_outputs(outputs, f"outputs for {path}")
+    if validation is not None:
+        arrays = zip(VALIDATION_ARRAYS, validation, (np.float32, np.float32, np.int64), strict=True)
+        outputs |= {name: np.asarray(array, dtype=dtype) for name, array, dtype in arrays}
     with written_whole(path) as partial, open(partial, "wb") as stream:
         np.savez(stream, **outputs)
 
@@ -72,27 +80,52 @@ def load_outputs(path: str | os.PathLike) -> dict[str, np.ndarray]:
     return outputs
 
 
+def load_validation(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Features `[m, d]`, logits `[m, classes]` and labels `[m]` of a run's validation images.
+
+    Returns:
+        None where the run has no validation images, or is older than version 0.2, which began to store them.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    with _opened(path, "the outputs of a run") as archive:
+        there = set(VALIDATION_ARRAYS) <= set(archive.files)
+    if not there:
+        return None
+    arrays = read_arrays(path, VALIDATION_ARRAYS, what="the outputs of a run")
+    return tuple(arrays[name] for name in VALIDATION_ARRAYS)
+
+
 def read_arrays(path: str | os.PathLike, names: Iterable[str], *, what: str) -> dict[str, np.ndarray]:
     """The arrays `names` of an `.npz` file; `what` the file holds is for messages.
 
     Raises:
         DataError: the file is missing, cut off, not an `.npz`, or lacks an array.
     """
-    path = Path(path)
-    again = "delete it and make it again from the run's weights"
+    with _opened(path, what) as archive:
+        absent = [name for name in names if name not in archive.files]
+        if absent:
+            raise DataError(f"{path} has no array {', '.join(map(repr, absent))}; {_AGAIN}")
+        return {name: archive[name] for name in names}
+
+
+_AGAIN = "delete it and make it again from the run's weights"
+
+
+@contextmanager
+def _opened(path: str | os.PathLike, what: str) -> Iterator[np.lib.npyio.NpzFile]:
+    """An open `.npz`; whatever shows, while it is read, that it is none becomes a `DataError`."""
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise DataError(f"{path} holds a single array, not {what}; {again}")
+            raise DataError(f"{path} holds a single array, not {what}; {_AGAIN}")
         with archive:
-            absent = [name for name in names if name not in archive.files]
-            if absent:
-                raise DataError(f"{path} has no array {', '.join(map(repr, absent))}; {again}")
-            return {name: archive[name] for name in names}
+            yield archive
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; run the step that makes {what} first") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is cut off or not {what} ({error}); {again}") from error
+        raise DataError(f"{path} is cut off or not {what} ({error}); {_AGAIN}") from error
 
 
 def check_outputs(outputs: Mapping[str, np.ndarray], where: str = "outputs") -> None:

@@ -197,9 +197,11 @@ def check_teachers(job: dict[str, Any], teachers: Sequence[Path]) -> None:
 def save_test_outputs(
     path: Path, model: Classifier, data: SplitData, job: dict[str, Any], device: torch.device
 ) -> None:
-    """Features and logits of every test image of the split, known and unknown."""
+    """Features and logits of every test image of the split, known and unknown, and of its validation images."""
     normalize = data.normalize(job, device)
     answers = [predict(model, feed, normalize) for feed in data.test(device)]
+    feed, labels = data.validation(device)
+    validation = (*predict(model, feed, normalize), labels) if len(feed) else None
     save_outputs(
         path,
         features=torch.cat([features for features, _ in answers]).numpy(),
@@ -207,6 +209,7 @@ def save_test_outputs(
         labels=data.arrays["test_label"],
         group=data.arrays["test_group"],
         group_names=data.groups,
+        validation=validation,
     )
 
 

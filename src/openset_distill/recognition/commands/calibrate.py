@@ -1,0 +1,68 @@
+"""Sets a model's thresholds from images that it was not trained on, for every score.
+
+A threshold accepts at least the wanted fraction of knowns or, with examples of unknowns, at most the wanted fraction of
+these. The first rate that is asked for is the model's default from then on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def rates(text: str) -> list[float]:
+    """Rates separated by commas, as an argument's type."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of rates such as 0.95,0.99") from error
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, metavar="MODEL", help="folder of the model; its thresholds are replaced")
+    parser.add_argument(
+        "--known", required=True, metavar="FOLDER", help="images of known classes, in class folders or not"
+    )
+    parser.add_argument("--unknown", metavar="FOLDER", help="images of anything else")
+    parser.add_argument("--accept", type=rates, metavar="RATES", help="wanted rates of accepted knowns (default: 0.95)")
+    parser.add_argument(
+        "--false-accept", type=rates, default=[], metavar="RATES", help="wanted rates of accepted unknowns"
+    )
+    parser.add_argument("--score", help="which score decides from now on (default: the model's)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from ...core.errors import SettingsError
+    from ...evaluation.thresholds import DEFAULT_ACCEPTANCE
+    from ..card import rate_in_words
+    from ..images import classes_of
+    from ..model import OpenSetClassifier
+
+    if arguments.false_accept and arguments.unknown is None:
+        raise SettingsError("--false-accept needs examples of unknowns; name their folder with --unknown")
+    model = OpenSetClassifier.load(arguments.model)
+    if arguments.score:
+        model = model.with_score(arguments.score)
+    classes_of(arguments.known, model.description.classes)
+    accept = arguments.accept
+    if accept is None:
+        accept = [] if arguments.false_accept else [DEFAULT_ACCEPTANCE]
+    points = model.calibrate(
+        arguments.known,
+        arguments.unknown,
+        accept=accept,
+        false_accept=arguments.false_accept,
+        source=" and ".join(str(folder) for folder in (arguments.known, arguments.unknown) if folder),
+    )
+    model.save_description(arguments.model)
+    print(f"{arguments.model}: thresholds of score {model.description.score}")
+    for number, point in enumerate(points):
+        default = " (default)" if number == 0 else ""
+        print(f"  {point.name}{default}: threshold {point.threshold:.6g}")
+        print(f"    knowns accepted:   {rate_in_words(point.known)}")
+        if point.unknown:
+            print(f"    unknowns accepted: {rate_in_words(point.unknown)}")
+    for point in points:
+        if warning := point.warning():
+            print(f"warning: {warning}", file=sys.stderr)
