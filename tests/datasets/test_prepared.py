@@ -125,7 +125,7 @@ def test_what_is_no_image_is_refused(damage: str) -> None:
         # a header that announces 60000 x 60000 pixels
         "bomb": good[:16] + (60_000).to_bytes(4, "big") * 2 + good[24:],
     }[damage]
-    with pytest.raises(DataError, match=r"here\.png cannot be decoded.*undamaged copy"):
+    with pytest.raises(DataError, match=r"here\.png .*cannot be decoded.*(undamaged copy|restore it)"):
         decode(data, 64, 3, where="here.png")
 
 
@@ -241,7 +241,7 @@ def preparing(layout: str, raw: Path, folder: Path, pause: float) -> subprocess.
     program = textwrap.dedent(
         f"""
         import time
-        from openset_distill.datasets import pack
+        from openset_distill.datasets import prepared as pack
         from openset_distill.datasets.readers import READERS
 
         if __name__ == "__main__":
@@ -437,7 +437,7 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
         f"""
         import resource
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-        from openset_distill.datasets import pack, read
+        from openset_distill.datasets import prepared as pack, readers as read
         pack.write(read.READERS["embedded_digits"](None), {str(tmp_path / "out")!r}, name="digits", size=8)
         """
     )
