@@ -155,7 +155,7 @@ class OptimizationSettings(Strict):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 5e-4
-    schedule: Literal["step", "cosine", "constant"] = "step"
+    schedule: Literal["step", "cosine", "linear", "constant"] = "step"
     milestones: Annotated[tuple[Fraction, ...], Field(max_length=100)] = (0.3, 0.6, 0.8)
     decay: Annotated[float, Field(gt=0, le=1)] = 0.2
     warmup_epochs: Annotated[int, Field(ge=0, le=10_000)] = 1

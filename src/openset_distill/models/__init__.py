@@ -56,6 +56,23 @@ class SmallResNetSettings:
 
 
 @settings_class
+class FastCNNSettings:
+    """Groups of convolution and max pooling (`fast_cnn.py`): 2.0 M weights, and at 32x32 minutes of one CPU core a run.
+
+    Each of `widths` is one group, which halves the side of the image.
+    """
+
+    widths: tuple[Width, ...] = (64, 256, 256)
+
+    head_bias = True
+
+    def build(self, channels: int) -> nn.Module:
+        from .fast_cnn import FastCNN
+
+        return FastCNN(channels, self.widths)
+
+
+@settings_class
 class VGG32Settings:
     """The nine-layer network of the field's protocol (Neal et al. 2018; Vaze et al. 2022), 128 features."""
 
@@ -125,6 +142,7 @@ BACKBONES = Registry(
     "backbone",
     {
         "small_resnet": SmallResNetSettings,
+        "fast_cnn": FastCNNSettings,
         "vgg32": VGG32Settings,
         "resnet18": ResNet18,
         "resnet50": ResNet50,

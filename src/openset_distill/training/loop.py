@@ -37,6 +37,8 @@ def learning_rate(settings: dict[str, Any], step: int, steps_per_epoch: int) -> 
         return peak * (step + 1) / warmup
     if settings["schedule"] == "cosine":
         return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
+    if settings["schedule"] == "linear":
+        return peak * (total - step) / max(total - warmup, 1)
     if settings["schedule"] == "step":
         return peak * settings["decay"] ** sum(step >= fraction * total for fraction in settings["milestones"])
     return peak
