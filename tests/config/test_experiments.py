@@ -57,7 +57,7 @@ def test_every_file_is_a_valid_experiment_of_its_name(name: str, in_repository: 
 
 def test_every_published_protocol_and_classified_dataset_has_an_experiment(in_repository: Path) -> None:
     loaded = [experiment(name) for name in EXPERIMENTS]
-    assert {e.protocol["name"] for e in loaded} == set(PROTOCOLS) - {"random", "custom"}
+    assert {e.protocol["name"] for e in loaded} == set(PROTOCOLS) - {"custom"}
     used = {dataset for e in loaded for dataset in (e.settings.data.dataset, *e.settings.data.others)}
     assert used == set(DATASETS) - {"digits"}
 
