@@ -68,7 +68,7 @@ onstart:
 
 
 onsuccess:
-    show(TIDY, FIGURES_FOLDER, TABLES_FOLDER)
+    show(TIDY, FIGURES_FOLDER, TABLES_FOLDER, CONTEXT)
 
 
 onerror:

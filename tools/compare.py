@@ -1,7 +1,7 @@
 """Sets several experiments side by side, with the published numbers for their datasets.
 
-    python tools/compare.py --summary Tiny-ImageNet=results/tinyimagenet/tidy/summary.csv \\
-        --summary CIFAR-10=results/cifar10/tidy/summary.csv --csv comparison.csv --markdown comparison.md \\
+    python tools/compare.py --runs Tiny-ImageNet=results/tinyimagenet/tidy/runs.csv \\
+        --runs CIFAR-10=results/cifar10/tidy/runs.csv --csv comparison.csv --markdown comparison.md \\
         --latex comparison.tex
 """
 
@@ -19,30 +19,31 @@ from openset_distill.report.tidy import read_tidy
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--summary",
+        "--runs",
         type=named_path,
         action="append",
         required=True,
         metavar="NAME=PATH",
-        help="what to call an experiment, and its tidy table summary.csv; repeatable, in the order of the columns",
+        help="what to call an experiment, and its tidy table runs.csv; repeatable, in the order of the columns",
     )
     parser.add_argument(
         "--published", type=Path, default=Path("config/reference/published_results.csv"), help="published numbers"
     )
+    parser.add_argument("--score", default="maximum_logit", help="by which the runs are compared")
     parser.add_argument("--csv", required=True, type=Path, help="output: the numbers")
     parser.add_argument("--markdown", required=True, type=Path, help="output: for a web page")
     parser.add_argument("--latex", required=True, type=Path, help="output: for a paper; needs booktabs and graphicx")
     arguments = parser.parse_args()
 
-    summaries = {}
-    for name, path in arguments.summary:
-        if name in summaries:
-            raise SettingsError(f"--summary names {name!r} twice; give each experiment a name of its own")
-        summaries[name] = read_tidy("summary", path)
+    experiments = {}
+    for name, path in arguments.runs:
+        if name in experiments:
+            raise SettingsError(f"--runs names {name!r} twice; give each experiment a name of its own")
+        experiments[name] = read_tidy("runs", path)
     # pandas waits until the command line is known to be right
     from openset_distill.report.tables.comparison import compare
 
-    table = compare(summaries, read_published(arguments.published))
+    table = compare(experiments, read_published(arguments.published), arguments.score)
     save(table, arguments.csv, arguments.markdown, arguments.latex)
 
 

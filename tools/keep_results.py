@@ -29,7 +29,7 @@ from openset_distill.report.tables import TABLES
 KEPT = ("figures/*.png", "figures/*.csv", "tables/*", "tidy/*")
 PICTURES = "pictures"  # the tidy table that holds images of the dataset
 # kept also where no figure or table reads them: small, and what a text about the results cites
-CITED = {"runs", "summary", "history", "features", "networks", "headline"}
+CITED = {"runs", "history", "features", "networks", "headline"}
 
 
 def main() -> None:
@@ -68,6 +68,8 @@ def main() -> None:
     write_json(arguments.folder / "provenance.json", json.loads(text.replace(f"{arguments.data}/", "data/")))
     # what is shown is named one by one: figures and tables that come later need tidy tables that are not kept here
     configuration = experiment.settings.model_dump(mode="json", exclude_defaults=True)
+    # which splits an experiment without a list of them had must not depend on later code
+    configuration["protocol"]["splits"] = list(experiment.splits)
     shown = show.model_dump(mode="json") | {"figures": figures, "tables": list(experiment.tables)}
     configuration |= {"redraw": arguments.folder.as_posix(), "show": shown}
     with written_whole(arguments.folder / "experiment.yaml") as partial:

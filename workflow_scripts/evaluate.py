@@ -41,6 +41,11 @@ def main() -> None:
         training = load_training_outputs(arguments.training)
         specifications = served(settings["detectors"], training)
         for left_out in (one["name"] for one in settings["detectors"] if one not in specifications):
+            if left_out == settings["headline"]:
+                raise SettingsError(
+                    f"runs are compared by the detector {left_out}, which computes with a linear head, and this "
+                    "network has another one; choose another evaluation.headline"
+                )
             print(f"detector {left_out} is left out: it computes with a linear head, and this network has another one")
         detected = detect(specifications, training, outputs["features"], outputs["logits"])
 
@@ -54,7 +59,7 @@ def main() -> None:
     )
     points = [
         {"curve": name, "x": float(x), "y": float(y)}
-        for name, curve in curves(outputs).items()
+        for name, curve in curves(outputs, settings["headline"], detected=detected).items()
         for x, y in zip(*curve, strict=True)
     ]
     write_rows(arguments.curves, points)
@@ -63,7 +68,7 @@ def main() -> None:
         {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
         for row in rows
     ]
-    result = {"headline": headline(rows), "rows": finite}
+    result = {"headline": headline(rows, settings["headline"]), "rows": finite}
     validation = load_validation(arguments.outputs)
     if validation is not None:
         points = operating_points(

@@ -31,7 +31,7 @@ def main() -> None:
     from openset_distill.report.figures.style import save
     from openset_distill.report.tidy import read_tables
 
-    tables = read_tables(dict(arguments.table), spec.tables)
+    tables = read_tables(dict(arguments.table), spec.tables, context)
     figure, data = spec.draw(tables, context)
     save(figure, data, arguments.pdf, arguments.png, arguments.csv)
 

@@ -1,6 +1,6 @@
 """Makes one table, as CSV, Markdown and LaTeX, from tidy tables.
 
-    python workflow_scripts/table.py --name benchmark --table summary=results/digits/tidy/summary.csv \\
+    python workflow_scripts/table.py --name benchmark --table runs=results/digits/tidy/runs.csv \\
         --published config/reference/published_results.csv --context context.json \\
         --csv benchmark.csv --markdown benchmark.md --latex benchmark.tex
 """
@@ -31,7 +31,7 @@ def main() -> None:
 
     spec = table_spec(arguments.name)
     context = read_context(arguments.context)
-    tables = read_tables(dict(arguments.table), spec.tables)
+    tables = read_tables(dict(arguments.table), spec.tables, context)
     published = read_published(arguments.published) if spec.published and arguments.published else None
     save(spec.build(tables, context, published), arguments.csv, arguments.markdown, arguments.latex)
 

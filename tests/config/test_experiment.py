@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from openset_distill.config.experiment import load, merge, read_configuration
+from openset_distill.config.experiment import Experiment, load, merge, read_configuration
 from openset_distill.core.errors import SettingsError
 
 pytestmark = pytest.mark.usefixtures("in_repository")
@@ -85,9 +85,22 @@ def test_the_default_is_valid_and_complete():
         ({"protocol": {"splits": [0, 5]}}, ["protocol.splits", "no split 5", "0 to 4"]),
         ({"protocol": {"splits": [-1]}}, ["protocol.splits.0", "greater"]),
         ({"protocol": {"splits": []}}, ["protocol.splits", "at least 1"]),
+        # what comes twice would count twice
+        ({"protocol": {"splits": [0, 1, 0]}}, ["protocol.splits", "0 is listed twice; list it once"]),
+        ({"seeds": [3, 3]}, ["seeds", "3 is listed twice"]),
+        ({"checkpoint_splits": [1, 1]}, ["checkpoint_splits", "1 is listed twice"]),
+        ({"only": ["ce", "cutmix", "ce"]}, ["only", "'ce' is listed twice"]),
+        ({"evaluation": {"scores": ["msp", "maximum_logit", "msp"]}}, ["evaluation.scores", "'msp' is listed twice"]),
+        ({"evaluation": {"sampling": ["full", "full"]}}, ["evaluation.sampling", "'full' is listed twice"]),
+        ({"analysis": {"mixing": ["mixup", "mixup"]}}, ["analysis.mixing", "'mixup' is listed twice"]),
+        ({"show": {"ablation": ["ce", "cutmix", "ce"]}}, ["show.ablation", "'ce' is listed twice"]),
+        ({"show": {"figures": ["two_sides", "two_sides"]}}, ["show.figures", "'two_sides' is listed twice"]),
+        ({"show": {"tables": ["scores", "scores"]}}, ["show.tables", "'scores' is listed twice"]),
         ({"protocol": {"name": "minst"}}, ["protocol.name", "'mnist'"]),
         ({"evaluation": {"scores": ["max_logit"]}}, ["evaluation.scores", "'maximum_logit'"]),
         ({"evaluation": {"scores": ["energy"]}}, ["evaluation.scores", "maximum_logit", "add it"]),
+        ({"evaluation": {"headline": "mps"}}, ["evaluation.headline", "'mps'", "maximum_logit, msp, energy"]),
+        ({"evaluation": {"headline": "knn"}}, ["evaluation.headline", "evaluation.detectors"]),
         ({"evaluation": {"sampling": ["balanced"]}}, ["evaluation.sampling", "full", "add it"]),
         ({"analysis": {"mixing": ["cutmox"]}}, ["analysis.mixing", "'cutmix'"]),
         ({"show": {"baseline": "cee"}}, ["show.baseline", "'ce'"]),
@@ -171,6 +184,32 @@ def test_an_experiment_writes_the_tables_that_belong_to_it(name, table):
     assert table in experiment.tables
     wide = changed({"runs": {"kd_mixed": {"backbone": {"name": "small_resnet", "widths": [16, 48], "depth": 1}}}})
     assert "architectures" in wide.tables and wide.runs["kd_mixed"].network == "small_resnet 16-48"
+
+
+def test_the_headline_is_any_score_or_detector():
+    default = changed({})
+    assert default.context().score == default.evaluation_job()["headline"] == "maximum_logit"
+    other = changed({"evaluation": {"headline": "msp", "scores": ["msp"]}})
+    assert other.context().score == other.evaluation_job()["headline"] == "msp"
+    assert changed({"evaluation": {"headline": "knn", "detectors": ["knn"]}}).context().score == "knn"
+    assert other.training_job("ce", 0, 0) == default.training_job("ce", 0, 0)
+
+
+def test_without_a_list_the_splits_are_those_with_different_classes():
+    configuration = read_configuration("config/config.yaml")
+
+    def of(protocol: str | dict, splits: list[int] | None = None) -> Experiment:
+        settings = {"name": protocol} if splits is None else {"name": protocol, "splits": splits}
+        return load({**configuration, "protocol": settings}, stands_alone=True)
+
+    assert of("svhn").splits == (1, 2, 3, 4) and of("mnist").splits == (0, 1, 2, 3, 4)
+    assert of("svhn").resolved()["protocol"]["splits"] == [1, 2, 3, 4]
+    assert of({"name": "random", "known": 6}).splits == (0, 1, 2, 3, 4)
+    assert of({"name": "custom", "known": [0, 1]}).splits == (0,)
+    assert of("svhn").context().twins == []
+    twins = of("svhn", [0, 1, 2]).context()
+    assert twins.twins == [(0, 1)] and (twins.splits, len(set(twins.class_sets.values()))) == (3, 2)
+    assert twins.scale().endswith(": 2 class sets (splits 0 and 1 have the same classes)")
 
 
 def test_only_what_decides_the_weights_is_part_of_the_training_job():

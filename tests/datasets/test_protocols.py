@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,10 +25,13 @@ from openset_distill.datasets.protocols import (
     Datasets,
     Resources,
     check_number,
+    class_sets,
     class_split,
     describe,
+    distinct_splits,
     make_split,
     openness,
+    twins,
 )
 from openset_distill.datasets.readers import READERS
 from openset_distill.datasets.safe_pickle import load
@@ -34,6 +39,7 @@ from openset_distill.datasets.safe_pickle import load
 REFERENCE = REPOSITORY / "config" / "reference"
 RESOURCES = Resources(REFERENCE)
 DIGITS = Datasets("digits", archives.DIGITS, {})
+CIFAR10 = Datasets("cifar10_images", archives.CIFAR10, {})
 CIFAR = Datasets("cifar10", archives.CIFAR10, {"cifar100": [f"fine_{label}" for label in range(100)]})
 TINY = Datasets("tinyimagenet", [f"n{label:08}" for label in range(200)], {})
 
@@ -46,7 +52,7 @@ TINY = Datasets("tinyimagenet", [f"n{label:08}" for label in range(200)], {})
     [
         ("mnist", DIGITS, 6, 4),
         ("svhn", DIGITS, 6, 4),
-        ("cifar10", Datasets("cifar10_images", archives.CIFAR10, {}), 6, 4),
+        ("cifar10", CIFAR10, 6, 4),
         ("cifar_plus_10", CIFAR, 4, 10),
         ("cifar_plus_50", CIFAR, 4, 50),
         ("tinyimagenet", TINY, 20, 180),
@@ -91,6 +97,7 @@ def test_openness() -> None:
 @settings(max_examples=40, deadline=None)
 def test_random_splits_part_the_classes_and_repeat(known: int, seed: int, number: int) -> None:
     specification = {"name": "random", "known": known, "seed": seed}
+    number %= math.comb(200, known)
     split = class_split(specification, number, TINY)
     assert len(split.known) == known
     assert sorted(split.known + split.unknown["unknown"]["tinyimagenet"]) == list(range(200))
@@ -108,8 +115,75 @@ def test_random_splits_differ_by_number_and_seed() -> None:
 
 def test_random_never_takes_test_only_classes_as_known() -> None:
     datasets = Datasets("pictures", ["a", "b", "c", "fox"], {}, ["fox"])
-    for number in range(10):
+    for number in range(3):
         assert 3 not in class_split({"name": "random", "known": 2}, number, datasets).known
+
+
+@pytest.mark.parametrize(("known", "ways"), [(2, 6), (3, 4)])
+def test_random_splits_are_all_the_ways_to_choose_each_once(known: int, ways: int) -> None:
+    few = Datasets("few", ["a", "b", "c", "d"], {})
+    specification = {"name": "random", "known": known}
+    splits = [class_split(specification, number, few) for number in range(ways)]
+    assert len({frozenset(split.known) for split in splits}) == ways == len({split.class_set for split in splits})
+    # a draw that is new stays as it was
+    first = np.random.default_rng((0, 0)).permutation(4)[:known]
+    assert splits[0].known == tuple(first)
+    with pytest.raises(SettingsError, match=rf"'random' has no split {ways}: .* in {ways} ways, the splits 0 to"):
+        class_split(specification, ways, few)
+
+
+# ----------------------------------------------------------------------------------------------- class sets
+
+
+@pytest.mark.parametrize(
+    ("name", "datasets", "expected", "distinct"),
+    [
+        ("mnist", DIGITS, [], (0, 1, 2, 3, 4)),
+        ("svhn", DIGITS, [(0, 1)], (1, 2, 3, 4)),
+        ("cifar10", CIFAR10, [(0, 1)], (1, 2, 3, 4)),
+        # splits 1 and 2 have the same known classes, and other unknown ones
+        ("cifar_plus_10", CIFAR, [], (0, 1, 2, 3, 4)),
+        ("cifar_plus_50", CIFAR, [], (0, 1, 2, 3, 4)),
+        ("tinyimagenet", TINY, [], (0, 1, 2, 3, 4)),
+    ],
+)
+def test_twins_of_the_published_protocols(name, datasets, expected, distinct) -> None:
+    found = class_sets(name, range(5), dataset=datasets.name, reference=REFERENCE)
+    assert twins(found) == expected
+    assert distinct_splits(name, reference=REFERENCE) == distinct
+    assert not twins(class_sets(name, distinct, reference=REFERENCE))
+    # the names are those that the data give
+    assert found == {number: class_split(name, number, datasets, RESOURCES).class_set for number in range(5)}
+
+
+def test_a_class_set_is_a_set_and_more_than_its_known_classes() -> None:
+    def name(known: Sequence[int], unknown: Sequence[int], dataset: str = "pets", of: str = "pets") -> str:
+        return ClassSplit("custom", 0, dataset, tuple(known), {"unknown": {of: tuple(unknown)}}, "").class_set
+
+    one = name([1, 2], [3, 4])
+    assert re.fullmatch("[0-9a-f]{8}", one) and one == name([2, 1], [4, 3])
+    assert len({one, name([1, 3], [2, 4]), name([1, 2], [3]), name([1, 2], [3, 4], of="cars")}) == 4
+    grouped = ClassSplit("custom", 1, "pets", (1, 2), {"easy": {"pets": (3,)}, "hard": {"pets": (4,)}}, "")
+    assert grouped.class_set == one
+    assert one != name([1, 2], [3, 4], dataset="cars")
+
+
+@pytest.mark.parametrize(
+    ("specification", "distinct"),
+    [("cub", (0,)), ("imagenet", (0,)), ("all_known", (0,)), ({"name": "custom", "known": [0, 1]}, (0,)),
+     ({"name": "random", "known": 3}, (0, 1, 2, 3, 4))],
+)  # fmt: skip
+def test_splits_of_other_protocols_are_distinct(specification, distinct) -> None:
+    assert distinct_splits(specification, reference=Path("nowhere")) == distinct
+    found = class_sets(specification, distinct, reference=Path("nowhere"))
+    assert twins(found) == [] and len(set(found.values())) == len(distinct)
+
+
+def test_class_sets_need_the_published_splits_and_a_split_that_exists() -> None:
+    with pytest.raises(SettingsError, match=r"the published splits are not at .*nowhere/protocols\.json"):
+        distinct_splits("cifar10", reference=Path("nowhere"))
+    with pytest.raises(SettingsError, match="'cifar10' has no split 5"):
+        class_sets("cifar10", [5], reference=REFERENCE)
 
 
 def test_custom_by_names_and_ids() -> None:

@@ -65,12 +65,13 @@ def make(
     runs: tuple[str, ...] = tuple(RUNS),
     groups: tuple[str, ...] = ("unknown",),
     classes: tuple[str, ...] = CLASSES,
+    twins: tuple[int, ...] = (),
 ) -> dict[str, pd.DataFrame]:
-    """All the tables, the same for the same arguments."""
+    """All the tables, the same for the same arguments; the splits `twins` have the same classes."""
     generator = np.random.default_rng(20240803)
     pairs = [(split, seed) for split in range(splits) for seed in range(seeds)]
     runs_table = _runs(generator, runs, pairs, groups)
-    return {
+    tables = {
         "runs": runs_table,
         "summary": _summary(runs_table),
         "history": _history(generator, runs, pairs),
@@ -83,6 +84,10 @@ def make(
         "attention": _attention(generator, runs, pairs),
         "pictures": _pictures(generator, pairs, classes),
     }
+    for table in tables.values():
+        if twins and "split" in table:
+            table["class_set"] = ["twins" if split in twins else f"set {split}" for split in table["split"]]
+    return tables
 
 
 def write(folder: Path, tables: Mapping[str, pd.DataFrame]) -> dict[str, Path]:

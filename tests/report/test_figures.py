@@ -15,10 +15,12 @@ import pytest
 import synthetic_tables
 from matplotlib.text import Text
 from PIL import Image
+from scipy import stats
 
 from openset_distill.core.errors import DataError, OpenSetError, SettingsError
 from openset_distill.evaluation import metrics
 from openset_distill.report import tidy
+from openset_distill.report.context import counted
 from openset_distill.report.figures import FIGURES, figure_spec, read_context, style
 
 SCRIPT = Path(__file__).resolve().parents[2] / "workflow_scripts" / "figure.py"
@@ -100,7 +102,9 @@ def test_every_text_can_be_read(drawn, scenario, name):
 def test_a_figure_says_what_it_shows(drawn, name):
     _, figure, _ = drawn("full", name)
     words = footer(figure).replace("\N{NO-BREAK SPACE}", " ").replace("\n", " ")
-    assert "(digits), protocol mnist, 5 splits \N{MULTIPLICATION SIGN} 1 seed." in words
+    # what is drawn, not what was configured: some figures show one split
+    shown = 1 if name in ("feature_space", "attention") else 5
+    assert f"(digits), protocol mnist, {counted(shown, 'split')} \N{MULTIPLICATION SIGN} 1 seed." in words
     assert "scikit-learn digits, not the paper's Tiny-ImageNet." in words
     assert figure.texts[0].get_text() == FIGURES[name].title
     assert figure.get_size_inches()[0] == style.DOUBLE_COLUMN
@@ -148,6 +152,41 @@ def test_two_sides_shows_means_and_standard_errors_of_differences(drawn):
     assert "standard error of the difference to" in footer(figure).replace("\n", " ")
 
 
+def test_twins_and_seeds_count_once(tmp_path):
+    """Three splits, two of them with the same classes, and two seeds: two class sets, in every figure that averages."""
+    tables = read(tmp_path, synthetic_tables.make(splits=3, seeds=2, twins=(0, 1)))
+    context = read_context(synthetic_tables.context(splits=3, seeds=2))
+    averaging = [name for name in FIGURES if name not in ("attention", "feature_space")]
+    drawn = {name: FIGURES[name].draw(tables, context) for name in averaging}
+    for name, (figure, data) in drawn.items():
+        words = footer(figure).replace("\N{NO-BREAK SPACE}", " ").replace("\n", " ")
+        assert "2 class sets (splits 0 and 1 have the same classes)" in words, name
+        for column in {"n", "pairs"} & set(data):
+            assert (data[column] == 2).all(), name
+    line = drawn["openset_curves"][1].query("run == 'ce' and curve == 'roc' and x_percent == 50").iloc[0]
+    own = tables["curves"].query("run == 'ce' and curve == 'roc' and x == 0.5").groupby("class_set")["y"].mean()
+    assert line[["y_percent", "y_std_percent"]].tolist() == pytest.approx([100 * own.mean(), 100 * own.std()])
+    bars = drawn["feature_discrimination"][1].query("run == 'ce' and quantity == 'feature_norm' and group == 'known'")
+    norms = tables["activations"].query("run == 'ce' and known == 1").groupby("class_set")["feature_norm"].mean()
+    assert bars["mean"].unique() == pytest.approx(norms.mean())
+    assert ((bars["bin_high"] - bars["bin_low"]) * bars["density"]).sum() == pytest.approx(1)
+    point = drawn["two_sides"][1].set_index("run").loc["cutmix"]
+    wide = tables["runs"].query("metric == 'accuracy'").pivot(index=tidy.UNIT, columns="run", values="value") * 100
+    gain = (wide["cutmix"] - wide["ce"]).groupby("class_set").mean()
+    assert point["accuracy_error_percent"] == pytest.approx(gain.sem())
+
+
+def test_another_score_can_be_the_headline(drawn):
+    tables, _, usual = drawn("full", "two_sides")
+    context = read_context(synthetic_tables.context(score="msp"))
+    figure, data = FIGURES["two_sides"].draw(tables, context)
+    assert figure.axes[0].get_ylabel() == "AUROC of the maximum softmax probability (%)"
+    assert data["auroc_percent"].mean() == pytest.approx(usual["auroc_percent"].mean() - 2.1, abs=0.2)
+    figure, _ = FIGURES["ablation"].draw(tables, context)
+    assert figure.axes[0].get_title(loc="left") == "AUROC of the maximum softmax probability"
+    assert "AUROC of the maximum softmax probability" in FIGURES["two_sides"].caption_for(context)
+
+
 def test_two_sides_without_a_baseline_shows_standard_errors_of_means(tmp_path):
     runs = synthetic_tables.make(splits=3, runs=("mixup", "cutmix"))["runs"]
     figure, data = FIGURES["two_sides"].draw(
@@ -193,7 +232,8 @@ def test_ablation_compares_pairs_with_the_first_row(drawn):
     one = data[(data["metric"] == "accuracy") & (data["run"] == "ad_as_described")].iloc[0]
     gains = 100 * (accuracy["ad_as_described"] - accuracy["kd_mixed"])
     assert one["difference_percent"] == pytest.approx(gains.mean())
-    assert gains.min() <= one["low_percent"] < one["difference_percent"] < one["high_percent"] <= gains.max()
+    interval = stats.ttest_1samp(gains, 0).confidence_interval(0.95)
+    assert (one["low_percent"], one["high_percent"]) == pytest.approx(tuple(interval))
     first = data[data["run"] == "kd_mixed"]
     assert first["difference_percent"].isna().all(), "the reference has no difference to itself"
 
@@ -411,6 +451,8 @@ BROKEN = {
     "HEADER\nce,CE,cross_entropy,0,0,roc,0,many\n": "holds 'many' in line 2, column 'y', which must be a number",
     "HEADER\nce,CE,cross_entropy,0,0,roc,0,1\nce,CE,cross_entropy,0,0,roc,0,71\n": "holds 71 in line 3, column 'y'",
     "HEADER\nce,CE,cross_entropy,0,,roc,0,1\n": "has no number in line 2, column 'seed'",
+    "HEADER\nce,CE,cross_entropy,0,0,roc,0,1": "is cut off: its last line has no end",
+    "HEADER\n" + 2 * "ce,CE,cross_entropy,0,0,roc,0,1\n": "has a row twice, the second time in line 3",
     "HEADER\nce,CE,cross_entropie,0,0,roc,0,1\n": "has the family 'cross_entropie'; did you mean 'cross_entropy'",
 }
 
@@ -424,6 +466,35 @@ def test_a_broken_table_is_one_clear_error(tmp_path, text):
     assert BROKEN[text] in str(caught.value) and str(path) in str(caught.value)
     if "family" not in BROKEN[text]:
         assert "make it again with the rule aggregate" in str(caught.value)
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.7, 0.95])
+def test_a_table_that_lost_its_end_is_refused(tmp_path, keep):
+    paths = synthetic_tables.write(tmp_path, {"runs": synthetic_tables.make(splits=2, runs=("ce", "cutmix"))["runs"]})
+    context = read_context(synthetic_tables.context(splits=2, class_sets={0: "a", 1: "b"}))
+    tidy.read_tables(paths, ["runs"], context)
+    lines = paths["runs"].read_text().splitlines(keepends=True)
+    paths["runs"].write_text("".join(lines[: int(keep * len(lines))]))
+    with pytest.raises(
+        DataError, match=r"table runs .* is not complete: it lacks rows of (the run '(ce|cutmix)' for split 1|split 1;)"
+    ):
+        tidy.read_tables(paths, ["runs"], context)
+
+
+def test_class_sets_come_from_the_table_the_experiment_or_the_protocol(tmp_path, monkeypatch):
+    monkeypatch.chdir(SCRIPT.parents[1])
+    tables = synthetic_tables.make(splits=3, runs=("ce",))
+    tables["runs"]["protocol"] = "cifar10"
+    paths = synthetic_tables.write(tmp_path, tables)
+    published = tidy.read_tidy("runs", paths["runs"])
+    by_split = published.groupby("split")["class_set"].unique().map(list).tolist()
+    assert by_split[0] == by_split[1] != by_split[2], "a table from before the column: the protocol says it"
+    assert tidy.read_tidy("curves", paths["curves"])["class_set"].nunique() == 3
+    context = read_context(synthetic_tables.context(splits=3, class_sets={"0": "a", "1": "b", "2": "a"}))
+    curves = tidy.read_tables(paths, ["curves"], context)["curves"]
+    assert curves.groupby("split")["class_set"].first().tolist() == ["a", "b", "a"]
+    with pytest.raises(DataError, match="holds split 2, which the experiment does not have"):
+        tidy.read_tidy("curves", paths["curves"], {0: "a", 1: "b"})
 
 
 def test_a_missing_table_names_the_rule_that_makes_it(tmp_path):

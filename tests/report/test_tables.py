@@ -19,6 +19,7 @@ from openset_distill.core.errors import DataError, SettingsError
 from openset_distill.evaluation import evaluate as evaluation
 from openset_distill.evaluation.statistics import paired_difference
 from openset_distill.report import tables, tidy
+from openset_distill.report.context import SCORE_TITLES
 from openset_distill.report.figures import read_context
 from openset_distill.report.tables import TABLES, Block, Cell, Configured, Table, read_published, table_spec
 from openset_distill.report.tables.comparison import compare
@@ -93,9 +94,10 @@ def markdown_tables(text: str) -> list[list[list[str]]]:
 def test_benchmark_prints_the_summary(tidy_tables, published):
     source = tidy_tables()
     text = tables.to_markdown(build("benchmark", source, published))
+    assert "OSCR is the same number as OpenAUC." in text
     (rows,) = markdown_tables(text)
     assert rows[0] == [
-        *["Run", "Accuracy", "AUROC", "AUPR known", "AUPR unknown", "FPR95 \N{DOWNWARDS ARROW}", "OSCR", "OpenAUC"],
+        *["Run", "Accuracy", "AUROC", "AUPR known", "AUPR unknown", "FPR95 \N{DOWNWARDS ARROW}", "OSCR"],
         *["Difference in accuracy", "Difference in AUROC"],
     ]
     assert all(len(row) == len(rows[0]) for row in rows)
@@ -105,14 +107,14 @@ def test_benchmark_prints_the_summary(tidy_tables, published):
     own = summary[(summary["run"] == "cutmix") & summary["group"].isin(("all", "known"))]
     own = own[(own["sampling"] == "full") & own["score"].isin(("", "maximum_logit"))].set_index("metric")
     cutmix = next(row for row in rows if row[0] == "CutMix")
-    for column, metric in ((1, "accuracy"), (2, "auroc"), (5, "fpr95"), (7, "openauc")):
+    for column, metric in ((1, "accuracy"), (2, "auroc"), (5, "fpr95"), (6, "oscr")):
         expected = f"{100 * own.loc[metric, 'mean']:.1f} {PLUS_MINUS} {100 * own.loc[metric, 'std']:.1f}"
         assert cutmix[column] == expected
     low = tidy.signed(100 * own.loc["auroc", "difference_low"])
-    assert cutmix[9].startswith(tidy.signed(100 * own.loc["auroc", "difference"]) + f" [{low}, ")
-    assert MINUS in cutmix[9], "CutMix costs AUROC here"
+    assert cutmix[8].startswith(tidy.signed(100 * own.loc["auroc", "difference"]) + f" [{low}, ")
+    assert MINUS in cutmix[8], "CutMix costs AUROC here"
     baseline = next(row for row in rows if row[0] == "Cross entropy" and row[1])
-    assert baseline[8:] == ["\N{EN DASH}"] * 2
+    assert baseline[7:] == ["\N{EN DASH}"] * 2
 
 
 def test_the_best_student_is_bold(tidy_tables, published):
@@ -130,25 +132,25 @@ def test_the_best_student_is_bold(tidy_tables, published):
 def test_a_caption_says_what_was_measured(tidy_tables, published):
     for name in TABLES:
         caption = build(name, tidy_tables(**groups_of(name)), published).caption.replace("\N{NO-BREAK SPACE}", " ")
-        scale = "protocol mnist, 5 splits \N{MULTIPLICATION SIGN} 1 seed (n = 5)"
+        scale = "protocol mnist, 5 splits \N{MULTIPLICATION SIGN} 1 seed (n = 5 class sets)"
         assert f"Experiment digits on scikit-learn digits, {scale}." in caption
         assert "scikit-learn digits, not the paper's Tiny-ImageNet." in caption
         short = TABLES[name].caption_for(read_context(synthetic_tables.context()))
-        assert "(n =" not in short and short.startswith(TABLES[name].caption)
+        assert "(n =" not in short and short.startswith(TABLES[name].caption.format(score="maximum logit"))
 
 
 def test_unequal_numbers_of_values_are_stated(tidy_tables, published):
-    source = tidy_tables()["summary"]
-    fewer = source.assign(n=source["n"].where(source["run"] != "mixup", 3))
-    assert "(n = 3 to 5)" in build("benchmark", {"summary": fewer}, published).caption
+    source = tidy_tables()["runs"]
+    fewer = source[(source["run"] != "mixup") | (source["split"] < 3)]
+    assert "(n = 3 to 5 class sets)" in build("benchmark", {"runs": fewer}, published).caption
 
 
 def test_groups_of_unknowns_get_their_own_columns(tidy_tables, published):
     source = tidy_tables(splits=1, groups=("easy", "hard"))
     (rows,) = markdown_tables(tables.to_markdown(build("benchmark", source, published)))
-    assert rows[0][8:10] == ["AUROC easy", "AUROC hard"]
+    assert rows[0][7:9] == ["AUROC easy", "AUROC hard"]
     row = next(row for row in rows if row[0] == "CutMix")
-    assert float(row[8]) > float(row[2]) > float(row[9])
+    assert float(row[7]) > float(row[2]) > float(row[8])
 
 
 def test_published_numbers_are_marked(tidy_tables, published):
@@ -210,7 +212,7 @@ def test_scores_stand_side_by_side(tidy_tables, published):
     table = build("scores", source, published)
     (rows,) = markdown_tables(tables.to_markdown(table))
     assert rows[0][:3] == ["Score", "AUROC full", "AUROC balanced"] and len(rows[0]) == 7
-    known = [title for score, title in tidy.SCORE_TITLES.items() if score in synthetic_tables.SCORES]
+    known = [title for score, title in SCORE_TITLES.items() if score in synthetic_tables.SCORES]
     assert [row[0] for row in rows[1:6]] == ["Cross entropy", *known]
     summary = source["summary"].set_index(["run", "score", "metric", "sampling", "group"])["mean"].sort_index()
     assert rows[2][2].split()[0] == f"{100 * summary['ce', 'maximum_logit', 'auroc', 'balanced', 'all']:.1f}"
@@ -218,15 +220,15 @@ def test_scores_stand_side_by_side(tidy_tables, published):
 
 
 def test_detectors_stand_beside_the_scores(tidy_tables, published):
-    summary = tidy_tables()["summary"]
-    knn = summary[summary["score"] == "msp"].assign(score="knn")
-    (rows,) = markdown_tables(tables.to_markdown(build("scores", {"summary": pd.concat([knn, summary])}, published)))
+    runs = tidy_tables()["runs"]
+    knn = runs[runs["score"] == "msp"].assign(score="knn")
+    (rows,) = markdown_tables(tables.to_markdown(build("scores", {"runs": pd.concat([knn, runs])}, published)))
     assert [row[0] for row in rows[2:7]][-2:] == ["Feature norm", "Nearest neighbours (KNN)"]
 
 
 def test_scores_without_a_balanced_sample(tidy_tables, published):
-    full = tidy_tables()["summary"]
-    table = build("scores", {"summary": full[full["sampling"] == "full"]}, published)
+    full = tidy_tables()["runs"]
+    table = build("scores", {"runs": full[full["sampling"] == "full"]}, published)
     (rows,) = markdown_tables(tables.to_markdown(table))
     assert rows[0] == ["Score", "AUROC full", "OSCR full", "FPR95 \N{DOWNWARDS ARROW} full"]
 
@@ -238,7 +240,7 @@ def test_one_split_has_neither_spread_nor_interval(tidy_tables, published, name)
     grid = "\n".join(line for line in text.splitlines() if line.startswith("|"))
     assert PLUS_MINUS not in grid and "[" not in grid and "nan" not in text.lower()
     if name not in ("scores", "semantic_shift", "ood"):
-        assert "without intervals, which need at least 5" in text
+        assert "without intervals, which need at least 2" in text
 
 
 def test_missing_runs_are_named(tidy_tables, published):
@@ -267,17 +269,17 @@ def test_augmentation_has_both_sides_and_what_lies_behind(tidy_tables, published
     logit = of_cutmix.query("quantity == 'maximum_logit_mean'")["value"]
     cutmix = next(row for row in means if row[0] == "CutMix")
     assert cutmix[4] == f"{logit.mean():.1f} {PLUS_MINUS} {logit.std():.1f}"
-    wide = source["runs"].query("metric == 'accuracy'").pivot(index="split", columns="run", values="value") * 100
-    expected = paired_difference(wide["cutmix"].to_dict(), wide["ce"].to_dict(), seed=0)
+    wide = source["runs"].query("metric == 'accuracy'").pivot(index=["split", "seed"], columns="run", values="value")
+    expected = paired_difference((100 * wide["cutmix"]).to_dict(), (100 * wide["ce"]).to_dict())
     own = table.data[(table.data["run"] == "cutmix") & (table.data["quantity"] == "accuracy")].iloc[0]
     for name in ("difference", "low", "high", "effect_size", "p_value"):
-        assert own[name] == getattr(expected, name), name
+        assert own[name] == pytest.approx(getattr(expected, name)), name
     change = next(row for row in changes if row[0] == "CutMix")
     low, high = tidy.signed(expected.low), tidy.signed(expected.high)
     assert change[1:4] == [
         f"{tidy.signed(expected.difference)} [{low}, {high}]",
         f"{expected.effect_size:+.2f}",
-        f"{expected.p_value:.3f}",
+        "< 0.001" if expected.p_value < 0.001 else f"{expected.p_value:.3f}",
     ]
 
 
@@ -288,22 +290,59 @@ def test_significance_corrects_for_the_number_of_comparisons(tidy_tables, publis
     assert set(against_baseline["run"]) == set(synthetic_tables.RUNS) - {"teacher", "ce"}
     against_distillation = data[(data["reference"] == "kd") & (data["metric"] == "auroc")]
     assert list(against_distillation["run"]) == synthetic_tables.HIGHLIGHT["asymmetric"]
-    # five pairs cannot give less than 1/16, and fourteen comparisons make 14/16 of that
     auroc = data[data["metric"] == "auroc"]
-    assert auroc["p_value"].min() == 0.0625 and auroc["p_holm"].min() == 14 / 16
+    assert len(auroc) == 14 and auroc["p_holm"].min() == pytest.approx(14 * auroc["p_value"].min())
     assert (auroc["p_holm"] >= auroc["p_value"]).all()
     text = tables.to_markdown(table)
-    assert "never below 0.062 with 5 pairs" in text and "the 14 comparisons of a metric" in text
+    assert "two-sided paired t test" in text and "the 14 comparisons of a metric" in text
     (rows,) = markdown_tables(text)
     assert [row[0] for row in rows if not any(row[1:])] == ["Against Cross entropy", "Against Distillation"]
     assert all(row[1] == "5" for row in rows[1:] if any(row[1:]))
 
 
-def test_two_pairs_have_no_interval_no_effect_size_and_no_p(tidy_tables, published):
-    table = build("significance", tidy_tables(splits=2), published)
+@pytest.mark.parametrize("settings", [{"splits": 1}, {"splits": 1, "seeds": 3}, {"splits": 3, "twins": (0, 1, 2)}])
+def test_one_class_set_has_no_interval_no_effect_size_and_no_p(tidy_tables, published, settings):
+    table = build("significance", tidy_tables(**settings), published)
     assert table.data[["low_percent", "effect_size", "p_value", "p_holm"]].isna().all(axis=None)
+    assert set(table.data["pairs"]) == {1} and "(n = 1 class set)" in table.caption
     text = tables.to_markdown(table)
-    assert "without intervals, which need at least 5 of them" in text and "both need at least 3 pairs" in text
+    assert "without intervals, which need at least 2 of them" in text and "both need at least 2 class sets" in text
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_twins_and_seeds_count_once(tidy_tables, published, name):
+    """A table of three splits, two of them with the same classes, and two seeds, is that of two class sets."""
+    source = tidy_tables(splits=3, seeds=2, twins=(0, 1), **groups_of(name))
+    table = build(name, source, published, splits=9, seeds=9)  # what was configured does not matter
+    caption = table.caption.replace("\N{NO-BREAK SPACE}", " ")
+    twins = "3 splits \N{MULTIPLICATION SIGN} 2 seeds: 2 class sets (splits 0 and 1 have the same classes)"
+    assert f"{twins} (n = 2 class sets)" in caption
+    values = source["runs"].query("metric == 'accuracy' and run == 'ad_as_described'")
+    by_set = values.groupby("class_set")["value"].mean() * 100
+    assert len(by_set) == 2
+    data = table.data
+    if "metric" in data and "mean_percent" in data and "run" in data:
+        rows = data[(data["run"] == "ad_as_described") & (data["metric"] == "accuracy")]
+        assert rows["mean_percent"].to_numpy() == pytest.approx(by_set.mean())
+    counts = data[[column for column in ("n", "pairs") if column in data]].dropna()
+    assert not counts.empty and (counts == 2).all(axis=None)
+
+
+def test_another_score_can_be_the_headline(tidy_tables, published):
+    source = tidy_tables()
+    table = build("benchmark", source, published, score="msp")
+    own = source["runs"].query("run == 'ce' and metric == 'auroc' and score == 'msp' and sampling == 'full'")
+    data = table.data.query("run == 'ce' and metric == 'auroc'")
+    assert data["mean_percent"].to_numpy() == pytest.approx(100 * own.query("group == 'all'")["value"].mean())
+    for name in ("benchmark", "augmentation", "ablation", "significance", "architectures"):
+        text = tables.to_markdown(build(name, source, published, score="msp"))
+        assert "score: maximum softmax probability" in text and "score: maximum logit" not in text
+    for name in ("semantic_shift", "ood"):
+        made = build(name, tidy_tables(**groups_of(name)), published, score="feature_norm")
+        assert "score: feature norm" in tables.to_markdown(made)
+    assert "by the feature norm." in made.caption
+    with pytest.raises(DataError, match="has no score 'mps'; did you mean 'msp'"):
+        compare({"Digits": source["runs"]}, published, "mps")
 
 
 def test_medium_and_hard_together_are_what_an_evaluation_of_both_gives(published):
@@ -320,7 +359,16 @@ def test_medium_and_hard_together_are_what_an_evaluation_of_both_gives(published
     }
     together = outputs | {"group": np.minimum(group, 2), "group_names": np.array(["known", "easy", "later"])}
     rows = evaluation.evaluate(outputs, bootstrap=0, seed=0)
-    about = {"experiment": "x", "dataset": "cub", "protocol": "cub", "run": "ce", "label": "CE", "split": 0, "seed": 0}
+    about = {
+        "experiment": "x",
+        "dataset": "cub",
+        "protocol": "cub",
+        "run": "ce",
+        "label": "CE",
+        "split": 0,
+        "seed": 0,
+        "class_set": "a",
+    }
     runs = pd.DataFrame([{**about, "family": "cross_entropy", **row} for row in rows])
     data = build("semantic_shift", {"runs": runs}, published).data.set_index(["metric", "group"])["mean_percent"]
     for row in evaluation.evaluate(together, bootstrap=0, seed=0):
@@ -382,19 +430,22 @@ def test_networks_stand_without_and_with_asymmetric_distillation(tidy_tables, pu
 
 
 def test_experiments_stand_side_by_side_with_published_numbers(tidy_tables, published):
-    first = tidy_tables(dataset="tinyimagenet", protocol="tinyimagenet")["summary"]
+    first = tidy_tables(dataset="tinyimagenet", protocol="tinyimagenet")["runs"]
     few = ("teacher", "ce", "cutmix", "ad_no_joint")
-    second = tidy_tables(dataset="cifar10", protocol="cifar_plus_10", splits=1, runs=few)["summary"]
+    second = tidy_tables(dataset="cifar10", protocol="cifar_plus_10", splits=1, runs=few)["runs"]
     second = second.assign(label=second["label"] + " there")
     table = compare({"Tiny": first, "Plus": second}, published)
     text = tables.to_markdown(table)
-    assert "Tiny: protocol tinyimagenet, n = 5; Plus: protocol cifar_plus_10, n = 1." in text.replace("\\", "")
+    assert (
+        "Tiny: protocol tinyimagenet, n = 5 class sets; Plus: protocol cifar_plus_10, n = 1 class set."
+        in text.replace("\\", "")
+    )
     accuracy, auroc, _oscr, literature = markdown_tables(text)
     assert accuracy[0] == auroc[0] == ["Run", "Tiny", "Plus"]
     rows = {row[0]: row for row in auroc if any(row[1:])}
     assert "AD without joint loss" not in rows and rows["Mixup"][2] == "\N{EN DASH}"
-    for column, summary in ((1, first), (2, second)):
-        mean = tidy.metric_rows(summary, "auroc").set_index("run").loc["cutmix", "mean"]
+    for column, runs in ((1, first), (2, second)):
+        mean = tidy.metric_rows(runs, "auroc").query("run == 'cutmix'")["value"].mean()
         assert rows["CutMix"][column].split()[0] == f"{100 * mean:.1f}"
     data = table.data[(table.data["metric"] == "auroc") & (table.data["block"] == "measured")]
     for _, part in data.groupby("experiment"):
@@ -409,16 +460,16 @@ def test_experiments_stand_side_by_side_with_published_numbers(tidy_tables, publ
     assert literature[2][-2:] == ["stale", "57.7\N{DOUBLE DAGGER}"]
     (*_, alone) = markdown_tables(tables.to_markdown(compare({"Plus": second}, published)))
     assert [row[0] for row in alone] == ["Method", "Fourth"]
-    none = tables.to_markdown(compare({"Digits": tidy_tables(splits=1)["summary"]}, published))
+    none = tables.to_markdown(compare({"Digits": tidy_tables(splits=1)["runs"]}, published))
     assert "Published numbers: none are recorded for " in none
 
 
 def test_the_comparison_is_one_command(tmp_path):
-    summaries = []
+    experiments = []
     for name, runs in (("a", ("ce", "cutmix")), ("b", ("ce",))):
-        made = synthetic_tables.make(splits=1, runs=runs)["summary"]
-        paths = synthetic_tables.write(tmp_path / name, {"summary": made})
-        summaries += ["--summary", f"{name}={paths['summary']}"]
+        made = synthetic_tables.make(splits=1, runs=runs)["runs"]
+        paths = synthetic_tables.write(tmp_path / name, {"runs": made})
+        experiments += ["--runs", f"{name}={paths['runs']}"]
     (tmp_path / "published.csv").write_text(PUBLISHED)
     outputs = [part for kind in ("csv", "markdown", "latex") for part in (f"--{kind}", str(tmp_path / f"out.{kind}"))]
     command = [
@@ -427,12 +478,12 @@ def test_the_comparison_is_one_command(tmp_path):
         "--published",
         str(tmp_path / "published.csv"),
     ]
-    done = subprocess.run([*command, *outputs, *summaries], capture_output=True, text=True)
+    done = subprocess.run([*command, *outputs, *experiments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert set(pd.read_csv(tmp_path / "out.csv")["experiment"]) == {"a", "b"}
     assert (tmp_path / "out.latex").read_text().count(r"\toprule") == 3
     assert "| Run | a | b |" in (tmp_path / "out.markdown").read_text()
-    twice = subprocess.run([*command, *outputs, *summaries[:2], *summaries[:2]], capture_output=True, text=True)
+    twice = subprocess.run([*command, *outputs, *experiments[:2], *experiments[:2]], capture_output=True, text=True)
     assert twice.returncode == 2 and "names 'a' twice" in twice.stderr
 
 
@@ -563,9 +614,9 @@ def command(folder: Path, name: str, *more: str) -> subprocess.CompletedProcess[
 
 def test_the_command_writes_three_files(tmp_path):
     source = synthetic_tables.make(splits=1, runs=("ce", "cutmix"))
-    paths = synthetic_tables.write(tmp_path, {"summary": source["summary"]})
+    paths = synthetic_tables.write(tmp_path, {"runs": source["runs"]})
     (tmp_path / "published.csv").write_text(PUBLISHED)
-    more = ("--table", f"summary={paths['summary']}", "--published", str(tmp_path / "published.csv"))
+    more = ("--table", f"runs={paths['runs']}", "--published", str(tmp_path / "published.csv"))
     done = command(tmp_path, "benchmark", *more)
     assert done.returncode == 0, done.stderr
     assert "CutMix" in (tmp_path / "out.markdown").read_text()
@@ -574,9 +625,9 @@ def test_the_command_writes_three_files(tmp_path):
 
 
 def test_the_command_ends_with_a_message_and_no_file(tmp_path):
-    done = command(tmp_path, "benchmark", "--table", f"summary={tmp_path / 'summary.csv'}")
+    done = command(tmp_path, "benchmark", "--table", f"runs={tmp_path / 'runs.csv'}")
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.startswith("error: the table summary is missing at ")
+    assert done.stderr.startswith("error: the table runs is missing at ")
     assert not list(tmp_path.glob("out*"))
-    done = command(tmp_path, "benchmark", "--table", "summary")
-    assert done.returncode == 2 and "'summary' is not NAME=PATH" in done.stderr
+    done = command(tmp_path, "benchmark", "--table", "runs")
+    assert done.returncode == 2 and "'runs' is not NAME=PATH" in done.stderr

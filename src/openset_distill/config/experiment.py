@@ -123,10 +123,13 @@ class DataSettings(Strict):
 
 
 class ProtocolSettings(Strict):
-    """Which classes are known: a published protocol's name, or `random` or `custom` with their settings."""
+    """Which classes are known: a published protocol's name, or `random` or `custom` with their settings.
+
+    Without `splits` those of the protocol that have different classes.
+    """
 
     name: Specification
-    splits: Annotated[tuple[SplitNumber, ...], Field(min_length=1)] = (0, 1, 2, 3, 4)
+    splits: Annotated[tuple[SplitNumber, ...], Field(min_length=1), Distinct] | None = None
 
 
 class AugmentSettings(Strict):
@@ -185,10 +188,13 @@ class RunSettings(Strict):
 class EvaluationSettings(Strict):
     """`scores` to compute, `sampling` of the unknowns, and the number of bootstrap resamples behind each interval.
 
+    `headline` is the score, or the detector, by which figures and tables compare runs.
+
     `detectors` are scores that are fitted to training images, to at most `detector_samples` of them.
     """
 
     scores: Annotated[tuple[str, ...], Distinct] = ("maximum_logit", "msp", "energy", "feature_norm")
+    headline: str = "maximum_logit"
     detectors: tuple[Specification, ...] = ()
     detector_samples: Annotated[int, Field(ge=1, le=100_000_000)] = 50_000
     sampling: Annotated[tuple[Literal["full", "balanced"], ...], Distinct] = ("full", "balanced")
@@ -269,7 +275,7 @@ class Settings(Strict):
     scale_note: Annotated[str, pydantic.AfterValidator(_of_value(partial(check_line, longest=1000)))] = ""
     results: PathText = "results"
     redraw: PathText | None = None
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), Distinct] = (0,)
     data: DataSettings
     protocol: ProtocolSettings
     defaults: dict[str, Any] = {}
@@ -481,7 +487,7 @@ class Experiment:
     def __init__(self, settings: Settings):
         self.settings = settings
         self.name = settings.experiment
-        self.splits = settings.protocol.splits
+        self.splits = self._splits()
         self.seeds = settings.seeds
         validated(RunSettings, settings.defaults, "defaults")
         _checked("runs", check_distinct, settings.runs)
@@ -502,6 +508,10 @@ class Experiment:
                     f"configuration: runs.{name}.label: {run.label!r} is the label of {other!r} too; change one of them"
                 )
 
+    def _splits(self) -> tuple[int, ...]:
+        protocol = self.settings.protocol
+        return protocol.splits or _checked("protocol.name", protocols.distinct_splits, protocol.name)
+
     def _check_references(self) -> None:
         settings = self.settings
         _checked("data.dataset", self._known, "dataset", settings.data.dataset, DATASETS)
@@ -510,12 +520,15 @@ class Experiment:
         self._check_data()
         for score in settings.evaluation.scores:
             _checked("evaluation.scores", self._known, "score", score, SCORES)
-        for key, needed in (("scores", "maximum_logit"), ("sampling", "full")):
-            if needed not in getattr(settings.evaluation, key):
-                raise SettingsError(
-                    f"configuration: evaluation.{key}: tables and figures compare runs by {needed!r}; add it"
-                )
+        if "full" not in settings.evaluation.sampling:
+            raise SettingsError("configuration: evaluation.sampling: tables and figures compare runs by 'full'; add it")
         names = [detector["name"] for detector in self.detectors]
+        headline, scores = settings.evaluation.headline, (*settings.evaluation.scores, *names)
+        if headline not in scores:
+            raise SettingsError(
+                f"configuration: evaluation.headline: {headline!r} is neither among evaluation.scores nor among "
+                f"evaluation.detectors; add it there, or choose one of {', '.join(scores)}"
+            )
         for name in names:
             if names.count(name) > 1:
                 raise SettingsError(f"configuration: evaluation.detectors: {name} is named twice; name it once")
@@ -635,7 +648,7 @@ class Experiment:
     def resolved(self) -> dict[str, Any]:
         """The whole experiment as plain data: every name looked up, every default filled in."""
         resolved = self.settings.model_dump(mode="json", exclude={"defaults"})
-        resolved["protocol"]["name"] = self.protocol
+        resolved["protocol"] = {"name": self.protocol, "splits": list(self.splits)}
         resolved["evaluation"]["detectors"] = self.detectors
         resolved["runs"] = {
             name: {
@@ -771,6 +784,7 @@ class Experiment:
         evaluation = self.settings.evaluation
         return {
             "scores": list(evaluation.scores),
+            "headline": evaluation.headline,
             "detectors": self.detectors,
             "sampling": list(evaluation.sampling),
             "bootstrap": evaluation.bootstrap,
@@ -814,6 +828,11 @@ class Experiment:
         """A split's folder, with its wildcards, of the first split and seed: the one that pictures are taken from."""
         return folder.replace("{split}", str(self.splits[0])).replace("{seed}", str(self.seeds[0]))
 
+    @cached_property
+    def class_sets(self) -> dict[int, str]:
+        """Split -> the name of its class set; splits with the same classes have the same."""
+        return protocols.class_sets(self.settings.protocol.name, self.splits, dataset=self.settings.data.dataset)
+
     def layout(self) -> dict[str, Any]:
         """What gathering the results needs to know of the experiment."""
         return {
@@ -838,6 +857,8 @@ class Experiment:
                 "protocol": self.protocol["name"],
                 "splits": len(self.splits),
                 "seeds": len(self.seeds),
+                "class_sets": self.class_sets,
+                "score": self.settings.evaluation.headline,
                 "scale_note": self.settings.scale_note,
                 "highlight": dataclasses.asdict(self.highlight),
             }

@@ -8,7 +8,10 @@ Published numbers are comparable only within one protocol: every split carries t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -22,6 +25,8 @@ from ..core.registry import Registry, settings_class
 
 REFERENCE = Path("config/reference")
 UNKNOWN_LABEL = -1
+# how many splits of a protocol with any number of them are used where none are named
+DEFAULT_SPLITS = 5
 SEMANTIC_SHIFT = "S. Vaze et al., Open-set recognition: a good closed-set classifier is all you need, ICLR 2022"
 
 # group of unknown classes -> dataset that has them -> class ids
@@ -44,6 +49,11 @@ class ClassSplit:
     source: str
 
     @property
+    def class_set(self) -> str:
+        """The name of the split's class set: the same for splits with the same known and the same unknown classes."""
+        return class_set_name(self.dataset, self.known, self.unknown)
+
+    @property
     def n_unknown(self) -> int:
         """The number of unknown classes, over all groups and datasets."""
         return sum(len(ids) for of_group in self.unknown.values() for ids in of_group.values())
@@ -56,6 +66,25 @@ class ClassSplit:
         tested are all of them (C_test = known + unknown). 0 means a closed set.
         """
         return openness(len(self.known), self.n_unknown)
+
+
+def class_set_name(dataset: str, known: Iterable[int], unknown: Mapping[str, Mapping[str, Iterable[int]]]) -> str:
+    """The name of a class set: eight hexadecimal digits that depend on which classes are known and which are unknown.
+
+    Neither the order of the classes nor the groups of the unknown ones matter. Splits with one name are twins: whoever
+    counts them twice counts the same evidence twice.
+
+    Args:
+        dataset: whose classes are known.
+        known: class ids.
+        unknown: group -> dataset -> class ids.
+    """
+    of_dataset: dict[str, set[int]] = {}
+    for of_group in unknown.values():
+        for name, ids in of_group.items():
+            of_dataset.setdefault(name, set()).update(map(int, ids))
+    content = [dataset, sorted({int(label) for label in known}), sorted((n, sorted(i)) for n, i in of_dataset.items())]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
 
 
 def openness(n_known: int, n_unknown: int) -> float:
@@ -117,6 +146,27 @@ class Resources:
 ClassId = Annotated[int, Field(ge=-1_000_000, le=1_000_000)]
 
 
+def _published(name: str, reference: Path) -> Mapping[str, Any]:
+    path = reference / "protocols.json"
+    if not path.is_file():
+        raise SettingsError(
+            f"the published splits are not at {path}; run from the root of the repository, or name the reference folder"
+        )
+    return read_json(path)[name]
+
+
+class _OwnClassSets:
+    """Protocols no two of whose splits have the same classes."""
+
+    available: ClassVar[int | None] = 1
+
+    def class_set(self, _name: str, number: int, _dataset: str, _reference: Path) -> str:
+        return f"split {number}"
+
+    def distinct(self, _name: str, _reference: Path) -> tuple[int, ...]:
+        return tuple(range(self.available or DEFAULT_SPLITS))
+
+
 @settings_class
 class Published:
     """A published list of splits, kept in `protocols.json` of the reference folder."""
@@ -128,13 +178,7 @@ class Published:
         return ("unknown",)
 
     def split(self, name: str, number: int, datasets: Datasets, resources: Resources) -> ClassSplit:
-        path = resources.reference / "protocols.json"
-        if not path.is_file():
-            raise SettingsError(
-                f"the published splits are not at {path}; run from the root of the repository, "
-                "or name the reference folder"
-            )
-        entry = read_json(path)[name]
+        entry = _published(name, resources.reference)
         # the names of the classes, or their number where the names are only codes
         expected, present = entry["classes"], list(datasets.classes)
         if present != expected and len(present) != expected:
@@ -144,6 +188,21 @@ class Published:
                 f"({len(present)}: {', '.join(present[:3])}, ...); choose the protocol that belongs to the dataset, "
                 "or 'random', 'custom' or 'all_known'"
             )
+        return self._of_entry(entry, name, number, datasets)
+
+    def class_set(self, name: str, number: int, dataset: str, reference: Path) -> str:
+        """The name of a split's class set, which needs no data; so in every protocol."""
+        entry = _published(name, reference)
+        expected = entry["classes"]
+        classes = list(map(str, range(expected))) if isinstance(expected, int) else expected
+        return self._of_entry(entry, name, number, Datasets(dataset, classes, {})).class_set
+
+    def distinct(self, name: str, reference: Path) -> tuple[int, ...]:
+        """The splits to use where none are named, no two of one class set: the last of twins; so in every protocol."""
+        last = {self.class_set(name, number, "", reference): number for number in range(self.available or 0)}
+        return tuple(sorted(last.values()))
+
+    def _of_entry(self, entry: Mapping[str, Any], name: str, number: int, datasets: Datasets) -> ClassSplit:
         known = tuple(entry["known"][number])
         if "unknown" in entry:
             unknown: Unknown = {"unknown": {entry["unknown_from"]: tuple(entry["unknown"][number])}}
@@ -153,7 +212,7 @@ class Published:
 
 
 @settings_class
-class SemanticShift:
+class SemanticShift(_OwnClassSets):
     """A split of the semantic shift benchmarks, with unknown classes by difficulty, from its authors' file.
 
     The files are `cub_osr_splits.pkl`, `aircraft_osr_splits.pkl` and `scars_osr_splits.pkl`, which hold class ids, and
@@ -165,7 +224,6 @@ class SemanticShift:
     and call the union of medium and hard "hard"; true does the same. Their "hard" is not the file's.
     """
 
-    available: ClassVar[int | None] = 1
     combine_hard: bool = False
 
     def groups(self, _others: Sequence[str]) -> tuple[str, ...]:
@@ -222,8 +280,11 @@ class ImageNetShift(SemanticShift):
 
 
 @settings_class
-class Random:
-    """`known` classes drawn at random; the rest are unknown. Split k of the same `seed` is always the same."""
+class Random(_OwnClassSets):
+    """`known` classes drawn at random; the rest are unknown. Split k of the same `seed` is always the same.
+
+    No two splits have the same classes: a draw that an earlier split has is drawn again.
+    """
 
     available: ClassVar[int | None] = None
     known: Annotated[int, Field(ge=2, le=1_000_000)]
@@ -240,22 +301,37 @@ class Random:
                 f"protocol 'random' asks for {self.known} known classes, but of the {total} classes of {datasets.name} "
                 f"only {min(len(candidates), total - 1)} can be known, so that some are unknown; choose fewer"
             )
-        order = np.random.default_rng((self.seed, number)).permutation(candidates)
-        known = tuple(int(label) for label in order[: self.known])
+        known = self._draw(candidates, number, datasets.name)
         unknown: Unknown = {"unknown": {datasets.name: datasets.rest(known)}}
         source = f"drawn at random: {self.known} of {total} classes, seed {self.seed}, split {number}"
         return ClassSplit(name, number, datasets.name, known, unknown, source)
 
+    def _draw(self, candidates: Sequence[int], number: int, dataset: str) -> tuple[int, ...]:
+        """The known classes of split `number`, unlike those of every split before it."""
+        there = math.comb(len(candidates), self.known)
+        if number >= there:
+            raise SettingsError(
+                f"protocol 'random' has no split {number}: {self.known} of {len(candidates)} classes of {dataset} can "
+                f"be chosen in {there} ways, the splits 0 to {there - 1}"
+            )
+        taken: set[frozenset[int]] = set()
+        known: tuple[int, ...] = ()
+        for earlier in range(number + 1):
+            generator = np.random.default_rng((self.seed, earlier))
+            while not known or frozenset(known) in taken:
+                known = tuple(int(label) for label in generator.permutation(candidates)[: self.known])
+            taken.add(frozenset(known))
+        return known
+
 
 @settings_class
-class Custom:
+class Custom(_OwnClassSets):
     """The user's own lists: class ids or class names.
 
     `unknown`: a list of classes of the same dataset; or group -> list; or group -> dataset -> list.
     Without it every other class of the dataset is unknown, and every class of the other datasets, one group each.
     """
 
-    available: ClassVar[int | None] = 1
     known: list[ClassId | str]
     unknown: list[ClassId | str] | dict[str, list[ClassId | str] | dict[str, list[ClassId | str]]] | None = None
 
@@ -280,13 +356,11 @@ class Custom:
 
 
 @settings_class
-class AllKnown:
+class AllKnown(_OwnClassSets):
     """Every class is known; unknown are the dataset's test-only classes and all of the other datasets.
 
     For out-of-distribution detection, and for folders of images whose test part has additional classes.
     """
-
-    available: ClassVar[int | None] = 1
 
     def groups(self, others: Sequence[str]) -> tuple[str, ...]:
         # and "unknown", where the test part has classes of its own
@@ -332,10 +406,58 @@ def class_split(
     """
     check_number(specification, number)
     protocol = PROTOCOLS.build(specification)
-    name = specification if isinstance(specification, str) else specification["name"]
+    name = _name(specification)
     split = protocol.split(name, number, datasets, resources or Resources())
     _check(split, datasets)
     return split
+
+
+def class_sets(
+    specification: str | Mapping[str, Any],
+    splits: Iterable[int],
+    *,
+    dataset: str = "",
+    reference: Path = REFERENCE,
+) -> dict[int, str]:
+    """Split -> the name of its class set, of the splits of a protocol; no data are needed.
+
+    Published splits have the names that `ClassSplit.class_set` gives; splits of other protocols have only names that
+    tell them apart, because their classes are not known before the data are there.
+
+    Raises:
+        SettingsError: unknown protocol or setting, no such split, or the published splits are not in `reference`.
+    """
+    protocol, name = PROTOCOLS.build(specification), _name(specification)
+    found = {}
+    for split in splits:
+        check_number(specification, split)
+        found[split] = protocol.class_set(name, split, dataset, reference)
+    return found
+
+
+def distinct_splits(specification: str | Mapping[str, Any], *, reference: Path = REFERENCE) -> tuple[int, ...]:
+    """The splits of a protocol that are used where none are named: no two of them have the same classes.
+
+    Raises:
+        SettingsError: unknown protocol or setting, or the published splits are not in `reference`.
+    """
+    return PROTOCOLS.build(specification).distinct(_name(specification), reference)
+
+
+def twins(class_sets: Mapping[int, str]) -> list[tuple[int, ...]]:
+    """The splits that share their class set, one group a class set, in the order of the first of each.
+
+    >>> twins({0: "a", 1: "a", 2: "b", 3: "c", 4: "b"})
+    [(0, 1), (2, 4)]
+    """
+    groups: dict[str, list[int]] = {}
+    for split, name in class_sets.items():
+        groups.setdefault(name, []).append(split)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def _name(specification: str | Mapping[str, Any]) -> str:
+    return specification if isinstance(specification, str) else specification["name"]
 
 
 def check_number(specification: str | Mapping[str, Any], number: int) -> None:
@@ -346,7 +468,7 @@ def check_number(specification: str | Mapping[str, Any], number: int) -> None:
         SettingsError: unknown protocol or setting, or no such split.
     """
     available = PROTOCOLS.build(specification).available
-    name = specification if isinstance(specification, str) else specification["name"]
+    name = _name(specification)
     if number < 0 or (available is not None and number >= available):
         if available is None:
             has = "every split from 0 on"

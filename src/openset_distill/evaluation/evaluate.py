@@ -295,13 +295,17 @@ def headline(rows: Sequence[Mapping[str, Any]], score: str = "maximum_logit") ->
 
 
 def curves(
-    outputs: Mapping[str, np.ndarray], score: str = "maximum_logit", points: int = 201
+    outputs: Mapping[str, np.ndarray],
+    score: str = "maximum_logit",
+    points: int = 201,
+    detected: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """ROC and OSCR curves of all the test images on a fixed grid, ready to be averaged over runs.
 
     Args:
         outputs: as the module says.
-        score: name from `scores.SCORES`.
+        score: name from `scores.SCORES`, or one of `detected`.
+        detected: further scores of the same images by name, each `[n]` (`detectors.detect`).
         points: number of grid points, evenly spaced over the false positive rate 0 .. 1.
 
     Returns:
@@ -316,7 +320,8 @@ def curves(
         raise SettingsError(f"curves: {points} points; at least 2 are needed to span 0 to 1")
     check_outputs(outputs)
     known, correct = _known(outputs)
-    values = score_images(score, outputs["features"], outputs["logits"])
+    detected = detected or {}
+    values = detected[score] if score in detected else score_images(score, outputs["features"], outputs["logits"])
     known_scores, unknown_scores = values[known], values[~known]
     grid = np.linspace(0.0, 1.0, points)
     roc_x, roc_y, _ = metrics.roc_curve(known_scores, unknown_scores)

@@ -1,8 +1,9 @@
 """How sure a number is: intervals for one run, spread over runs, and paired comparison with a baseline.
 
 Two sources of uncertainty are kept apart. `bootstrap` and `percentile_interval` answer "what if other test images had
-been drawn?" for one trained model. `mean_std` and `paired_difference` answer "what if other splits and seeds had been
-used?" for a method. Where there are too few numbers to answer, the answer is NaN.
+been drawn?" for one trained model. `mean_std` and `paired_difference` answer "what if other classes had been known?"
+for a method: replicates of a class set are averaged first, and only class sets are counted. Where there are too few
+numbers to answer, the answer is NaN.
 """
 
 from __future__ import annotations
@@ -16,13 +17,8 @@ from ..core.errors import DataError
 from . import metrics
 
 CONFIDENCE = 0.95
-# With two pairs every sign pattern has a probability of at least 1/4: nothing can be learned from a test.
-LEAST_PAIRS = 3
-# The bootstrap mean of n pairs never leaves their range, and that range holds the true mean with a probability of
-# at most 1 - 2 ** (1 - n) when the differences are symmetric: 75 % for three pairs, 94 % for five.
-LEAST_PAIRS_FOR_INTERVAL = 5
-# Above this many pairs the 2 ** n sign patterns are sampled.
-MOST_PAIRS_FOR_EXACT_TEST = 12
+# one trained network: its class set first, then what tells replicates apart, for example split and seed
+Unit = tuple[Hashable, ...]
 
 # Elements of a block of weights: 2 MB of float64 stays in a core's cache while all the metrics read it.
 _BLOCK = 2**18
@@ -154,7 +150,7 @@ def bootstrap_interval(
 
 @dataclass(frozen=True)
 class Spread:
-    """Number, mean and sample standard deviation (divisor n - 1) of a metric over splits and seeds."""
+    """Number, mean and sample standard deviation (divisor n - 1) of a metric over class sets."""
 
     n: int
     mean: float
@@ -162,7 +158,7 @@ class Spread:
 
 
 def mean_std(values: Iterable[float]) -> Spread:
-    """Mean and standard deviation over splits and seeds; the mean of nothing and the deviation of one are NaN.
+    """Mean and standard deviation over class sets; the mean of nothing and the deviation of one are NaN.
 
     Raises:
         DataError: a value is not finite.
@@ -176,19 +172,56 @@ def mean_std(values: Iterable[float]) -> Spread:
     )
 
 
+def class_set_means(values: Mapping[Unit, float]) -> dict[Hashable, float]:
+    """The mean of each class set over its replicates: seeds, and splits with the same classes.
+
+    Replicates share their classes, and results depend on the classes more than on anything else: counted one by one
+    they would make every interval too narrow.
+
+    Args:
+        values: unit -> value; the first part of a unit names its class set.
+
+    >>> class_set_means({("animals", 0): 0.5, ("animals", 1): 0.7, ("tools", 0): 0.9})
+    {'animals': 0.6, 'tools': 0.9}
+    """
+    groups: dict[Hashable, list[float]] = {}
+    for unit, value in values.items():
+        groups.setdefault(unit[0], []).append(value)
+    return {class_set: float(np.mean(group)) for class_set, group in groups.items()}
+
+
+def t_interval(values: Iterable[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Student's t interval of a mean, from independent values; (NaN, NaN) for fewer than two.
+
+    Equal values have an interval of no width: mean and mean.
+
+    Source: Student, "The probable error of a mean", Biometrika 1908.
+    """
+    array = np.asarray(list(values), dtype=np.float64)
+    if array.size < 2:
+        return float("nan"), float("nan")
+    # scipy takes a fifth of a second to import, and an evaluation of one run never comes here
+    from scipy.special import stdtrit
+
+    half = float(stdtrit(array.size - 1, (1 + confidence) / 2)) * array.std(ddof=1) / np.sqrt(array.size)
+    return float(array.mean() - half), float(array.mean() + half)
+
+
 @dataclass(frozen=True)
 class PairedDifference:
-    """A method less its baseline over the (split, seed) units that both have. What cannot be said is NaN.
+    """A method less its baseline over the class sets that both have. What cannot be said is NaN.
 
     Attributes:
-        n: number of pairs.
-        difference: mean difference.
-        low, high: bootstrap interval of the mean difference.
-        effect_size: Cohen's d_z, mean difference / standard deviation of the differences.
-        p_value: two-sided sign-flip permutation test.
+        n: number of class sets.
+        pairs: number of pairs, of all splits and seeds.
+        difference: mean difference of the class sets.
+        low, high: Student's t interval of the mean difference.
+        effect_size: Cohen's d_z, mean difference / standard deviation of the class sets' differences.
+        p_value: two-sided paired t test.
     """
 
     n: int
+    pairs: int
     difference: float
     low: float
     high: float
@@ -197,52 +230,43 @@ class PairedDifference:
 
 
 def paired_difference(
-    values: Mapping[Hashable, float],
-    baseline: Mapping[Hashable, float],
-    *,
-    seed: int,
-    resamples: int = 10_000,
-    confidence: float = CONFIDENCE,
+    values: Mapping[Unit, float], baseline: Mapping[Unit, float], *, confidence: float = CONFIDENCE
 ) -> PairedDifference:
-    """Compares a method with a baseline, unit by unit: the same split and seed on both sides.
+    """Compares a method with a baseline, unit by unit: the same class set, split and seed on both sides.
 
-    Units that only one side has do not enter; `n` says how many did. Units count as independent, although seeds of one
-    split share their classes: with several seeds a split, intervals and p-values are on the optimistic side.
+    Differences are averaged within each class set, and Student's t is taken over class sets: what is asked is how the
+    method would do with other classes. Units that only one side has do not enter; `pairs` says how many did.
 
-    - Interval: percentile bootstrap over the pairs, from `LEAST_PAIRS_FOR_INTERVAL` pairs on. The plain percentile
-      interval of a few pairs is too short, so its tails are widened to match Student's t for n - 1 degrees of freedom
-      (expanded percentile interval: Hesterberg, "What teachers should know about the bootstrap", The American
-      Statistician 2015).
-    - Effect size: from `LEAST_PAIRS` pairs on; NaN if all differences are equal.
-    - p-value: from `LEAST_PAIRS` pairs on. Under the null hypothesis each difference is as likely to have the
-      opposite sign. All 2 ** n sign patterns up to n = 12 (so never below 2 ** (1 - n)), `resamples` random ones above,
-      where the observed pattern is counted too (Phipson and Smyth 2010), so it is never 0.
+    Interval, effect size and p-value need two class sets. Where all differences are equal, up to rounding, the interval
+    has no width, there is no effect size, and p is 1 if they are zero and 0 if they are not.
 
     Args:
-        values: unit, for example (split, seed) -> metric of the method.
+        values: unit, for example (class set, split, seed) -> metric of the method; the first part of a unit names its
+            class set.
         baseline: unit -> metric of the baseline.
-        seed: of the bootstrap and of the random sign patterns.
-        resamples: bootstrap resamples and random sign patterns.
 
     Raises:
         DataError: a value of a common unit is not finite.
     """
-    units = sorted(set(values) & set(baseline))
-    differences = np.asarray([values[unit] - baseline[unit] for unit in units], dtype=np.float64)
-    _check_finite(differences, f"paired differences over the units {units}")
-    n = differences.size
-    low = high = effect_size = p_value = float("nan")
-    bootstrap_generator, flip_generator = np.random.default_rng(seed).spawn(2)
-    if n >= LEAST_PAIRS_FOR_INTERVAL:
-        low, high = _mean_interval(differences, resamples, confidence, bootstrap_generator)
-    if n >= LEAST_PAIRS:
-        deviation = differences.std(ddof=1)
+    units = [unit for unit in values if unit in baseline]
+    differences = {unit: values[unit] - baseline[unit] for unit in units}
+    _check_finite(np.asarray(list(differences.values())), f"paired differences over the units {units}")
+    means = np.asarray(list(class_set_means(differences).values()), dtype=np.float64)
+    mean = float(means.mean()) if means.size else float("nan")
+    low, high = t_interval(means, confidence)
+    effect_size = p_value = float("nan")
+    if means.size > 1:
+        deviation = means.std(ddof=1)
+        largest = np.abs(means).max()
         # equal numbers leave a deviation of rounding errors, and a ratio to it means nothing
-        if deviation > 1e-12 * np.abs(differences).max():
-            effect_size = float(differences.mean() / deviation)
-        p_value = _sign_flip_test(differences, resamples, flip_generator)
-    mean = float(differences.mean()) if n else float("nan")
-    return PairedDifference(n, mean, low, high, effect_size, p_value)
+        if deviation > 1e-12 * largest:
+            from scipy.special import stdtr
+
+            effect_size = float(mean / deviation)
+            p_value = float(2 * stdtr(means.size - 1, -abs(effect_size) * np.sqrt(means.size)))
+        else:
+            p_value = 0.0 if largest else 1.0
+    return PairedDifference(means.size, len(units), mean, low, high, effect_size, p_value)
 
 
 def holm(p_values: Iterable[float]) -> np.ndarray:
@@ -261,31 +285,6 @@ def holm(p_values: Iterable[float]) -> np.ndarray:
     corrected = np.full(values.size, np.nan)
     corrected[order] = np.minimum(1.0, np.maximum.accumulate(values[order] * np.arange(order.size, 0, -1)))
     return corrected
-
-
-def _mean_interval(
-    differences: np.ndarray, resamples: int, confidence: float, generator: np.random.Generator
-) -> tuple[float, float]:
-    # scipy takes a fifth of a second to import, and an evaluation of one run never comes here
-    from scipy.special import ndtr, stdtrit
-
-    n = differences.size
-    means = differences @ resample_weights(n, n, resamples, generator) / n
-    tail = ndtr(np.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 - confidence) / 2))
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def _sign_flip_test(differences: np.ndarray, resamples: int, generator: np.random.Generator) -> float:
-    n = differences.size
-    observed = abs(differences.sum())
-    # sums in another order differ in the last bits; the observed pattern must count as reaching itself
-    reached = observed - 1e-12 * np.abs(differences).sum()
-    if n <= MOST_PAIRS_FOR_EXACT_TEST:
-        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
-        return float(np.mean(np.abs(signs @ differences) >= reached))
-    signs = 1 - 2 * generator.integers(0, 2, size=(resamples, n), dtype=np.int8)
-    return float((1 + np.count_nonzero(np.abs(signs @ differences) >= reached)) / (1 + resamples))
 
 
 def _check_finite(values: np.ndarray, what: str) -> None:

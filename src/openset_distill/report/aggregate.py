@@ -6,6 +6,7 @@ import csv
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 
 from ..core.errors import CheckpointError, DataError
 from ..core.files import read_json, write_json, written_whole
-from ..evaluation.statistics import mean_std, paired_difference
+from ..datasets.protocols import class_set_name
+from ..evaluation.statistics import class_set_means, mean_std
+from .summary import summarize
 
-METRIC_KEYS = ("score", "group", "sampling", "metric")
-SUMMARY_SEED = 0
 # what batch normalization counts while it is trained, which is no parameter
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 # history.csv has these columns also where no run has validation images, or none meets hard samples
@@ -83,6 +84,19 @@ class Collector:
     def __init__(self, results: Path, layout: Mapping[str, Any]):
         self.results, self.layout = results, layout
 
+    @cached_property
+    def class_sets(self) -> dict[int, str]:
+        """Split -> the name of its class set, from the classes that the split's description lists.
+
+        Raises:
+            OpenSetError: a description is missing or damaged.
+        """
+        names = {}
+        for split, _, folder in self.units():
+            found = read_json(folder / "split.json")
+            names[split] = class_set_name(found["dataset"], found["known_ids"], found["unknown_ids"])
+        return names
+
     def units(self) -> Iterator[tuple[int, int, Path]]:
         """(split, seed, folder) of every split and seed."""
         for split, seed in itertools.product(self.layout["splits"], self.layout["seeds"]):
@@ -111,7 +125,8 @@ class Collector:
                 for row in read_json(folder / run / "metrics.json")["rows"]:
                     # JSON has no NaN: an interval that a single image cannot give is null there
                     values = {key: float("nan") if value is None else value for key, value in row.items()}
-                    rows.append({**about, "split": split, "seed": seed, **self.identity(run), **values})
+                    unit = {"class_set": self.class_sets[split], "split": split, "seed": seed}
+                    rows.append({**about, **unit, **self.identity(run), **values})
         return rows
 
     def unit_rows(self, file: str, units: int | None = None) -> Iterator[Row]:
@@ -139,55 +154,24 @@ class Collector:
             parameters = count_parameters(folder / run / "weights.safetensors")
             yield {**self.identity(run), "network": self.layout["networks"][run], "parameters": parameters}
 
-    def summary(self, rows: Sequence[Row]) -> list[Row]:
-        """summary.csv: each metric of each run over splits and seeds, and its paired difference to the baseline."""
-        baseline = self.layout["baseline"]
-        values: dict[tuple[str, ...], dict[tuple[int, int], float]] = {}
-        about: dict[tuple[str, ...], Row] = {}
-        for row in rows:
-            key = (row["run"], *(row[name] for name in METRIC_KEYS))
-            values.setdefault(key, {})[row["split"], row["seed"]] = row["value"]
-            about.setdefault(key, {name: row[name] for name in ("experiment", "dataset", "protocol")})
-        summary = []
-        for key, of_unit in values.items():
-            run, *metric = key
-            spread = mean_std(of_unit.values())
-            row = {
-                **about[key],
-                **self.identity(run),
-                **dict(zip(METRIC_KEYS, metric, strict=True)),
-                "n": spread.n,
-                "mean": spread.mean,
-                "std": spread.std,
-                "baseline": baseline,
-            }
-            empty = float("nan")
-            row |= dict.fromkeys(("difference", "difference_low", "difference_high", "effect_size", "p_value"), empty)
-            if run != baseline:
-                paired = paired_difference(of_unit, values.get((baseline, *metric), {}), seed=SUMMARY_SEED)
-                row |= {
-                    "difference": paired.difference,
-                    "difference_low": paired.low,
-                    "difference_high": paired.high,
-                    "effect_size": paired.effect_size,
-                    "p_value": paired.p_value,
-                }
-            summary.append(row)
-        return summary
-
     def headline(self) -> dict[str, Any]:
-        """headline.json: the mean of the few numbers that stand for each run, and what they were measured on."""
+        """headline.json: the mean over class sets of the few numbers that stand for each run."""
         runs = {}
         for run in self.layout["runs"]:
-            of_run = [read_json(folder / run / "metrics.json")["headline"] for _, _, folder in self.units()]
-            runs[run] = {name: mean_std(one[name] for one in of_run).mean for name in of_run[0]}
+            of_run = {
+                (self.class_sets[split], split, seed): read_json(folder / run / "metrics.json")["headline"]
+                for split, seed, folder in self.units()
+            }
+            names = next(iter(of_run.values()))
+            values = {name: {unit: one[name] for unit, one in of_run.items()} for name in names}
+            runs[run] = {name: mean_std(class_set_means(one).values()).mean for name, one in values.items()}
         return runs
 
     def write(self, folder: Path) -> None:
         """Writes all tidy tables into `folder`."""
         metrics = self.metrics()
         write_rows(folder / "runs.csv", metrics)
-        write_rows(folder / "summary.csv", self.summary(metrics))
+        write_rows(folder / "summary.csv", summarize(metrics, self.layout["baseline"]))
         write_rows(folder / "history.csv", self.history())
         write_rows(folder / "curves.csv", self.run_rows("curves.csv"))
         write_rows(folder / "activations.csv", self.run_rows("activations.csv"))

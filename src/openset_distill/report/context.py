@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import pydantic
@@ -12,8 +12,10 @@ import pydantic
 from ..core.errors import SettingsError, nearest
 from ..core.files import read_json
 from ..core.registry import settings_class
+from ..datasets.protocols import twins
 
 Counted = Annotated[int, pydantic.Field(ge=1, le=1_000_000)]
+Split = Annotated[int, pydantic.Field(ge=0, le=999_999)]
 
 
 @settings_class
@@ -48,9 +50,41 @@ class Highlight:
         )
 
 
+# score or detector -> its title
+SCORE_TITLES = {
+    "maximum_logit": "Maximum logit",
+    "msp": "Maximum softmax probability",
+    "energy": "Energy",
+    "negative_entropy": "Entropy of the softmax",
+    "feature_norm": "Feature norm",
+    "gradnorm": "GradNorm",
+    "openmax": "OpenMax",
+    "vim": "ViM",
+    "knn": "Nearest neighbours (KNN)",
+    "mahalanobis": "Mahalanobis distance",
+    "react": "ReAct",
+}
+
+
+NAMES = ("gradnorm", "openmax", "vim", "mahalanobis", "react")  # written as they are, also within a sentence
+
+
+def score_words(score: str) -> str:
+    """A score's title within a sentence.
+
+    >>> score_words("maximum_logit"), score_words("knn"), score_words("vim")
+    ('maximum logit', 'nearest neighbours (KNN)', 'ViM')
+    """
+    title = SCORE_TITLES.get(score, score)
+    return title if score in NAMES else title[:1].lower() + title[1:]
+
+
 @settings_class
 class Context:
-    """The experiment behind a figure or table."""
+    """The experiment behind a figure or table.
+
+    `class_sets` says which splits have the same classes: split -> the name of its class set. Without it no two have.
+    """
 
     experiment: str
     title: str
@@ -58,13 +92,33 @@ class Context:
     protocol: str  # whose known/unknown class splits
     splits: Counted  # number of known/unknown splits
     seeds: Counted  # number of seeds for each split
+    class_sets: dict[Split, str] = pydantic.Field(default_factory=dict)
+    score: str = "maximum_logit"  # the score that runs are compared by
     scale_note: str = ""  # how this experiment differs from the paper's own scale
     highlight: Highlight = Highlight()
 
     def scale(self) -> str:
-        """Protocol, and number of splits and seeds in words that a line break does not part."""
+        """Protocol, and number of splits and seeds in words that a line break does not part; twins are named."""
         words = f"{counted(self.splits, 'split')} \N{MULTIPLICATION SIGN} {counted(self.seeds, 'seed')}"
-        return f"protocol {self.protocol}, " + words.replace(" ", "\N{NO-BREAK SPACE}")
+        scale = f"protocol {self.protocol}, " + words.replace(" ", "\N{NO-BREAK SPACE}")
+        return f"{scale}: {self.twin_words()}" if self.twins else scale
+
+    @property
+    def twins(self) -> list[tuple[int, ...]]:
+        """The splits that have the same classes, one group a class set."""
+        return twins(self.class_sets)
+
+    def twin_words(self) -> str:
+        """How many class sets there are, and which splits share theirs; empty where every split has its own.
+
+        >>> known = {"experiment": "e", "title": "t", "dataset_title": "d", "protocol": "p", "splits": 3, "seeds": 1}
+        >>> Context(**known, class_sets={0: "a", 1: "a", 2: "b"}).twin_words()
+        '2 class sets (splits 0 and 1 have the same classes)'
+        """
+        if not self.twins:
+            return ""
+        groups = "; ".join(f"splits {listed(group)} have the same classes" for group in self.twins)
+        return f"{counted(len(set(self.class_sets.values())), 'class set')} ({groups})"
 
     def words(self) -> dict[str, str]:
         """What a caption template may name."""
@@ -74,6 +128,7 @@ class Context:
             "dataset": self.dataset_title,
             "scale": self.scale(),
             "scale_note": sentence(self.scale_note),
+            "score": score_words(self.score),
         }
 
 
@@ -83,6 +138,15 @@ def counted(number: int, noun: str) -> str:
     ('1 seed', '3 seeds')
     """
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def listed(items: Iterable[object]) -> str:
+    """
+    >>> listed([0, 1]), listed([3]), listed([0, 1, 4])
+    ('0 and 1', '3', '0, 1 and 4')
+    """
+    words = list(map(str, items))
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def sentence(text: str) -> str:

@@ -6,13 +6,15 @@ import csv
 from pathlib import Path
 
 from ..core.text import printable
+from .context import Context, counted, score_words
+from .summary import summarize
 
 COLUMNS = {"accuracy": "accuracy", "auroc": "AUROC", "fpr95": "FPR95", "oscr": "OSCR"}
 
 
-def show(tidy: str, figures: str, tables: str) -> None:
+def show(tidy: str, figures: str, tables: str, context: Context) -> None:
     """Prints the summary of an experiment whose tidy tables exist; says nothing before there are any."""
-    path = Path(tidy) / "summary.csv"
+    path = Path(tidy) / "runs.csv"
     if not path.exists():
         return
     from rich.console import Console
@@ -20,17 +22,18 @@ def show(tidy: str, figures: str, tables: str) -> None:
     from rich.table import Table
 
     with open(path, newline="", encoding="utf-8") as stream:
-        rows = [row for row in csv.DictReader(stream) if _is_headline(row)]
+        rows = [_complete(row, context) for row in csv.DictReader(stream) if _is_headline(row, context.score)]
     cells: dict[str, dict[str, str]] = {}
     labels: dict[str, str] = {}
-    for row in rows:
+    for row in summarize(rows, ""):
         labels[row["run"]] = row["label"]
-        spread = f" ± {100 * float(row['std']):.1f}" if row["std"] else ""
-        cells.setdefault(row["run"], {})[row["metric"]] = f"{100 * float(row['mean']):.1f}{spread}"
-    first = rows[0]
+        spread = f" ± {100 * row['std']:.1f}" if row["n"] > 1 else ""
+        cells.setdefault(row["run"], {})[row["metric"]] = f"{100 * row['mean']:.1f}{spread}"
+        first = row
+    several = "mean ± standard deviation over " if first["n"] > 1 else ""
     table = Table(
-        title=f"{first['experiment']}: {first['dataset']}, protocol {first['protocol']}; "
-        f"percent, mean ± standard deviation over {first['n']} split x seed",
+        title=f"{first['experiment']}: {first['dataset']}, {context.scale()}; "
+        f"percent, {several}{counted(first['n'], 'class set')}, score: {score_words(context.score)}",
         title_justify="left",
     )
     table.add_column("run")
@@ -45,12 +48,13 @@ def show(tidy: str, figures: str, tables: str) -> None:
     console.print("   ".join(made), highlight=False)
 
 
-def _is_headline(row: dict[str, str]) -> bool:
+def _complete(row: dict[str, str], context: Context) -> dict[str, object]:
+    """With a class set, also from tables that were made before they had the column."""
+    name = row.get("class_set") or context.class_sets.get(int(row["split"]), row["split"])
+    return {**row, "class_set": name, "value": float(row["value"])}
+
+
+def _is_headline(row: dict[str, str], score: str) -> bool:
     if row["metric"] == "accuracy":
         return True
-    return (
-        row["metric"] in COLUMNS
-        and row["score"] == "maximum_logit"
-        and row["sampling"] == "full"
-        and row["group"] == "all"
-    )
+    return row["metric"] in COLUMNS and row["score"] == score and row["sampling"] == "full" and row["group"] == "all"

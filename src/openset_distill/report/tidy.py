@@ -12,6 +12,8 @@ import numpy as np
 
 from ..core.errors import DataError, SettingsError, nearest
 from ..core.text import printable, spreadsheet_cell
+from ..datasets.protocols import PROTOCOLS, Published
+from ..datasets.protocols import class_sets as protocol_class_sets
 from ..evaluation import statistics
 from .context import Context
 
@@ -27,19 +29,6 @@ FAMILIES = {
     "distillation": "Distillation",
     "ablation": "Ablation of asymmetric distillation",
     "asymmetric": "Asymmetric distillation (AD)",
-}
-SCORE_TITLES = {
-    "maximum_logit": "Maximum logit",
-    "msp": "Maximum softmax probability",
-    "energy": "Energy",
-    "negative_entropy": "Entropy of the softmax",
-    "feature_norm": "Feature norm",
-    "gradnorm": "GradNorm",
-    "openmax": "OpenMax",
-    "vim": "ViM",
-    "knn": "Nearest neighbours (KNN)",
-    "mahalanobis": "Mahalanobis distance",
-    "react": "ReAct",
 }
 
 
@@ -91,14 +80,21 @@ LAYOUTS = {
 RULE = "aggregate"  # of the workflow, the one that writes the tidy tables
 
 
-def read_tidy(name: str, path: str | os.PathLike) -> pd.DataFrame:
+CLASS_SET = "class_set"
+UNIT = [CLASS_SET, "split", "seed"]  # what one trained network of each run is of
+
+
+def read_tidy(name: str, path: str | os.PathLike, class_sets: Mapping[int, str] | None = None) -> pd.DataFrame:
     """Reads the tidy table `name` and checks that it is what it claims to be.
 
-    Text columns come as `str` (empty, never NaN), all others as float64, with NaN for an empty field.
+    Text columns come as `str` (empty, never NaN), all others as float64, with NaN for an empty field. A table with
+    splits has the column `class_set`, which tells splits with the same classes: the file's own, or that of
+    `class_sets` (split -> class set), or what the protocol named in the table says; else every split has its own.
 
     Raises:
         SettingsError: there is no tidy table of this name.
-        DataError: the file is missing, empty or damaged; the message names the command that makes it again.
+        DataError: the file is missing, empty, cut off or damaged, or has a row twice; the message names the command
+            that makes it again.
     """
     if name not in LAYOUTS:
         raise SettingsError(f"there is no tidy table {name!r}; {nearest(name, LAYOUTS)}")
@@ -106,6 +102,7 @@ def read_tidy(name: str, path: str | os.PathLike) -> pd.DataFrame:
     remedy = f"make it again with the rule {RULE}: snakemake --forcerun {RULE} -- {path}"
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        whole = _ends_a_line(path)
     except FileNotFoundError as error:
         raise DataError(
             f"the table {name} is missing at {path}; make it with the rule {RULE}: snakemake -- {path}"
@@ -121,8 +118,10 @@ def read_tidy(name: str, path: str | os.PathLike) -> pd.DataFrame:
         raise DataError(f"the table {name} at {path} lacks the column {', '.join(missing)}; {remedy}")
     if table.empty:
         raise DataError(f"the table {name} at {path} has no rows; {remedy}")
+    if not whole:
+        raise DataError(f"the table {name} at {path} is cut off: its last line has no end; {remedy}")
     for column in table.columns:
-        if column not in layout.text:
+        if column not in (*layout.text, CLASS_SET):
             table[column] = _numbers(table[column], f"the table {name} at {path}", remedy)
     for column in layout.numbers + layout.fractions:
         lost = table[column].isna() | ~np.isfinite(table[column])
@@ -138,6 +137,15 @@ def read_tidy(name: str, path: str | os.PathLike) -> pd.DataFrame:
     for family in table["family"].unique() if "family" in layout.text else ():
         if family not in FAMILIES:
             raise DataError(f"the table {name} at {path} has the family {family!r}; {nearest(family, FAMILIES)}")
+    if name in KEYS:
+        again = table.duplicated(["run", "split", "seed", *KEYS[name]])
+        if again.any():
+            raise DataError(
+                f"the table {name} at {path} has a row twice, the second time in line "
+                f"{int(again.to_numpy().argmax()) + 2}; {remedy}"
+            )
+    if "split" in layout.numbers and CLASS_SET not in table.columns:
+        table[CLASS_SET] = _class_sets(table, class_sets, f"the table {name} at {path}")
     return table
 
 
@@ -166,12 +174,53 @@ def known_images(embedding: pd.DataFrame) -> pd.Series:
     return embedding["known"] == 1 if "known" in embedding.columns else embedding["class"] != "unknown"
 
 
-def read_tables(paths: Mapping[str, str | os.PathLike], wanted: Iterable[str]) -> dict[str, pd.DataFrame]:
+# beside run, split and seed, what tells the rows of a table apart
+KEYS = {
+    "runs": _METRIC,
+    "history": ("epoch",),
+    "curves": ("curve", "x"),
+    "mixing": ("mixing", "quantity", "lam"),
+    "features": ("quantity", "group"),
+}
+
+ONE_UNIT = ("attention", "pictures", "embedding")  # tables of the first split and seed alone
+
+
+def _ends_a_line(path: str | os.PathLike) -> bool:
+    with open(path, "rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read(1) in b"\r\n"
+
+
+def _class_sets(table: pd.DataFrame, class_sets: Mapping[int, str] | None, where: str) -> pd.Series:
+    splits = [int(split) for split in table["split"].unique()]
+    if class_sets:
+        foreign = sorted(set(splits) - set(class_sets))
+        if foreign:
+            raise DataError(
+                f"{where} holds split {foreign[0]}, which the experiment does not have; draw it with the configuration "
+                "of its own experiment"
+            )
+        names = dict(class_sets)
+    else:
+        named = table["protocol"].iloc[0] if "protocol" in table else ""
+        published = PROTOCOLS[named] is Published if named in set(PROTOCOLS) else False
+        names = protocol_class_sets(named, splits) if published else {split: f"split {split}" for split in splits}
+    return table["split"].map(names)
+
+
+def read_tables(
+    paths: Mapping[str, str | os.PathLike], wanted: Iterable[str], context: Context | None = None
+) -> dict[str, pd.DataFrame]:
     """The tidy tables of the names `wanted`, from their paths; others are not opened.
+
+    Args:
+        context: of the experiment whose tables these are. It says which splits have the same classes, and its tables
+            must be complete: every run has every split and seed.
 
     Raises:
         SettingsError: a name is not that of a tidy table, or a wanted one has no path.
-        DataError: as `read_tidy`.
+        DataError: as `read_tidy`, or a table is not complete.
     """
     for name in paths:
         if name not in LAYOUTS:
@@ -179,7 +228,30 @@ def read_tables(paths: Mapping[str, str | os.PathLike], wanted: Iterable[str]) -
     missing = [name for name in wanted if name not in paths]
     if missing:
         raise SettingsError(f"the tidy table {missing[0]!r} is needed; add --table {missing[0]}=PATH")
-    return {name: read_tidy(name, paths[name]) for name in wanted}
+    tables = {name: read_tidy(name, paths[name], context.class_sets if context else None) for name in wanted}
+    for name, table in tables.items() if context else ():
+        if {"run", CLASS_SET} <= set(table.columns):
+            _check_complete(name, table, paths[name], context)
+    return tables
+
+
+def _check_complete(name: str, table: pd.DataFrame, path: str | os.PathLike, context: Context) -> None:
+    """Every run has the same rows for every split and seed of the experiment: a file that lost its end has not."""
+    lost = f"the table {name} at {path} is not complete: it lacks rows of"
+    remedy = f"make it again with the rule {RULE}: snakemake --forcerun {RULE} -- {path}"
+    counts = table.groupby(["run", "split", "seed"], sort=False).size().unstack("run").fillna(0)
+    if name not in KEYS:  # single images, whose number need not be the same everywhere
+        counts = counts > 0
+    lacking = counts.ne(counts.max()).stack()
+    if lacking.any():
+        split, seed, run = lacking.index[lacking.to_numpy().argmax()]
+        raise DataError(f"{lost} the run {run!r} for split {split:g} and seed {seed:g}; {remedy}")
+    if name in ONE_UNIT or not context.class_sets:
+        return
+    absent = sorted(set(context.class_sets) - set(table["split"]))
+    if absent or table["seed"].nunique() < context.seeds:
+        what = f"split {absent[0]}" if absent else f"{context.seeds - table['seed'].nunique()} of {context.seeds} seeds"
+        raise DataError(f"{lost} {what}; {remedy}")
 
 
 def _numbers(column: pd.Series, where: str, remedy: str) -> pd.Series:
@@ -260,7 +332,7 @@ def metric_rows(
     group: str = "all",
     sampling: str = "full",
 ) -> pd.DataFrame:
-    """The rows of `runs` or `summary` with one metric. Accuracy has no score, and its group is the knowns."""
+    """The rows of `runs` or its summary with one metric. Accuracy has no score, and its group is the knowns."""
     rows = table[table["metric"] == metric]
     if metric == "accuracy":
         # the same knowns are in both samplings, so a second copy of the accuracy says nothing new
@@ -271,48 +343,71 @@ def metric_rows(
 
 
 def pair_values(runs: pd.DataFrame, metric: str, **where: str) -> pd.DataFrame:
-    """One metric in percent: a row for each (split, seed), a column for each run; NaN where a run is missing."""
+    """One metric in percent: a row for each (class set, split, seed), a column for each run; NaN where one is missing.
+
+    `of_class_sets` makes of it what means and deviations are taken over.
+    """
     rows = metric_rows(runs, metric, **where)
-    wide = rows.pivot_table(index=["split", "seed"], columns="run", values="value", sort=False) * 100
-    return wide.sort_index()
+    wide = rows.pivot_table(index=UNIT, columns="run", values="value", sort=False) * 100
+    return wide.sort_index(level=["split", "seed"])
+
+
+def of_class_sets(values: pd.DataFrame | pd.Series) -> pd.DataFrame | pd.Series:
+    """The mean of each class set over its replicates (twin splits and seeds), from rows of `pair_values`."""
+    return values.groupby(level=CLASS_SET, sort=False).mean()
 
 
 def mean_and_error(values: pd.DataFrame, reference: str | None = None) -> pd.DataFrame:
-    """For each column: mean, standard error and number of values.
+    """For each column of `pair_values`: mean, standard error over class sets, and number of class sets.
 
-    The error is that of the difference to the column `reference` over the rows that both have, because the splits
-    differ from one another much more than the runs on one split do; without a reference it is that of the mean. It is
-    NaN for the reference itself, and for a single row.
+    The error is that of the difference to the column `reference` over the rows that both have, because class sets
+    differ from one another much more than the runs on one of them do; without a reference it is that of the mean. It
+    is NaN for the reference itself, and for a single class set.
     """
     measured = values if reference is None else values.drop(columns=reference).sub(values[reference], axis=0)
+    measured, values = of_class_sets(measured), of_class_sets(values)
     error = measured.std(ddof=1) / np.sqrt(measured.count())
     return pd.DataFrame({"mean": values.mean(), "standard_error": error, "n": values.count()})
 
 
+def paired(values: pd.DataFrame, run: str, reference: str) -> statistics.PairedDifference:
+    """Two columns of `pair_values` compared over the class sets that both have."""
+    own, other = (values[name].dropna().to_dict() for name in (run, reference))
+    return statistics.paired_difference(own, other)
+
+
 def paired_differences(values: pd.DataFrame, reference: str, runs: Iterable[str]) -> pd.DataFrame:
-    """Mean difference to `reference` over the pairs that both runs have, with the interval of `paired_difference`.
+    """Mean difference to `reference` over the class sets that both runs have, with its t interval.
 
     The reference itself is the reference: its difference and interval are NaN.
 
     Returns:
-        A row for each run with difference, low, high (NaN for too few pairs) and pairs.
+        A row for each run with difference, low, high (NaN for a single class set) and pairs, the number of class sets.
     """
     rows = {}
     for run in runs:
-        own, other = (values[name].dropna().to_dict() for name in (run, reference))
-        found = statistics.paired_difference(own, other, seed=0)
+        found = paired(values, run, reference)
         rows[run] = {"difference": found.difference, "low": found.low, "high": found.high, "pairs": found.n}
     table = pd.DataFrame.from_dict(rows, orient="index")
     table.loc[reference, ["difference", "low", "high"]] = np.nan
     return table
 
 
-def interval_words(pairs: Iterable[float]) -> str:
-    """What a note says of the intervals of paired differences, given the number of pairs behind each."""
-    least = statistics.LEAST_PAIRS_FOR_INTERVAL
-    if max(pairs) < least:
-        return f"without intervals, which need at least {least} of them"
-    return f"with {100 * statistics.CONFIDENCE:.0f} % bootstrap intervals"
+def measured(context: Context, tables: Iterable[pd.DataFrame]) -> Context:
+    """The context with the splits, class sets and seeds that the tables hold, whatever was configured."""
+    for table in tables:
+        if CLASS_SET in table:
+            class_sets = {int(split): name for split, name in zip(table["split"], table[CLASS_SET], strict=True)}
+            found = {"splits": len(class_sets), "seeds": table["seed"].nunique(), "class_sets": class_sets}
+            return dataclasses.replace(context, **found)
+    return context
+
+
+def interval_words(counts: Iterable[float]) -> str:
+    """What a note says of the intervals of paired differences, given the number of class sets behind each."""
+    if max(counts) < 2:
+        return "without intervals, which need at least 2 of them"
+    return f"with {100 * statistics.CONFIDENCE:.0f} % t intervals"
 
 
 def signed(points: float) -> str:

@@ -49,7 +49,7 @@ class FigureSpec:
     module: str  # imported only when the figure is drawn
     tables: tuple[str, ...]
     title: str
-    caption: str  # may name {experiment}, {title}, {dataset}, {scale} and {scale_note}
+    caption: str  # may name {experiment}, {title}, {dataset}, {scale}, {score} and {scale_note}
     needs: Needs
     beside: tuple[str, ...] = ()  # tables that are made together with it
 
@@ -62,6 +62,7 @@ class FigureSpec:
         for table in self.tables:
             if table not in tables:
                 raise DataError(f"figure {self.name!r} reads the table {table!r}; add --table {table}=PATH")
+        context = tidy.measured(context, (tables[table] for table in self.tables))
         shown = {name: tidy.printable_columns(table) for name, table in tables.items()}
         return importlib.import_module(self.module).draw(shown, context)
 
@@ -93,9 +94,9 @@ FIGURES: dict[str, FigureSpec] = {
             module=f"{__name__}.two_sides",
             tables=("runs",),
             title="Two sides of data augmentation",
-            caption="Closed-set accuracy against open-set performance (AUROC of the maximum logit), one point for "
-            "each run; bars: standard error of the difference to cross entropy on the same splits. Arrows lead from "
-            "multiple-sample augmentation to asymmetric distillation. Dashed lines: cross entropy." + _EXPERIMENT,
+            caption="Closed-set accuracy against open-set performance (AUROC of the {score}), one point for "
+            "each run; bars: standard error of the difference to cross entropy on the same class sets. Arrows lead "
+            "from multiple-sample augmentation to asymmetric distillation. Dashed lines: cross entropy." + _EXPERIMENT,
             needs=needs_families(("cross_entropy",), ("msa",)),
             beside=("augmentation",),
         ),
@@ -151,8 +152,8 @@ FIGURES: dict[str, FigureSpec] = {
             module=f"{__name__}.ablation",
             tables=("runs",),
             title="Ablation of asymmetric distillation",
-            caption="Difference of AUROC and accuracy to the first row over the same splits and seeds, with bootstrap "
-            "intervals where there are enough of them." + _EXPERIMENT,
+            caption="Difference of AUROC ({score}) and accuracy to the first row over the same class sets, with t "
+            "intervals where there are at least two." + _EXPERIMENT,
             needs=needs_families(("distillation",), ("ablation", "asymmetric")),
         ),
         FigureSpec(
@@ -160,7 +161,7 @@ FIGURES: dict[str, FigureSpec] = {
             module=f"{__name__}.openset_curves",
             tables=("curves",),
             title="Open-set curves",
-            caption="ROC and OSCR curves of the maximum logit: mean over splits and seeds, band of one standard "
+            caption="ROC and OSCR curves of the {score}: mean over class sets, band of one standard "
             "deviation." + _EXPERIMENT,
             needs=needs_families(_ANY_RUN),
         ),
@@ -170,7 +171,7 @@ FIGURES: dict[str, FigureSpec] = {
             tables=("history",),
             title="Training dynamics",
             caption="Training loss, validation accuracy and the share of mixed samples that are hard (the top class of "
-            "the teacher is neither source) against the epoch: mean over splits and seeds, band of one standard "
+            "the teacher is neither source) against the epoch: mean over class sets, band of one standard "
             "deviation." + _EXPERIMENT,
             needs=needs_families(_ANY_RUN),
         ),

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .. import tidy
-from ..context import Context
+from ..context import Context, score_words
 from . import style
 
-METRICS = {"auroc": "AUROC of the maximum logit", "accuracy": "Closed-set accuracy"}
+METRICS = {"auroc": "AUROC of the {score}", "accuracy": "Closed-set accuracy"}
 
 
 @style.styled
@@ -24,7 +24,7 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
     rows = list(picked.ablation)
     tidy.require_runs("figure 'ablation'", rows[1:], "two runs of the ablation")
     labels, families = tidy.labels(runs), tidy.families(runs)
-    data = _differences(runs, rows, labels)
+    data = _differences(runs, rows, labels, context.score)
 
     figure = style.new_figure(style.DOUBLE_COLUMN, 0.72 + 0.27 * len(rows))
     panels = figure.subplots(1, len(METRICS), sharey=True)
@@ -34,7 +34,7 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
         axes.axvline(0, color="#8a8a8a", linewidth=0.9, zorder=1)
         for y, run in zip(height, rows, strict=True):
             _row(axes, y, part.loc[run], style.looks([run], families)[run], first=run == rows[0])
-        axes.set_title(title)
+        axes.set_title(title.format(score=score_words(context.score)))
         axes.set_xlabel("Difference to the first row (points)")
         axes.set_yticks(height, [labels[run] for run in rows])
         axes.tick_params(axis="y", length=0)
@@ -44,23 +44,23 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
         axes.spines["left"].set_visible(False)
         for y in height[::2]:
             axes.axhspan(y - 0.5, y + 0.5, color="#f6f6f6", linewidth=0, zorder=0)
-    note = f"Differences over the same splits and seeds, {tidy.interval_words(data['pairs'])}."
+    note = f"Differences over the same class sets, {tidy.interval_words(data['pairs'])}."
     if data["low_percent"].notna().any():
         note += " Open marker: the interval contains 0."
     style.finish(figure, "ablation", context, f"{note} {picked.note('ablation')}")
     return figure, data
 
 
-def _differences(runs: pd.DataFrame, rows: list[str], labels: dict[str, str]) -> pd.DataFrame:
+def _differences(runs: pd.DataFrame, rows: list[str], labels: dict[str, str], score: str) -> pd.DataFrame:
     parts = []
     for metric in METRICS:
-        values = tidy.pair_values(runs, metric).reindex(columns=rows)
+        values = tidy.pair_values(runs, metric, score=score).reindex(columns=rows)
         part = tidy.paired_differences(values, rows[0], rows)
         part = part.rename(columns={name: f"{name}_percent" for name in ("difference", "low", "high")})
         part.insert(0, "metric", metric)
         part.insert(1, "run", part.index)
         part.insert(2, "label", [labels[run] for run in rows])
-        part.insert(3, "mean_percent", values.mean().loc[rows])
+        part.insert(3, "mean_percent", tidy.of_class_sets(values).mean().loc[rows])
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
 

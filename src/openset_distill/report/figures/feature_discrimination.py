@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from ...evaluation import metrics
+from ...evaluation import metrics, statistics
 from .. import tidy
 from ..context import Context
 from . import style
@@ -54,7 +54,7 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
         Patch(facecolor=style.KNOWN, alpha=0.45, edgecolor=style.KNOWN, label="known"),
         Patch(facecolor="none", edgecolor=style.UNKNOWN, hatch="//////", label="unknown"),
     ]
-    note = f"Vertical lines: means. AUROC of the images drawn, mean over splits and seeds. {picked.note(*tidy.STORY)}"
+    note = f"Vertical lines: means. AUROC of the images drawn, mean over class sets. {picked.note(*tidy.STORY)}"
     style.finish(figure, "feature_discrimination", context, note, legend=(handles, ["known", "unknown"]))
     return figure, data
 
@@ -67,14 +67,17 @@ def _panel(axes, part: pd.DataFrame, run: str, label: str, quantity: str, edges:
         0: {"facecolor": "none", "edgecolor": style.UNKNOWN, "hatch": "//////", "linewidth": 1.0},
     }
     for known, look in looks.items():
-        values = part.loc[part["known"] == known, quantity].to_numpy()
+        chosen = part[part["known"] == known]
+        values = chosen[quantity].to_numpy()
         if values.size == 0:
             continue
-        density, _ = np.histogram(values, bins=edges, density=True)
+        weights = _weights(chosen)
+        mean = np.average(values, weights=weights)
+        density, _ = np.histogram(values, bins=edges, weights=weights, density=True)
         axes.stairs(density, edges, fill=True, **look)
         dashes = "-" if known else (0, (4, 1.5))
         color = style.KNOWN if known else style.BLACK
-        axes.plot([values.mean()] * 2, [0, 1.06 * density.max()], color=color, linestyle=dashes, linewidth=1.2)
+        axes.plot([mean] * 2, [0, 1.06 * density.max()], color=color, linestyle=dashes, linewidth=1.2)
         rows += [
             {
                 "run": run,
@@ -84,7 +87,7 @@ def _panel(axes, part: pd.DataFrame, run: str, label: str, quantity: str, edges:
                 "bin_low": low,
                 "bin_high": high,
                 "density": height,
-                "mean": values.mean(),
+                "mean": mean,
                 "auroc_percent": auroc,
             }
             for low, high, height in zip(edges[:-1], edges[1:], density, strict=True)
@@ -98,12 +101,18 @@ def _rgb(color: str) -> tuple[float, float, float]:
     return tuple(int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
 
 
+def _weights(images: pd.DataFrame) -> np.ndarray:
+    """A weight for each image, so that a class set counts once, however many replicates it has."""
+    replicates = images.groupby(tidy.CLASS_SET)[["split", "seed"]].apply(lambda unit: len(unit.drop_duplicates()))
+    return 1.0 / images[tidy.CLASS_SET].map(replicates).to_numpy(dtype=float)
+
+
 def _separation(part: pd.DataFrame, quantity: str) -> float:
-    """Mean AUROC over splits and seeds; NaN where knowns or unknowns are missing everywhere."""
-    areas = []
-    for _, pair in part.groupby(["split", "seed"]):
+    """Mean AUROC over class sets; NaN where knowns or unknowns are missing everywhere."""
+    areas = {}
+    for unit, pair in part.groupby([tidy.CLASS_SET, "split", "seed"]):
         known = pair.loc[pair["known"] == 1, quantity].to_numpy()
         unknown = pair.loc[pair["known"] == 0, quantity].to_numpy()
         if known.size and unknown.size:
-            areas.append(metrics.auroc(known, unknown))
-    return float(np.mean(areas)) if areas else float("nan")
+            areas[unit] = metrics.auroc(known, unknown)
+    return statistics.mean_std(statistics.class_set_means(areas).values()).mean

@@ -50,7 +50,7 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
         for place, run in zip(height, runs, strict=True):
             for group in groups:
                 chosen = (table["run"] == run) & (table["quantity"] == quantity) & (table["group"] == group)
-                values = table.loc[chosen, "value"]
+                values = table[chosen].groupby(tidy.CLASS_SET, sort=False)["value"].mean()
                 if len(values):
                     look = style.looks([run], families)[run]
                     _point(axes, place, values, look, known=group == "known")
@@ -83,7 +83,7 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
     data = pd.DataFrame(drawn)
     marks = {"color": style.INK, "linestyle": "none", "marker": "o", "markersize": 4.5}
     handles = [Line2D([], [], **marks), Line2D([], [], **marks, markerfacecolor="white")]
-    bars = "Bars: one standard deviation over splits and seeds." if data["n"].max() > 1 else "One split and seed."
+    bars = "Bars: one standard deviation over class sets." if data["n"].max() > 1 else "One class set: no bars."
     note = f"NC1: spread within classes relative to that between them. CKA is debiased. {bars}"
     note = f"{note} {tidy.pick(context, tables['features']).note(*tidy.STORY)}"
     style.finish(figure, "feature_geometry", context, note, legend=(handles, ["known", "unknown"]))

@@ -61,8 +61,8 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
         axes.set_xlim(-0.04, 1.04)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
     handles = [Line2D([], [], **look[run].line()) for run in runs]
-    pairs = table[["split", "seed"]].drop_duplicates()
-    band = "Bands: one standard deviation over splits and seeds." if len(pairs) > 1 else "One split and seed: no bands."
+    several = table[tidy.CLASS_SET].nunique() > 1
+    band = "Bands: one standard deviation over class sets." if several else "One class set: no bands."
     style.finish(
         figure,
         "mixing_response",

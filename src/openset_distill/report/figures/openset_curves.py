@@ -1,4 +1,4 @@
-"""ROC and OSCR curves, mean over splits and seeds."""
+"""ROC and OSCR curves of the score that runs are compared by, mean over class sets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from .. import tidy
-from ..context import Context
+from ..context import Context, score_words
 from . import style
 
 CURVES = {
@@ -43,13 +43,13 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
         axes.set(xlim=(0, 100), ylim=(0, 100), box_aspect=1)
     tidy.require_runs("figure 'openset_curves'", drawn, "an ROC or OSCR curve")
     data = pd.concat(drawn, ignore_index=True)
-    band = "Bands: one standard deviation over splits and seeds." if data["n"].max() > 1 else "One split and seed."
+    band = "Bands: one standard deviation over class sets." if data["n"].max() > 1 else "One class set: no bands."
     handles = [Line2D([], [], **look[run].line()) for run in runs]
     style.finish(
         figure,
         "openset_curves",
         context,
-        f"{band} {picked.note(*tidy.STORY, 'distillation')}",
+        f"Score: {score_words(context.score)}. {band} {picked.note(*tidy.STORY, 'distillation')}",
         legend=(handles, [labels[run] for run in runs]),
     )
     columns = ["curve", "run", "label", "x", "mean", "std", "n"]

@@ -23,7 +23,7 @@ from matplotlib.text import Text
 from ...core.files import written_whole
 from ...core.text import printable
 from ..context import Context, sentence
-from ..tidy import spreadsheet_columns
+from ..tidy import CLASS_SET, spreadsheet_columns
 from . import FIGURES
 
 DOUBLE_COLUMN = 6.9  # inches, the width of every figure
@@ -184,14 +184,19 @@ def mean_band(axes: Axes, table, x: str, y: str, look: Look, label: str, marks: 
     """Draws the mean of `y` at each `x` with a band of one standard deviation; returns what was drawn.
 
     Args:
-        table: one row for each (x, split, seed).
+        table: one row for each (x, class set, split, seed); the replicates of a class set are averaged.
         marks: about how many markers the line carries.
 
     Returns:
         A DataFrame with the columns x, mean, std and n; std is NaN where there is a single value.
     """
-    groups = table.dropna(subset=[y]).groupby(x, sort=True)[y]
-    drawn = groups.agg(["mean", "std", "count"]).reset_index().rename(columns={"count": "n", x: "x"})
+    class_sets = table.dropna(subset=[y]).groupby([x, CLASS_SET], sort=False)[y].mean()
+    drawn = (
+        class_sets.groupby(level=x, sort=True)
+        .agg(["mean", "std", "count"])
+        .reset_index()
+        .rename(columns={"count": "n", x: "x"})
+    )
     every = max(1, round(len(drawn) / marks))
     axes.plot(drawn["x"], drawn["mean"], label=label, markevery=(int(look.phase * every), every), **look.line())
     spread = drawn["std"].fillna(0.0)

@@ -57,7 +57,7 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axes.yaxis.set_minor_formatter(NullFormatter())
     data = pd.concat(drawn, ignore_index=True)
-    band = "Bands: one standard deviation over splits and seeds." if data["n"].max() > 1 else "One split and seed."
+    band = "Bands: one standard deviation over class sets." if data["n"].max() > 1 else "One class set: no bands."
     note = f"The losses of different methods have different terms. {band}"
     if "hard_share" in quantities:
         note += " Hard: the teacher's top class is neither source of the mixed image; the teacher does not change."

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from .. import tidy
-from ..context import Context
+from ..context import Context, score_words
 from . import style
 
 FAMILY_NAMES = {
@@ -30,12 +30,13 @@ FAMILY_NAMES = {
 def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, pd.DataFrame]:
     """One point a run; `tables` needs `runs`."""
     runs = tables["runs"]
-    accuracy, auroc = (tidy.pair_values(runs, metric) for metric in ("accuracy", "auroc"))
+    accuracy, auroc = (tidy.pair_values(runs, metric, score=context.score) for metric in ("accuracy", "auroc"))
     runs = runs[runs["run"].isin(accuracy.columns.intersection(auroc.columns))]
     picked = tidy.pick(context, runs)
     accuracy, auroc = (tidy.mean_and_error(values, *picked.baseline) for values in (accuracy, auroc))
     data = _points(runs, accuracy, auroc)
-    tidy.require_runs("figure 'two_sides'", list(data["run"]), "a run with accuracy and AUROC of the maximum logit")
+    words = score_words(context.score)
+    tidy.require_runs("figure 'two_sides'", list(data["run"]), f"a run with accuracy and AUROC of the {words}")
 
     figure = style.new_figure(style.DOUBLE_COLUMN, 3.8)
     axes = figure.subplots()
@@ -65,10 +66,12 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
         )
     axes.margins(x=0.13, y=0.13)
     axes.set_xlabel("Closed-set accuracy (%)")
-    axes.set_ylabel("AUROC of the maximum logit (%)")
-    of_what = f"difference to {tidy.labels(data)[picked.baseline[0]]} on the same splits" if picked.baseline else "mean"
+    axes.set_ylabel(f"AUROC of the {words} (%)")
+    of_what = (
+        f"difference to {tidy.labels(data)[picked.baseline[0]]} on the same class sets" if picked.baseline else "mean"
+    )
     bars = data[["accuracy_error_percent", "auroc_error_percent"]].notna().any(axis=None)
-    notes = [f"Bars: standard error of the {of_what}." if bars else "One split and seed: no error bars."]
+    notes = [f"Bars: standard error of the {of_what}." if bars else "One class set: no error bars."]
     for run in picked.baseline:
         axes.axvline(where[run][0], color="#8a8a8a", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
         axes.axhline(where[run][1], color="#8a8a8a", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)

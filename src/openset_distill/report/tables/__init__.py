@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from ...core.errors import DataError, SettingsError, nearest
 from ...datasets.catalog import DATASETS
+from .. import tidy
 from ..figures import Context, needs_families
-from .common import DASH, METRIC_TITLES, pairs
+from .common import DASH, METRIC_TITLES, n_words
 from .formats import Block, Cell, Table, latex_escape, markdown_escape, save, to_latex, to_markdown
 from .published import read_published
 
@@ -67,7 +68,7 @@ class TableSpec:
     name: str  # and its module here, imported only when the table is made
     tables: tuple[str, ...]
     title: str
-    caption: str  # may name {experiment}, {title}, {dataset}, {scale} and {scale_note}
+    caption: str  # may name {experiment}, {title}, {dataset}, {scale}, {score} and {scale_note}
     needs: Callable[[Configured], list[str]]
     published: bool = False  # whether it prints published numbers too
 
@@ -88,12 +89,13 @@ class TableSpec:
         if self.published and published is None:
             raise DataError(f"table {self.name!r} prints published numbers; add --published PATH")
         make = importlib.import_module(f"{__name__}.{self.name}").make
+        context = tidy.measured(context, (tables[table] for table in self.tables))
         content = make(tables, context, published) if self.published else make(tables, context)
-        caption = self.caption_for(context, pairs(content.counts))
+        caption = self.caption_for(context, n_words(content.counts))
         return Table(f"{context.experiment}-{self.name}", caption, content.blocks, content.data)
 
     def caption_for(self, context: Context, count: str = "") -> str:
-        """The caption with the experiment's own words; `count` states how many values are behind a mean."""
+        """The caption with the experiment's own words; `count` states how many class sets are behind a mean."""
         count = f" ({count})" if count else ""
         words = context.words()
         return f"{self.caption.format(**words)}{EXPERIMENT.format(**words, count=count)}".strip()
@@ -146,7 +148,7 @@ TABLES: dict[str, TableSpec] = {
     for spec in (
         TableSpec(
             name="benchmark",
-            tables=("summary",),
+            tables=("runs",),
             title="Benchmark",
             caption="Closed-set accuracy and open-set performance of every run.",
             needs=_runs_of(_ANY_RUN),
@@ -176,7 +178,7 @@ TABLES: dict[str, TableSpec] = {
         ),
         TableSpec(
             name="scores",
-            tables=("summary",),
+            tables=("runs",),
             title="Open-set scores",
             caption="Open-set scores of the main runs, on all test images and on balanced samples.",
             needs=_runs_of(_ANY_RUN),
@@ -192,7 +194,7 @@ TABLES: dict[str, TableSpec] = {
             name="ood",
             tables=("runs",),
             title="Out-of-distribution detection",
-            caption="Detection of the images of other datasets by the maximum logit.",
+            caption="Detection of the images of other datasets by the {score}.",
             needs=_two_datasets,
         ),
         TableSpec(

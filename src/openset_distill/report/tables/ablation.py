@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import pandas as pd
 
 from .. import tidy
+from ..context import score_words
 from ..figures import Context
-from .common import METRIC_TITLES, Content, interval, spread, top_of
+from .common import METRIC_TITLES, SPREAD, Content, interval, spread, top_of
 from .formats import Block, Cell
 
 
@@ -22,8 +23,9 @@ def make(tables: Mapping[str, pd.DataFrame], context: Context) -> Content:
     metrics = ("accuracy", "auroc", "oscr")
     statistics, counts = {}, []
     for metric in metrics:
-        values = tidy.pair_values(runs, metric).reindex(columns=rows)
+        values = tidy.pair_values(runs, metric, score=context.score).reindex(columns=rows)
         compared = tidy.paired_differences(values, rows[0], rows)
+        values = tidy.of_class_sets(values)
         statistics[metric] = compared.assign(mean=values.mean(), std=values.std(ddof=1), n=values.count())
         counts += list(values.count())
     best = {metric: top_of(statistics[metric]["mean"]) for metric in metrics}
@@ -47,8 +49,8 @@ def make(tables: Mapping[str, pd.DataFrame], context: Context) -> Content:
     names = ["run", "label", "metric", "n", "mean_percent", "std_percent", "best"]
     names += ["difference_percent", "low_percent", "high_percent", "pairs"]
     note = (
-        f"Mean \N{PLUS-MINUS SIGN} standard deviation in percent, score: maximum logit. Differences in points to "
-        f"{labels[rows[0]]} over the same splits and seeds, {tidy.interval_words(statistics['auroc']['pairs'])}. "
+        f"{SPREAD} in percent, score: {score_words(context.score)}. Differences in points to "
+        f"{labels[rows[0]]} over the same class sets, {tidy.interval_words(statistics['auroc']['pairs'])}. "
         "Bold: the best row."
     )
     return Content(

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import pandas as pd
 
 from .. import tidy
+from ..context import score_words
 from ..figures import Context
-from .common import DASH, METRIC_TITLES, Content, interval, paired, spread
+from .common import DASH, METRIC_TITLES, SPREAD, Content, interval, spread
 from .formats import Block, Cell
 
 METRICS = ("accuracy", "auroc", "oscr")
@@ -36,7 +37,9 @@ def make(tables: Mapping[str, pd.DataFrame], context: Context) -> Content:
     both = [distilled for _, plain, distilled in pairs if plain and distilled]
     tidy.require_runs("table 'architectures'", both, "a network without and with asymmetric distillation")
 
-    values = {metric: tidy.pair_values(runs, metric).reindex(columns=list(labels)) for metric in METRICS}
+    values = {
+        metric: tidy.pair_values(runs, metric, score=context.score).reindex(columns=list(labels)) for metric in METRICS
+    }
     body, rows, counts = [], [], []
     for network, plain, distilled in pairs:
         cells = [Cell(network), Cell(labels.get(plain, DASH)), Cell(labels.get(distilled, DASH))]
@@ -44,11 +47,11 @@ def make(tables: Mapping[str, pd.DataFrame], context: Context) -> Content:
         for metric, table in values.items():
             row = {"network": network, "parameters": int(parameters[network]), "metric": metric}
             for name, run in (("without", plain), ("with", distilled)):
-                column = table[run] if run else pd.Series(dtype=float)
+                column = tidy.of_class_sets(table[run]) if run else pd.Series(dtype=float)
                 cells.append(Cell(spread(column.mean(), column.std(ddof=1))))
                 row |= {name: run, f"{name}_percent": column.mean(), f"{name}_std_percent": column.std(ddof=1)}
                 counts += [int(column.count())] if run else []
-            found = paired(table, distilled, plain) if plain and distilled else None
+            found = tidy.paired(table, distilled, plain) if plain and distilled else None
             cells.append(Cell(interval(found.difference, found.low, found.high) if found else DASH))
             if found:
                 row |= {"difference_percent": found.difference, "low_percent": found.low, "high_percent": found.high}
@@ -57,8 +60,8 @@ def make(tables: Mapping[str, pd.DataFrame], context: Context) -> Content:
         body.append(cells)
     data = pd.DataFrame(rows)
     note = (
-        "Mean \N{PLUS-MINUS SIGN} standard deviation in percent, score: maximum logit, all test images. Parameters: "
-        "trained numbers, head included. Differences in points over the same splits and seeds, "
+        f"{SPREAD} in percent, score: {score_words(context.score)}, all test images. Parameters: "
+        "trained numbers, head included. Differences in points over the same class sets, "
         f"{tidy.interval_words(data['pairs'].dropna())}."
     )
     block = Block(

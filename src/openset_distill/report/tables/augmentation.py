@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from .. import tidy
+from ..context import score_words
 from ..figures import Context
-from .common import METRIC_TITLES, Content, comparison_words, effect, interval, paired, probability, spread, top_of
+from .common import METRIC_TITLES, SPREAD, Content, comparison_words, effect, interval, probability, spread, top_of
 from .formats import Block, Cell
 
 METRICS = ("accuracy", "auroc", "oscr")
@@ -28,13 +29,14 @@ def make(tables: Mapping[str, pd.DataFrame], context: Context) -> Content:
     }
     rows = [baseline, *sections["ssa"], *sections["msa"]]
     tidy.require_runs("table 'augmentation'", rows[1:], "a run with single-sample or multiple-sample augmentation")
-    values = {metric: tidy.pair_values(runs, metric).reindex(columns=rows) for metric in METRICS}
+    values = {metric: tidy.pair_values(runs, metric, score=context.score).reindex(columns=rows) for metric in METRICS}
     values |= {name: _of_knowns(tables["features"], name).reindex(columns=rows) for name in ACTIVATIONS}
 
-    best = {metric: top_of(values[metric].mean()) for metric in METRICS}
     differences = {
-        (run, name): paired(values[name], run, baseline) for name in values for run in rows if run != baseline
+        (run, name): tidy.paired(values[name], run, baseline) for name in values for run in rows if run != baseline
     }
+    values = {name: tidy.of_class_sets(table) for name, table in values.items()}
+    best = {metric: top_of(values[metric].mean()) for metric in METRICS}
     means: list[Sequence[Cell] | str] = [_means(baseline, labels, values, best)]
     changes: list[Sequence[Cell] | str] = []
     for family, members in sections.items():
@@ -51,7 +53,7 @@ def make(tables: Mapping[str, pd.DataFrame], context: Context) -> Content:
             changes.append(cells)
     counts = [difference.n for difference in differences.values()]
     first_note = (
-        "Mean \N{PLUS-MINUS SIGN} standard deviation; accuracy, AUROC and OSCR in percent, score: maximum logit. "
+        f"{SPREAD}; accuracy, AUROC and OSCR in percent, score: {score_words(context.score)}. "
         "Maximum logit and feature norm: means over known test images. Bold: the best row."
     )
     second_note = f"Accuracy, AUROC and OSCR in points. {comparison_words(counts)} p is not corrected for their number."
@@ -92,9 +94,9 @@ def make(tables: Mapping[str, pd.DataFrame], context: Context) -> Content:
 
 
 def _of_knowns(features: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The mean over known test images: a row for each (split, seed), a column for each run."""
+    """The mean over known test images: a row for each (class set, split, seed), a column for each run."""
     means = features[(features["group"] == "known") & (features["quantity"] == f"{name}_mean")]
-    return means.pivot(index=["split", "seed"], columns="run", values="value").sort_index()
+    return means.pivot(index=tidy.UNIT, columns="run", values="value").sort_index(level=["split", "seed"])
 
 
 def _means(run: str, labels: Mapping[str, str], values: Mapping[str, pd.DataFrame], best: Mapping) -> list[Cell]:

@@ -7,26 +7,30 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from .. import tidy
+from ..context import score_words
 from ..figures import Context
-from .common import METRIC_TITLES, Content, best_of, difference_cell, mean_cell, spans, split_title
+from ..summary import summarized
+from .common import METRIC_TITLES, SPREAD, Content, best_of, difference_cell, mean_cell, spans, split_title
 from .formats import Block, Cell
 from .published import benchmark_name, published_block
 
 
 def make(tables: Mapping[str, pd.DataFrame], context: Context, published: pd.DataFrame) -> Content:
-    """A row a run; `tables` needs `summary`."""
-    summary = tables["summary"]
+    """A row a run; `tables` needs `runs`."""
+    summary = summarized(tables["runs"], tidy.pick(context, tables["runs"]).baseline)
     runs = tidy.in_family_order(summary)
     labels, families = tidy.labels(summary), tidy.families(summary)
-    columns = _columns(summary)
+    columns = _columns(summary, context.score)
     rows = pd.concat(
         [
-            tidy.metric_rows(summary, metric, group=group).assign(column=title)
+            tidy.metric_rows(summary, metric, score=context.score, group=group).assign(column=title)
             for title, (metric, group) in columns.items()
         ],
         ignore_index=True,
     )
-    tidy.require_runs("table 'benchmark'", list(rows["run"]), "a run with accuracy or a metric of the maximum logit")
+    tidy.require_runs(
+        "table 'benchmark'", list(rows["run"]), f"a run with accuracy or a metric of the {score_words(context.score)}"
+    )
     by_place = rows.set_index(["run", "column"])
     # the teacher is a larger network: the best of the students is what the comparison is about
     students = [run for run in runs if families[run] != "teacher"]
@@ -48,9 +52,9 @@ def make(tables: Mapping[str, pd.DataFrame], context: Context, published: pd.Dat
     header = [("", "Run"), *(split_title(title, metric) for title, (metric, _) in columns.items())]
     header += [("Difference in", title if title == "AUROC" else title.lower()) for title in differences]
     note = (
-        f"Mean \N{PLUS-MINUS SIGN} standard deviation in percent, score: maximum logit, all test images. "
-        f"Differences in points to {labels.get(baseline, baseline)} over the same splits and seeds, "
-        f"{tidy.interval_words(rows['n'])}. Bold: the best student."
+        f"{SPREAD} in percent, score: {score_words(context.score)}, all test images. "
+        f"Differences in points to {labels.get(baseline, baseline)} over the same class sets, "
+        f"{tidy.interval_words(rows['n'])}. Bold: the best student. OSCR is the same number as OpenAUC."
     )
     data = rows.assign(
         block="measured", best=[(r, c) in best[c] for r, c in zip(rows["run"], rows["column"], strict=True)]
@@ -72,16 +76,16 @@ def make(tables: Mapping[str, pd.DataFrame], context: Context, published: pd.Dat
     )
 
 
-def _columns(summary: pd.DataFrame) -> dict[str, tuple[str, str]]:
+def _columns(summary: pd.DataFrame, score: str) -> dict[str, tuple[str, str]]:
     """Title -> (metric, group): all unknowns together, then AUROC for each of several groups of unknowns."""
-    columns = {title: (metric, "all") for metric, title in METRIC_TITLES.items()}
+    columns = {title: (metric, "all") for metric, title in METRIC_TITLES.items() if metric != "openauc"}
     groups = [group for group in summary["group"].unique() if group not in ("all", "known", "unknown", "")]
     if len(groups) > 1:
         columns |= {f"AUROC {group}": ("auroc", group) for group in groups}
     return {
         title: place
         for title, place in columns.items()
-        if not tidy.metric_rows(summary, place[0], group=place[1]).empty
+        if not tidy.metric_rows(summary, place[0], score=score, group=place[1]).empty
     }
 
 

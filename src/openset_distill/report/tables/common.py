@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import lazy_loader as lazy
 import numpy as np
 
-from ...evaluation import statistics
 from .. import tidy
+from ..context import counted
 from .formats import Block, Cell
 
 pd = lazy.load("pandas")
@@ -25,6 +25,7 @@ METRIC_TITLES = {
 }
 LOWER_IS_BETTER = frozenset({"fpr95"})
 DASH = "\N{EN DASH}"
+SPREAD = "Mean \N{PLUS-MINUS SIGN} standard deviation over class sets"
 
 
 @dataclass(frozen=True)
@@ -99,16 +100,10 @@ def interval(difference: float, low: float, high: float) -> str:
     return f"{text} [{tidy.signed(low)}, {tidy.signed(high)}]" if np.isfinite(low) else text
 
 
-def pairs(counts: Sequence[float]) -> str:
-    """How many values are behind a mean, as a range where the rows differ."""
+def n_words(counts: Sequence[float]) -> str:
+    """How many class sets are behind a mean, as a range where the rows differ."""
     low, high = int(min(counts)), int(max(counts))
-    return f"n = {low}" if low == high else f"n = {low} to {high}"
-
-
-def paired(values: pd.DataFrame, run: str, reference: str) -> statistics.PairedDifference:
-    """Two columns of `tidy.pair_values` compared over the splits and seeds that both have."""
-    own, other = (values[name].dropna().to_dict() for name in (run, reference))
-    return statistics.paired_difference(own, other, seed=0)
+    return f"n = {counted(high, 'class set')}" if low == high else f"n = {low} to {high} class sets"
 
 
 def effect(size: float) -> str:
@@ -124,16 +119,8 @@ def probability(p_value: float) -> str:
 
 
 def comparison_words(counts: Sequence[int]) -> str:
-    """What a note says of intervals, effect sizes and p-values, given the number of pairs behind each comparison."""
-    words = [
-        f"Differences over the same splits and seeds, {tidy.interval_words(counts)}. "
-        "d_z: mean difference over the standard deviation of the differences. p: two-sided sign-flip test"
-    ]
-    least, most = statistics.LEAST_PAIRS, max(counts)
-    if most < least:
-        words.append(f"; both need at least {least} pairs.")
-    elif most <= statistics.MOST_PAIRS_FOR_EXACT_TEST:
-        words.append(f", never below {2.0 ** (1 - most):.2g} with {most} pairs.")
-    else:
-        words.append(".")
-    return "".join(words)
+    """What a note says of intervals, effect sizes and p-values, given the number of class sets behind each."""
+    return (
+        f"Differences over the same class sets, {tidy.interval_words(counts)}. d_z: mean difference over the standard "
+        "deviation of the differences. p: two-sided paired t test; both need at least 2 class sets."
+    )

@@ -6,45 +6,56 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from ...core.errors import DataError
+from ...core.errors import DataError, nearest
 from ...datasets.catalog import DATASETS
 from .. import tidy
-from .common import METRIC_TITLES, best_of, mean_cell, pairs
+from ..context import score_words
+from ..summary import summarized
+from .common import METRIC_TITLES, SPREAD, best_of, mean_cell, n_words
 from .formats import Block, Cell, Table
 from .published import benchmark_name, published_block
 
 METRICS = ("accuracy", "auroc", "oscr")
 NOTE = (
-    "Mean \N{PLUS-MINUS SIGN} standard deviation over splits and seeds in percent. Bold: the best student of a column. "
+    f"{SPREAD} in percent. Bold: the best student of a column. "
     "Experiments differ in scale, networks and length of training; their own tables say how."
 )
 TITLES = {"cifar+10": "CIFAR+10", "cifar+50": "CIFAR+50"}
 
 
-def compare(summaries: Mapping[str, pd.DataFrame], published: pd.DataFrame) -> Table:
+def compare(experiments: Mapping[str, pd.DataFrame], published: pd.DataFrame, score: str = "maximum_logit") -> Table:
     """The table of several experiments: a block a metric, a row a run, a column an experiment.
 
     Runs of different experiments are one method where they have the same name. Ablations are left out.
 
     Args:
-        summaries: what to call an experiment -> its tidy table `summary`.
+        experiments: what to call an experiment -> its tidy table `runs`.
         published: of `read_published`.
+        score: by which the runs are compared.
 
     Raises:
         DataError: there is no experiment, or none has a run to show.
     """
-    if not summaries:
-        raise DataError("a comparison needs at least one experiment; name its summary")
+    if not experiments:
+        raise DataError("a comparison needs at least one experiment; name its tidy table runs.csv")
+    for name, table in experiments.items():
+        if score not in set(table["score"]):
+            raise DataError(
+                f"the experiment {name!r} has no score {score!r}; {nearest(score, set(table['score']) - {''})}"
+            )
+    summaries = {name: summarized(table, ()) for name, table in experiments.items()}
     rows = pd.concat(
         [
-            tidy.metric_rows(summary, metric).assign(name=name)
+            tidy.metric_rows(summary, metric, score=score).assign(name=name)
             for name, summary in summaries.items()
             for metric in METRICS
         ],
         ignore_index=True,
     )
     rows = rows[rows["family"] != "ablation"]
-    tidy.require_runs("the comparison", list(rows["run"]), "a run with accuracy or a metric of the maximum logit")
+    tidy.require_runs(
+        "the comparison", list(rows["run"]), f"a run with accuracy or a metric of the {score_words(score)}"
+    )
     labels, families = tidy.labels(rows[::-1]), tidy.families(rows[::-1])  # of the first experiment that has a run
     by_place = rows.set_index(["name", "run", "metric"])
     runs = tidy.in_family_order(rows)
@@ -67,7 +78,7 @@ def compare(summaries: Mapping[str, pd.DataFrame], published: pd.DataFrame) -> T
         note = NOTE if metric == METRICS[-1] else ""
         blocks.append(Block(["Run", *summaries], body, heading=METRIC_TITLES[metric], note=note))
 
-    counts = {name: pairs(rows.loc[rows["name"] == name, "n"]) for name in summaries}
+    counts = {name: n_words(rows.loc[rows["name"] == name, "n"]) for name in summaries}
     protocols = [
         f"{name}: protocol {summary['protocol'].iloc[0]}, {counts[name]}" for name, summary in summaries.items()
     ]
@@ -94,7 +105,7 @@ def compare(summaries: Mapping[str, pd.DataFrame], published: pd.DataFrame) -> T
     columns = ["block", "experiment", "dataset", "protocol", "run", "label", "family", "metric", "n"]
     return Table(
         name="comparison",
-        caption=f"Methods across datasets, maximum logit, all test images. {'; '.join(protocols)}.",
+        caption=f"Methods across datasets, score: {score_words(score)}, all test images. {'; '.join(protocols)}.",
         blocks=[*blocks, block],
         data=pd.concat([data[[*columns, "mean_percent", "std_percent", "best"]], chosen], ignore_index=True),
     )

@@ -9,8 +9,9 @@ import pandas as pd
 from ...core.errors import DataError
 from ...datasets.catalog import DATASETS
 from .. import tidy
+from ..context import score_words
 from ..figures import Context
-from .common import LOWER_IS_BETTER, METRIC_TITLES, Content, spread, with_arrow
+from .common import LOWER_IS_BETTER, METRIC_TITLES, SPREAD, Content, spread, with_arrow
 from .formats import Block, Cell
 
 METRICS = ("auroc", "fpr95", "aupr_known", "aupr_unknown")
@@ -28,10 +29,12 @@ def make(tables: Mapping[str, pd.DataFrame], context: Context) -> Content:
         )
     picked = tidy.pick(context, runs)
     shown = picked.main(distillation=True) or tidy.in_family_order(runs)
-    tidy.require_runs("table 'ood'", shown, "a run with metrics of the maximum logit")
+    tidy.require_runs("table 'ood'", shown, f"a run with metrics of the {score_words(context.score)}")
     labels = tidy.labels(runs)
     values = {
-        (group, metric): tidy.pair_values(runs, metric, group=group).reindex(columns=shown)
+        (group, metric): tidy.of_class_sets(tidy.pair_values(runs, metric, score=context.score, group=group)).reindex(
+            columns=shown
+        )
         for group in groups
         for metric in METRICS
     }
@@ -65,7 +68,7 @@ def make(tables: Mapping[str, pd.DataFrame], context: Context) -> Content:
         ]
     )
     note = (
-        "Mean \N{PLUS-MINUS SIGN} standard deviation in percent, score: maximum logit, all test images. AUPR known "
+        f"{SPREAD} in percent, score: {score_words(context.score)}, all test images. AUPR known "
         "takes the known images as positive, AUPR unknown the others; both depend on how many there are. "
         "Bold: the best run."
     )

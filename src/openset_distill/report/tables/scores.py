@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from .. import tidy
+from ..context import SCORE_TITLES
 from ..figures import Context
-from .common import METRIC_TITLES, Content, best_of, mean_cell, with_arrow
+from ..summary import summarized
+from .common import METRIC_TITLES, SPREAD, Content, best_of, mean_cell, with_arrow
 from .formats import Block, Cell
 
 
 def make(tables: Mapping[str, pd.DataFrame], context: Context) -> Content:
-    """A section a run, a row a score; `tables` needs `summary`."""
-    summary = tables["summary"]
+    """A section a run, a row a score; `tables` needs `runs`."""
+    summary = summarized(tables["runs"], tidy.pick(context, tables["runs"]).baseline)
     picked = tidy.pick(context, summary)
     runs = picked.main(distillation=True) or tidy.in_family_order(summary)
     labels = tidy.labels(summary)
@@ -22,7 +24,7 @@ def make(tables: Mapping[str, pd.DataFrame], context: Context) -> Content:
     rows = summary[summary["metric"].isin(metrics) & (summary["group"] == "all") & summary["run"].isin(runs)]
     tidy.require_runs("table 'scores'", list(rows["run"]), "a run with AUROC, OSCR or FPR95")
     samplings = [name for name in ("full", "balanced") if name in set(rows["sampling"])]
-    scores = [name for name in tidy.SCORE_TITLES if name in set(rows["score"])]
+    scores = [name for name in SCORE_TITLES if name in set(rows["score"])]
     scores += sorted(set(rows["score"]) - set(scores))
     by_place = rows.set_index(["run", "score", "metric", "sampling"])
     body: list[Sequence[Cell] | str] = []
@@ -36,7 +38,7 @@ def make(tables: Mapping[str, pd.DataFrame], context: Context) -> Content:
                 best[metric, sampling] = best_of(by_place, keys, metric)
                 winners |= best[metric, sampling]
         for score in scores:
-            cells = [Cell(tidy.SCORE_TITLES.get(score, score))]
+            cells = [Cell(SCORE_TITLES.get(score, score))]
             for metric, sampling in best:
                 cells.append(mean_cell(by_place, (run, score, metric, sampling), best[metric, sampling]))
             body.append(cells)
@@ -49,7 +51,7 @@ def make(tables: Mapping[str, pd.DataFrame], context: Context) -> Content:
     data["order"] = data["run"].map({run: position for position, run in enumerate(runs)})
     data = data.sort_values("order", kind="stable").drop(columns="order")
     note = (
-        "Mean \N{PLUS-MINUS SIGN} standard deviation in percent. Full: all test images. Balanced: as many unknowns as "
+        f"{SPREAD} in percent. Full: all test images. Balanced: as many unknowns as "
         "knowns, drawn anew for each split and seed. Bold: the best score of a run."
     )
     return Content(

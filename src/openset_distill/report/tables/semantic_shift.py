@@ -8,8 +8,9 @@ import pandas as pd
 
 from ...core.errors import DataError
 from .. import tidy
+from ..context import score_words
 from ..figures import Context
-from .common import METRIC_TITLES, Content, spread, top_of
+from .common import METRIC_TITLES, SPREAD, Content, spread, top_of
 from .formats import Block, Cell
 
 DIFFICULTIES = ("easy", "medium", "hard")
@@ -28,8 +29,9 @@ def make(tables: Mapping[str, pd.DataFrame], context: Context) -> Content:
     columns = [*groups, *([BOTH] if "medium" in groups else []), "all"]
     values = {("accuracy", ""): tidy.pair_values(runs, "accuracy")}
     for metric in ("auroc", "oscr"):
-        values |= {(metric, group): _of_group(runs, metric, group) for group in columns}
+        values |= {(metric, group): _of_group(runs, metric, group, context.score) for group in columns}
 
+    values = {place: tidy.of_class_sets(table) for place, table in values.items()}
     labels, families = tidy.labels(runs), tidy.families(runs)
     students = [run for run in labels if families[run] != "teacher"]
     best = {place: top_of(table.reindex(columns=students).mean()) for place, table in values.items()}
@@ -60,10 +62,7 @@ def make(tables: Mapping[str, pd.DataFrame], context: Context) -> Content:
             for (metric, group), table in values.items()
         ]
     )
-    note = (
-        "Mean \N{PLUS-MINUS SIGN} standard deviation in percent, score: maximum logit, all test images. "
-        "Bold: the best student."
-    )
+    note = f"{SPREAD} in percent, score: {score_words(context.score)}, all test images. Bold: the best student."
     if BOTH in columns:
         note += " Medium + hard: the unknowns of both together, which later papers call hard."
     block = Block(
@@ -75,17 +74,17 @@ def make(tables: Mapping[str, pd.DataFrame], context: Context) -> Content:
     return Content([block], data, counts=list(data["n"]))
 
 
-def _of_group(runs: pd.DataFrame, metric: str, group: str) -> pd.DataFrame:
+def _of_group(runs: pd.DataFrame, metric: str, group: str, score: str) -> pd.DataFrame:
     """A metric in percent of one group of unknowns, or of medium and hard together.
 
     AUROC and OSCR are means over the unknowns of what the knowns decide, so those of a union are the means of its
     parts, weighted by their images.
     """
     if group != BOTH:
-        return tidy.pair_values(runs, metric, group=group)
+        return tidy.pair_values(runs, metric, score=score, group=group)
     parts = []
     for part in ("medium", "hard"):
-        rows = tidy.metric_rows(runs, metric, group=part)
-        count = rows.pivot_table(index=["split", "seed"], columns="run", values="n_unknown", sort=False).sort_index()
-        parts.append((tidy.pair_values(runs, metric, group=part), count))
+        rows = tidy.metric_rows(runs, metric, score=score, group=part)
+        count = rows.pivot_table(index=tidy.UNIT, columns="run", values="n_unknown", sort=False)
+        parts.append((tidy.pair_values(runs, metric, score=score, group=part), count))
     return sum(value * count for value, count in parts) / sum(count for _, count in parts)

@@ -1,4 +1,4 @@
-"""Paired comparisons of runs over splits and seeds, corrected for their number."""
+"""Paired comparisons of runs over class sets, corrected for their number."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pandas as pd
 
 from ...evaluation import statistics
 from .. import tidy
+from ..context import score_words
 from ..figures import Context
-from .common import METRIC_TITLES, Content, comparison_words, effect, interval, paired, probability
+from .common import METRIC_TITLES, Content, comparison_words, effect, interval, probability
 from .formats import Block, Cell
 
 METRICS = ("accuracy", "auroc", "oscr")
@@ -27,8 +28,9 @@ def make(tables: Mapping[str, pd.DataFrame], context: Context) -> Content:
 
     parts = []
     for metric in METRICS:
-        values = tidy.pair_values(runs, metric).reindex(columns=list(labels))
-        found = [paired(values, run, reference) for run, reference in compared]
+        values = tidy.pair_values(runs, metric, score=context.score).reindex(columns=list(labels))
+        found = [tidy.paired(values, run, reference) for run, reference in compared]
+        values = tidy.of_class_sets(values)
         part = pd.DataFrame(
             {
                 "run": [run for run, _ in compared],
@@ -65,9 +67,8 @@ def make(tables: Mapping[str, pd.DataFrame], context: Context) -> Content:
         body.append(cells)
     counts = [int(n) for n in data["pairs"]]
     note = (
-        f"n: pairs. Differences in points, score: maximum logit. {comparison_words(counts)} Holm: p corrected for the "
-        f"{len(compared)} comparisons of a metric. Seeds of one split share its classes: with several, p is on the "
-        "optimistic side."
+        f"n: class sets. Differences in points, score: {score_words(context.score)}. {comparison_words(counts)} "
+        f"Holm: p corrected for the {len(compared)} comparisons of a metric."
     )
     block = Block(
         header=["Run", "n", *["Difference", "d_z", "p", "Holm"] * len(METRICS)],
