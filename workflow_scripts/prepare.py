@@ -52,6 +52,8 @@ def main() -> None:
     )
     counts = manifest["counts"]
     print(f"{dataset.name}: {counts['train']} training and {counts['test']} test images in {folder}")
+    for note in manifest.get("notes", ()):  # folders of earlier versions have none
+        print(f"{dataset.name}: {note}")
     if manifest["missing_classes"]:
         print(f"{len(manifest['missing_classes'])} of {len(manifest['classes'])} classes have no training images")
 

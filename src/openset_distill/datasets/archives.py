@@ -108,7 +108,10 @@ class Member:
 
 
 class OpenArchive(abc.ABC):
-    """An open archive; iterating gives its regular files in the archive's order. Made by `open_archive`."""
+    """An open archive; iterating gives its regular files in the archive's order. Made by `open_archive`.
+
+    `folders`: the folders that it names, empty ones too; those of a tar archive are known once it was iterated.
+    """
 
     random_access: bool
 
@@ -116,6 +119,7 @@ class OpenArchive(abc.ABC):
         self.path = path
         self._packed_bytes = packed_bytes
         self._limits = limits
+        self.folders: list[str] = []  # of a tar archive those that were passed
         self._names: set[str] = set()
         self._announced_bytes = 0
 
@@ -141,6 +145,8 @@ class OpenArchive(abc.ABC):
         if not is_folder and name in self._names:
             raise DataError(f"{self.path} has two members named {name!r}; {_REFUSED}")
         self._names.add(name)
+        if is_folder and name:
+            self.folders.append(name)
         if len(self._names) > self._limits.members:
             raise DataError(f"{self.path} has more than {self._limits.members} members; {_REFUSED}")
         if size > self._limits.member_bytes:

@@ -4,6 +4,10 @@ A prepared folder holds `train_images.npy` and `test_images.npy` (uint8 `[n, siz
 `train_labels.npy` and `test_labels.npy` (int64 `[n]`) and `manifest.json`, which is written last:
 a folder with a manifest is complete. Datasets of ImageNet's scale are not decoded in advance: their
 `*_images.npy` hold an index (see `index`), and the manifest says `"storage": "index"`.
+
+Of a user's own images the folder also holds `test_files.json`: the file of each test image, in the order of
+`test_images.npy`, as a path relative to the folder or archive of the images (`read_test_files`). The manifest names it
+under `test_files`, with its SHA-256. `notes` of the manifest is what the log of the preparation says about the images.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import multiprocessing
 import os
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -29,15 +34,18 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..core.errors import DataError
-from ..core.files import sha256, write_json
+from ..core.files import read_json, sha256, write_json
+from ..core.text import printable
 from .archives import OpenArchive, open_archive
-from .decode import decode, square
+from .decode import NOTES, decode, square
+from .folders import refused, shortened, walk
 from .index import Indexed, StreamedImages
 from .readers import Files, Part, Pixels, RawDataset
 
 PARTS = ("train", "test")
 FORMAT = 1
 MANIFEST = "manifest.json"
+TEST_FILES = "test_files.json"
 DATA_FILES = tuple(f"{part}_{kind}.npy" for part in PARTS for kind in ("images", "labels"))
 
 # One task: large enough to hide the cost of a message between processes, small enough that little is lost when a run
@@ -141,6 +149,29 @@ def _load(path: Path, dtype: type | None, shape: tuple[int, ...], remedy: str) -
     return array
 
 
+def read_test_files(folder: str | os.PathLike) -> list[str] | None:
+    """The file of each test image of a prepared folder, relative to the user's folder or archive of images.
+
+    None where the dataset is no user's own: its images have no files, or names that say nothing. A name that is no
+    UTF-8 has its bytes as Python's file functions give and take them.
+
+    Raises:
+        DataError: the list is missing, or is not the one of this folder.
+    """
+    folder = Path(folder)
+    manifest = read_json(folder / MANIFEST)
+    told = manifest.get("test_files")
+    if told is None:
+        return None
+    path = folder / told["file"]
+    if not path.is_file() or sha256(path) != told["sha256"]:
+        raise DataError(
+            f"{path} is missing or is not the list of this dataset's files; "
+            f"delete the folder {folder} and prepare the dataset again"
+        )
+    return read_json(path)
+
+
 # ------------------------------------------------------------------------------------------------ writing
 
 
@@ -193,7 +224,9 @@ def write(
                 return finished
             partial = folder.parent / f".{folder.name}.partial"
             with _Journal(partial, identity) as journal:
-                _fill(raw, partial, journal, identity, workers)
+                notes = _fill(raw, partial, journal, identity, workers)
+            if raw.users_own:
+                notes += _twice(raw, partial)
             manifest = {
                 **identity,
                 "per_class": per_class,
@@ -204,10 +237,14 @@ def write(
                 ],
                 "test_only_classes": list(raw.test_only),
                 "licence": licence,
+                "notes": [*raw.notes, *notes],
                 "files": {file: sha256(partial / file) for file in DATA_FILES},
             }
             folder.mkdir(exist_ok=True)
             (folder / MANIFEST).unlink(missing_ok=True)  # while files are exchanged the folder is not complete
+            if raw.users_own:
+                write_json(folder / TEST_FILES, list(raw.test.images.names))
+                manifest["test_files"] = {"file": TEST_FILES, "sha256": sha256(folder / TEST_FILES)}
             for file in DATA_FILES:
                 os.replace(partial / file, folder / file)
             write_json(folder / MANIFEST, manifest)
@@ -226,11 +263,10 @@ def _fingerprint(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
     listing, total = hashlib.sha256(), 0
-    for file in sorted(path.rglob("*")):
-        if file.is_file():
-            status = file.stat()
-            total += status.st_size
-            listing.update(f"{file.relative_to(path).as_posix()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    for name in walk(path).names:
+        status = (path / name).stat()
+        total += status.st_size
+        listing.update(os.fsencode(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n"))
     return {"name": path.name, "bytes": total, "listing_sha256": listing.hexdigest()}
 
 
@@ -327,8 +363,12 @@ def _allocate(path: Path, shape: tuple[int, ...]) -> None:
             os.posix_fallocate(stream.fileno(), 0, os.fstat(stream.fileno()).st_size)
 
 
-def _fill(raw: RawDataset, partial: Path, journal: _Journal, identity: Mapping[str, Any], workers: int) -> None:
-    """Writes the labels, and every image that the journal does not count yet."""
+def _fill(raw: RawDataset, partial: Path, journal: _Journal, identity: Mapping[str, Any], workers: int) -> list[str]:
+    """Writes the labels, and every image that the journal does not count yet; returns notes about those for the log.
+
+    Raises:
+        DataError: images cannot be read or decoded. It names all of them; the others are done and kept.
+    """
     size, channels = identity["size"], identity["channels"]
     for name in PARTS:
         part: Part = getattr(raw, name)
@@ -349,10 +389,59 @@ def _fill(raw: RawDataset, partial: Path, journal: _Journal, identity: Mapping[s
                 journal.record(name, indices.tolist())
     tasks = _tasks(raw, partial, journal, size, channels)
     total, done = sum(identity["counts"].values()), sum(int(of_part.sum()) for of_part in journal.done.values())
+    failures: list[str] = []
+    seen: Counter[str] = Counter()
     with tqdm(desc=identity["dataset"], total=total, initial=done, unit="image", disable=None) as progress:
-        for part_name, indices in _run(tasks, workers):
-            journal.record(part_name, indices)
-            progress.update(len(indices))
+        for finished in _run(tasks, workers):
+            if finished.indices:
+                journal.record(finished.part, finished.indices)
+            progress.update(len(finished.indices))
+            failures += finished.failures
+            seen.update(finished.notes)
+    if failures:
+        raise refused(sorted(failures), "images cannot be used")
+    return [f"{seen[kind]} images {words}" for kind, words in NOTES.items() if seen[kind]]
+
+
+def _twice(raw: RawDataset, partial: Path) -> list[str]:
+    """Warnings of images that are in both parts, or in two classes of a part, by their prepared pixels."""
+    places: dict[bytes, list[tuple[str, int]]] = {}
+    for part in PARTS:
+        images = np.load(partial / f"{part}_images.npy", mmap_mode="r")
+        for index, image in enumerate(images):
+            places.setdefault(hashlib.blake2b(image.tobytes(), digest_size=16).digest(), []).append((part, index))
+    groups = [group for group in places.values() if len(group) > 1]
+
+    def name(place: tuple[str, int]) -> str:
+        return getattr(raw, place[0]).images.names[place[1]]
+
+    def label(place: tuple[str, int]) -> int:
+        return int(getattr(raw, place[0]).labels[place[1]])
+
+    both = [group for group in groups if len({part for part, _ in group}) > 1]
+    torn = [group for group in groups if len(set(map(label, group))) > 1]
+    notes = []
+    if both:
+        count = sum(part == "test" for group in both for part, _ in group)
+        pairs = [" = ".join(dict.fromkeys((name(group[0]), name(group[-1])))) for group in both]
+        notes.append(
+            f"warning: {count} test images are training images too, so that the test is easier than it should be; "
+            f"remove them from one part: {shortened(pairs)}"
+        )
+    if torn:
+        pairs = [" = ".join(map(name, group[:2])) for group in torn]
+        notes.append(f"warning: {len(torn)} images are in several classes: {shortened(pairs)}")
+    return notes
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """What became of a task: `indices` are done, `failures` say which images are not and why."""
+
+    part: str
+    indices: list[int]
+    failures: list[str]
+    notes: Counter[str]
 
 
 @dataclass(frozen=True)
@@ -369,13 +458,19 @@ class _Task:
     channels: int
     banner: int
 
-    def __call__(self) -> tuple[str, list[int]]:
+    def __call__(self) -> _Finished:
         target = np.lib.format.open_memmap(self.target, mode="r+")
+        done, failures, notes = [], [], Counter()
         for position, (index, name) in enumerate(zip(self.indices, self.names, strict=True)):
-            data = _read_member(self.archive, name) if self.data is None else self.data[position]
-            target[index] = decode(data, self.size, self.channels, where=f"{self.archive}: {name}", banner=self.banner)
+            where = f"{self.archive}: {name}"
+            try:
+                data = _read_member(self.archive, name) if self.data is None else self.data[position]
+                target[index] = decode(data, self.size, self.channels, where=where, banner=self.banner, notes=notes)
+                done.append(index)
+            except DataError as error:
+                failures.append(str(error))
         target.flush()
-        return self.part, self.indices
+        return _Finished(self.part, done, failures, notes)
 
 
 def _tasks(raw: RawDataset, partial: Path, journal: _Journal, size: int, channels: int) -> Iterator[_Task]:
@@ -418,7 +513,7 @@ def _tasks(raw: RawDataset, partial: Path, journal: _Journal, size: int, channel
             raise DataError(f"{archive} lacks {min(wanted)}; the archive is incomplete: fetch it again")
 
 
-def _run(tasks: Iterator[_Task], workers: int) -> Iterator[tuple[str, list[int]]]:
+def _run(tasks: Iterator[_Task], workers: int) -> Iterator[_Finished]:
     """Runs the tasks, in this process or in a pool; at most two tasks a worker wait at any time."""
     if workers <= 1:
         for task in tasks:
@@ -465,7 +560,7 @@ def _read_member(archive: Path, name: str) -> bytes:
             return (archive / name).read_bytes()
         except OSError as error:
             raise DataError(
-                f"{archive / name} cannot be read: {error.strerror}; restore the file, then run again"
+                printable(f"{archive / name} cannot be read: {error.strerror}; restore the file, then run again")
             ) from error
     return _open_zip(archive, archive.stat().st_mtime_ns)[name].read()
 

@@ -1,13 +1,14 @@
 """Readers of the official dataset layouts: which images there are, where they lie, and their labels.
 
 A reader takes the folder that holds the downloaded archives (or the one archive or image folder itself) and returns
-a `RawDataset`. It reads lists and labels; images that are files are decoded later, by `pack`.
+a `RawDataset`. It reads lists and labels; images that are files are decoded later, by `prepared`.
 """
 
 from __future__ import annotations
 
 import io
 import math
+import unicodedata
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,15 +18,17 @@ import numpy as np
 from PIL import Image
 
 from ..core.errors import DataError
+from ..core.text import printable
 from . import safe_pickle
 from .archives import open_archive, open_compressed
+from .folders import Listing, check, leftover, refused, shortened, walk
 from .index import Indexed, Record, folder_records, tar_records
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset(
+    {".apng", ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"}
+    | {".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+)
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-
-# Files that systems, and the project's own download, leave in folders; they are no part of a dataset.
-_NO_DATA = ("thumbs.db", "desktop.ini", "download.json", ".origin.json")
 
 # Height in pixels of the strip with the copyright notice under every Aircraft image (Maji et al. 2013).
 AIRCRAFT_BANNER = 20
@@ -72,7 +75,7 @@ class Files:
 
     def where(self, index: int) -> str:
         """The image's place, for messages."""
-        return f"{self.archive}: {self.names[index]}"
+        return printable(f"{self.archive}: {self.names[index]}")
 
     @property
     def random_access(self) -> bool:
@@ -93,7 +96,9 @@ class RawDataset:
     """What a reader found.
 
     `classes`: names in label order; `channels`: 1 (grey) or 3 (RGB); `sources`: the files that were read;
-    `test_only`: classes that have no training images by design, so that they can only be unknown.
+    `test_only`: classes that have no training images by design, so that they can only be unknown; `notes`: what a
+    user should know, for the log; `users_own`: the images are the user's own files, whose names are kept, and among
+    which the same image may occur twice.
     """
 
     classes: tuple[str, ...]
@@ -102,6 +107,8 @@ class RawDataset:
     channels: int
     sources: tuple[Path, ...] = ()
     test_only: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    users_own: bool = False
 
 
 _NOTHING = Part(Pixels(np.zeros((0, 1, 1, 1), np.uint8), "no images"), np.zeros(0, np.int64))
@@ -125,7 +132,9 @@ def _scan(archive: Path, wanted: Callable[[str], bool] = lambda name: False) -> 
     """The names of the files in a folder or archive in sorted order, and the contents of the `wanted` ones."""
     contents = {}
     if archive.is_dir():
-        names = [path.relative_to(archive).as_posix() for path in archive.rglob("*") if path.is_file()]
+        listing = walk(archive)
+        check(listing)
+        names = listing.names
         contents = {name: (archive / name).read_bytes() for name in names if wanted(name)}
     else:
         names = []
@@ -135,6 +144,29 @@ def _scan(archive: Path, wanted: Callable[[str], bool] = lambda name: False) -> 
                 if wanted(member.name):
                     contents[member.name] = member.read()
     return sorted(names), contents
+
+
+def _listing(archive: Path) -> Listing:
+    """The files of a folder or archive, without what programs leave behind.
+
+    Raises:
+        DataError: something in it cannot be read.
+    """
+    if archive.is_dir():
+        listing = walk(archive)
+        check(listing)
+        return listing
+    listing = Listing()
+    with open_archive(archive) as opened:
+        for member in opened:
+            kind = next(filter(None, map(leftover, member.name.split("/"))), None)
+            if kind is None:
+                listing.names.append(member.name)
+            else:
+                listing.skipped[kind] += 1
+        listing.folders = sorted(folder for folder in opened.folders if not any(map(leftover, folder.split("/"))))
+    listing.names.sort()
+    return listing
 
 
 def _text(contents: Mapping[str, bytes], archive: Path, name: str) -> list[list[str]]:
@@ -171,21 +203,15 @@ def _files_part(archive: Path, rows: Iterable[tuple[str, int]], present: Iterabl
     )
 
 
-def _is_hidden(name: str) -> bool:
-    parts = name.split("/")
-    return any(part.startswith(".") or part == "__MACOSX" for part in parts) or parts[-1].lower().endswith(_NO_DATA)
-
-
 def _is_image(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _check_image_names(archive: Path, names: Iterable[str]) -> None:
-    for name in names:
-        if not _is_image(name):
-            raise DataError(
-                f"{archive}: {name} is not an image file ({', '.join(sorted(IMAGE_SUFFIXES))}); remove or convert it"
-            )
+    others = [printable(f"{archive}: {name} is not an image file") for name in names if not _is_image(name)]
+    if others:
+        kinds = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise refused(others, "files are in the place of images", f"remove or convert what has no suffix of {kinds}")
 
 
 def _images_in(raw: Path) -> Path:
@@ -193,7 +219,7 @@ def _images_in(raw: Path) -> Path:
     if not raw.exists():
         raise DataError(f"{raw} does not exist; name a folder of images or an archive of one, or download the dataset")
     if raw.is_dir():
-        visible = [path for path in raw.iterdir() if not _is_hidden(path.name)]
+        visible = [path for path in raw.iterdir() if leftover(path.name) is None]
         archives = [path for path in visible if path.name.lower().endswith(ARCHIVE_SUFFIXES)]
         if len(archives) == 1 and not any(path.is_dir() for path in visible):
             return archives[0]
@@ -448,32 +474,41 @@ def image_folder(raw: Path) -> RawDataset:
     classes. One outer folder around `train` and `test` is allowed.
     """
     archive = _images_in(raw)
-    names = [name for name in _scan(archive)[0] if not _is_hidden(name)]
+    listing = _listing(archive)
+    names = listing.names
     outer = {name.split("/")[0] for name in names}
     prefix = outer.pop() + "/" if len(outer) == 1 and not outer & {"train", "test"} else ""
     by_class: dict[str, dict[str, list[str]]] = {"train": {}, "test": {}}
-    for part, class_name in _class_folders(archive, prefix):
-        if part in by_class:
-            by_class[part].setdefault(class_name, [])
+    for folder in listing.folders:  # empty ones too
+        place = folder.removeprefix(prefix).split("/")
+        if len(place) == 2 and place[0] in by_class:
+            by_class[place[0]].setdefault(place[1], [])
+    misplaced = []
     for name in names:
         place = name.removeprefix(prefix).split("/")
         if place[0] not in by_class:
-            raise DataError(f"{archive}: {name} is not under {prefix}train or {prefix}test; move or remove it")
-        if len(place) < 3:
-            raise DataError(f"{archive}: {name} is in no class folder; move it into {prefix}{place[0]}/<class>")
-        by_class[place[0]].setdefault(place[1], []).append(name)
+            misplaced.append(f"{archive}: {name} is not under {prefix}train or {prefix}test")
+        elif len(place) < 3:
+            misplaced.append(f"{archive}: {name} is in no class folder ({prefix}{place[0]}/<class>)")
+        else:
+            by_class[place[0]].setdefault(place[1], []).append(name)
+    if misplaced:
+        raise refused([printable(line) for line in misplaced], "files are in no class folder", "move or remove them")
     for part, classes in by_class.items():
         if not classes:
             raise DataError(f"{archive} has no images under {prefix}{part}; it needs {part}/<class>/<image files>")
-        for class_name, members in classes.items():
-            if not members:
-                raise DataError(
-                    f"{archive}: class folder {prefix}{part}/{class_name} has no images; add some or remove the folder"
-                )
-            _check_image_names(archive, members)
+        empty = [
+            printable(f"{archive}: class folder {prefix}{part}/{class_name} has no images")
+            for class_name, members in classes.items()
+            if not members
+        ]
+        if empty:
+            raise refused(empty, "class folders are empty", "add some or remove the folder")
+    _check_image_names(archive, [name for part in by_class.values() for members in part.values() for name in members])
     known = sorted(by_class["train"])
     test_only = sorted(set(by_class["test"]) - set(known))
     rank = {class_name: label for label, class_name in enumerate(known + test_only)}
+    _check_class_names(archive, rank)
     train, test = (
         _files_part(
             archive,
@@ -482,22 +517,38 @@ def image_folder(raw: Path) -> RawDataset:
         )
         for part in ("train", "test")
     )
-    return RawDataset(tuple(rank), train, test, 3, (archive,), tuple(test_only))
+    notes = [*listing.notes, *_twins(rank)]
+    if test_only:
+        notes.append(
+            f"{len(test_only)} classes are in {prefix}test alone and count as unknown: {shortened(test_only, 50)}"
+        )
+    return RawDataset(tuple(rank), train, test, 3, (archive,), tuple(test_only), tuple(notes), users_own=True)
 
 
-def _class_folders(archive: Path, prefix: str) -> Iterable[tuple[str, str]]:
-    """The folders (part, class) of an image folder, empty ones included; a tar archive is known by its files alone."""
-    if archive.is_dir():
-        folders = [path.relative_to(archive).as_posix() for path in archive.joinpath(prefix).glob("*/*/")]
-    elif zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as opened:
-            folders = [name.rstrip("/") for name in opened.namelist() if name.endswith("/")]
-    else:
-        folders = []
-    for folder in sorted(folders):
-        place = folder.removeprefix(prefix).split("/")
-        if len(place) == 2 and not _is_hidden(folder):
-            yield place[0], place[1]
+def _check_class_names(archive: Path, names: Iterable[str]) -> None:
+    """Names of class folders become names of classes in files and figures, so they must be text."""
+    odd = [
+        printable(f"{archive}: the class folder {name}")
+        for name in names
+        if any(unicodedata.category(letter) in ("Cs", "Cc") for letter in name)
+    ]
+    if odd:
+        raise refused(
+            odd, "class folders have names that are no text", "its name is no UTF-8 text on one line; rename the folder"
+        )
+
+
+def _twins(names: Iterable[str]) -> list[str]:
+    """Warnings of class names that differ only in case, spaces or the way that accents are written."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+    return [
+        f"warning: the classes {' and '.join(map(repr, group))} differ only in case, spaces or accents and count as "
+        "different classes; give their folders one name if they are the same"
+        for group in alike.values()
+        if len(group) > 1
+    ]
 
 
 def textures(raw: Path) -> RawDataset:
@@ -506,7 +557,7 @@ def textures(raw: Path) -> RawDataset:
     The dataset serves as out-of-distribution data, for which the literature uses all of it.
     """
     archive = _find(raw, "dtd-r1.0.1.tar.gz", "dtd")
-    names = [name for name in _scan(archive)[0] if "images/" in name and not _is_hidden(name)]
+    names = [name for name in _listing(archive).names if "images/" in name]
     classes = tuple(sorted({PurePosixPath(name).parent.name for name in names}))
     if not classes:
         raise DataError(f"{archive} has no images in images/<texture>; the archive is incomplete: fetch it again")
@@ -521,12 +572,15 @@ def flat_images(raw: Path) -> RawDataset:
     image's suffix. All are in the test part, in one class with the name of the folder.
     """
     archive = _images_in(raw)
-    names = [name for name in _scan(archive)[0] if not _is_hidden(name) and _is_image(name)]
+    listing = _listing(archive)
+    names = [name for name in listing.names if _is_image(name)]
+    others = sorted(set(listing.names) - set(names))
     if not names:
         raise DataError(f"{archive} has no images; put image files into it, or download the dataset first")
     test = _files_part(archive, [(name, 0) for name in names], names)
     classes = (raw.name.partition(".")[0],)
-    return RawDataset(classes, _NOTHING, test, 3, (archive,), classes)
+    notes = [f"{len(others)} files are no images and are left out: {shortened(others)}"] if others else []
+    return RawDataset(classes, _NOTHING, test, 3, (archive,), classes, (*listing.notes, *notes))
 
 
 # ----------------------------------------------------------------------------- layouts that are only indexed
