@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from rocrate.rocrate import ROCrate
 from openset_distill.core.command import run
 from openset_distill.core.errors import OpenSetError
 from openset_distill.core.files import read_json, sha256
+from openset_distill.core.folders import replaced_folder
 
 CODE = (
     "rules/*.smk", "rules/captions/*", "workflow_scripts/*.py", "tools/*.py", "src/openset_distill/**/*.py",
@@ -49,6 +49,8 @@ VERSION = "1.1"
 PROCESS_RUN = "https://w3id.org/ro/wfrun/process/0.5"
 WORKFLOW = "https://w3id.org/workflowhub/workflow-ro-crate/1.0"
 TRAINING = Path("workflow_scripts/train.py")
+WORKFLOW_NAME = "From images to every figure and table"
+METADATA = "ro-crate-metadata.json"
 OUTPUTS = ("weights.safetensors", "history.csv", "outputs.npz", "config.json", "provenance.json")
 
 
@@ -135,7 +137,7 @@ class Crate:
     def _add_code(self) -> None:
         versions = next(iter(self.records.values()))
         workflow = self.crate.add_workflow("Snakefile", "Snakefile", main=True, lang="snakemake")
-        workflow["name"] = "From images to every figure and table"
+        workflow["name"] = WORKFLOW_NAME
         workflow["sha256"] = sha256("Snakefile")
         workflow["encodingFormat"] = "text/plain"
         self._add_file(Path("README.md"), about=self.crate.root_dataset)
@@ -217,14 +219,28 @@ def _ended(record: dict[str, Any]) -> datetime.datetime:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", required=True, type=Path, help="folder of the finished experiment")
-    parser.add_argument("--folder", required=True, type=Path, help="where the crate goes; it is replaced")
+    parser.add_argument(
+        "--folder",
+        required=True,
+        type=Path,
+        help="where the crate goes; an earlier one is replaced, a folder with other files is refused",
+    )
     arguments = parser.parse_args()
     crate = Crate(arguments.results).build()
-    if arguments.folder.exists():
-        if not (arguments.folder / "ro-crate-metadata.json").exists():
-            raise OpenSetError(f"{arguments.folder} is there and is not an RO-Crate; name a new folder")
-        shutil.rmtree(arguments.folder)
-    crate.write(arguments.folder)
+    with replaced_folder(arguments.folder, tool="crate", own=written, apart=[arguments.results]) as folder:
+        crate.write(folder)
+
+
+def written(folder: Path) -> set[str]:
+    """The files that this command wrote: those that the metadata of a crate of this workflow describe."""
+    if not (folder / METADATA).is_file():
+        return set()
+    graph = read_json(folder / METADATA)
+    entities = graph.get("@graph") if isinstance(graph, dict) else None
+    described = {one["@id"]: one for one in entities or () if isinstance(one, dict) and isinstance(one.get("@id"), str)}
+    if described.get("Snakefile", {}).get("name") != WORKFLOW_NAME:
+        return set()
+    return {METADATA, *described}
 
 
 if __name__ == "__main__":

@@ -22,10 +22,14 @@ import yaml
 from openset_distill.config.experiment import load, read_configuration
 from openset_distill.core.command import run
 from openset_distill.core.errors import OpenSetError
-from openset_distill.core.files import read_json, write_json, written_whole
+from openset_distill.core.files import read_json, write_json
+from openset_distill.core.folders import replaced_folder
 from openset_distill.report.figures import FIGURES
 from openset_distill.report.tables import TABLES
+from openset_distill.report.tidy import LAYOUTS
 
+# the list of all files in a kept folder: only these are ever removed
+CONTENTS = ".contents.json"
 KEPT = ("figures/*.png", "figures/*.csv", "tables/*", "tidy/*")
 PICTURES = "pictures"  # the tidy table that holds images of the dataset
 # kept also where no figure or table reads them: small, and what a text about the results cites
@@ -35,7 +39,12 @@ CITED = {"runs", "history", "features", "networks", "headline"}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", required=True, type=Path, help="folder of the finished experiment")
-    parser.add_argument("--folder", required=True, type=Path, help="where the copy goes; it is replaced")
+    parser.add_argument(
+        "--folder",
+        required=True,
+        type=Path,
+        help="where the copy goes; an earlier copy is replaced, a folder with other files is refused",
+    )
     parser.add_argument("--data", default="data", help="folder of the data that the runs used")
     parser.add_argument("--configuration", required=True, type=Path, help="the experiment's configuration file")
     arguments = parser.parse_args()
@@ -50,12 +59,6 @@ def main() -> None:
     records = sorted(arguments.results.glob("split*/seed*/*/provenance.json"))
     if not files or not records:
         raise OpenSetError(f"{arguments.results} holds no finished experiment; run the workflow first")
-    if arguments.folder.exists():
-        shutil.rmtree(arguments.folder)
-    for path in files:
-        target = arguments.folder / path.relative_to(arguments.results)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
     runs = {
         str(record.parent.relative_to(arguments.results)): {
             "settings": read_json(record.with_name("config.json")),
@@ -65,20 +68,47 @@ def main() -> None:
     }
     # where the folders lay on the machine says nothing to others
     text = json.dumps(runs).replace(str(arguments.results), f"results/{experiment.name}")
-    write_json(arguments.folder / "provenance.json", json.loads(text.replace(f"{arguments.data}/", "data/")))
     # what is shown is named one by one: figures and tables that come later need tidy tables that are not kept here
     configuration = experiment.settings.model_dump(mode="json", exclude_defaults=True)
     # which splits an experiment without a list of them had must not depend on later code
     configuration["protocol"]["splits"] = list(experiment.splits)
     shown = show.model_dump(mode="json") | {"figures": figures, "tables": list(experiment.tables)}
     configuration |= {"redraw": arguments.folder.as_posix(), "show": shown}
-    with written_whole(arguments.folder / "experiment.yaml") as partial:
-        partial.write_text(
+    with replaced_folder(arguments.folder, tool="keep_results", own=written, apart=[arguments.results]) as folder:
+        for path in files:
+            target = folder / path.relative_to(arguments.results)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        write_json(folder / "provenance.json", json.loads(text.replace(f"{arguments.data}/", "data/")))
+        (folder / "experiment.yaml").write_text(
             f"# Draws these figures and tables again from tidy/: snakemake --cores all paper_figures \\\n"
             f"#   --configfile {arguments.folder.as_posix()}/experiment.yaml\n\n"
             + yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True, width=120),
             encoding="utf-8",
         )
+        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        write_json(folder / CONTENTS, names)
+
+
+def written(folder: Path) -> set[str]:
+    """The files of a kept folder that this command wrote, or that were drawn there from its tables.
+
+    Raises:
+        OpenSetError: the list of its files is damaged.
+    """
+    names = {CONTENTS, "provenance.json", "experiment.yaml"}
+    # a folder of an earlier version has no list; its files are called after figures and tables, as redrawn ones are
+    names |= {f"figures/{name}.{kind}" for name in FIGURES for kind in ("png", "pdf", "csv")}
+    names |= {f"tables/{name}.{kind}" for name in TABLES for kind in ("md", "tex", "csv", "html")}
+    names |= {f"tidy/{name}.{kind}" for name in (*LAYOUTS, "headline") for kind in ("csv", "json")}
+    if (folder / CONTENTS).exists():
+        listed = read_json(folder / CONTENTS)
+        if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+            raise OpenSetError(f"{folder / CONTENTS} is not a list of files; name a new folder")
+        names |= set(listed)
+    elif not all((folder / name).is_file() for name in ("provenance.json", "experiment.yaml")):
+        return set()
+    return names
 
 
 if __name__ == "__main__":
