@@ -20,6 +20,7 @@ import psutil
 
 from openset_distill.core.command import run
 from openset_distill.core.errors import OpenSetError
+from openset_distill.datasets.prepared import verify
 
 # clocks of one cluster differ by less
 SKEW_SECONDS = 60
@@ -73,11 +74,20 @@ def from_the_future() -> Iterator[str]:
 
 def unreachable_remote() -> Iterator[str]:
     """Remotes of DVC that do not answer."""
-    from dvc.config import Config
+    from dvc.config import Config, ConfigError
 
     if not Path(".dvc").exists():
         return
-    for name, settings in Config(str(Path(".dvc").resolve()), validate=False).get("remote", {}).items():
+    try:
+        remotes = Config(str(Path(".dvc").resolve()), validate=False).get("remote", {})
+    except (ConfigError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        yield f".dvc/config cannot be read ({reason}): mend the line, or take the file of the repository back"
+        return
+    for name, settings in remotes.items():
+        if not settings.get("url"):
+            yield f"remote {name} has no url: name it with `dvc remote add --force {name} URL`, or remove it"
+            continue
         reason = _unreachable(settings)
         if reason:
             yield (
@@ -100,6 +110,15 @@ def _unreachable(settings: dict[str, Any]) -> str | None:
     return None
 
 
+def changed_images() -> Iterator[str]:
+    """Prepared datasets whose bytes are not those that were prepared."""
+    for manifest in sorted(Path("data/prepared").rglob("manifest.json")):
+        try:
+            verify(manifest.parent)
+        except OpenSetError as error:
+            yield str(error)
+
+
 CHECKS: tuple[Callable[[], Iterator[str]], ...] = (
     read_only,
     dead_lock,
@@ -110,8 +129,10 @@ CHECKS: tuple[Callable[[], Iterator[str]], ...] = (
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    found = [problem for check in CHECKS for problem in check()]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--verify", action="store_true", help="also compare all prepared images with their checksums")
+    checks = (*CHECKS, changed_images) if parser.parse_args().verify else CHECKS
+    found = [problem for check in checks for problem in check()]
     if found:
         raise OpenSetError("\n       ".join([f"{len(found)} found", *found]))
     print("nothing is in the way of Snakemake or DVC here")

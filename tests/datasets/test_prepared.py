@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,10 +22,11 @@ from commands import script, succeed
 from PIL import Image
 
 from openset_distill.core.errors import DataError
+from openset_distill.core.files import sha256
 from openset_distill.datasets import prepared as pack
 from openset_distill.datasets.decode import decode, square
 from openset_distill.datasets.index import Indexed, StreamedImages
-from openset_distill.datasets.prepared import DATA_FILES, MANIFEST, open_packed, write
+from openset_distill.datasets.prepared import DATA_FILES, MANIFEST, open_packed, verify, write
 from openset_distill.datasets.readers import READERS, Part, Pixels, RawDataset
 
 OUTPUTS = (*DATA_FILES, MANIFEST)
@@ -496,6 +498,122 @@ def test_damaged_prepared_folder_is_mended_by_preparing_again(damage: str, prepa
     open_packed(prepared)
 
 
+def bless(folder: Path) -> None:
+    """Writes the checksums of the files as they are into the manifest, as somebody does who edits them by hand."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["files"] = {file: sha256(folder / file) for file in DATA_FILES}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def test_images_that_changed_since_they_were_prepared_are_refused(prepared: Path) -> None:
+    images = np.load(prepared / "train_images.npy")
+    before = (prepared / "train_images.npy").stat()
+    images[0] = 255 - images[0]
+    np.save(prepared / "train_images.npy", images)
+    with pytest.raises(DataError, match=r"train_images\.npy is not what was prepared"):
+        open_packed(prepared)
+    # the same size and time: only the full check sees it
+    os.utime(prepared / "train_images.npy", ns=(before.st_atime_ns, before.st_mtime_ns))
+    open_packed(prepared)
+    with pytest.raises(DataError, match=r"train_images\.npy is not what was prepared"):
+        verify(prepared)
+    images[0] = 255 - images[0]
+    np.save(prepared / "train_images.npy", images)
+    verify(prepared)
+
+
+def test_a_copy_is_checked_once_and_then_opened_at_once(prepared: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copied" / "28x1"
+    shutil.copytree(prepared, copy)  # as `dvc pull` and `git clone` do: other times, the same bytes
+    (copy / "test_labels.npy").touch()
+    open_packed(copy)
+    assert (copy.parent / f".{copy.name}.checked").is_file()
+    assert {path.name for path in copy.iterdir()} == {*DATA_FILES, MANIFEST}
+    durations = []
+    for _ in range(5):
+        start = time.perf_counter()
+        open_packed(copy)
+        durations.append(time.perf_counter() - start)
+    assert min(durations) < 0.02
+    # what is remembered of another preparation, or damaged, counts for nothing
+    for text in ("{", "[]", '{"files": {}, "status": {}}', "[" * 100_000):
+        (copy.parent / f".{copy.name}.checked").write_text(text)
+        open_packed(copy)
+
+
+MANIFESTS = {
+    "no mapping": lambda manifest: [],
+    "size is text": lambda manifest: manifest | {"size": "28"},
+    "size is absurd": lambda manifest: manifest | {"size": 10**9},
+    "classes are one text": lambda manifest: manifest | {"classes": "0123456789"},
+    "classes are numbers": lambda manifest: manifest | {"classes": list(range(10))},
+    "counts are negative": lambda manifest: manifest | {"counts": {"train": -1, "test": -1}},
+    "counts are a list": lambda manifest: manifest | {"counts": [1, 2]},
+    "no checksums": lambda manifest: {key: value for key, value in manifest.items() if key != "files"},
+    "checksums are null": lambda manifest: manifest | {"files": None},
+    "an index without its archives": lambda manifest: manifest | {"storage": "index"},
+}
+
+
+@pytest.mark.parametrize("change", MANIFESTS)
+def test_a_manifest_of_wrong_contents_is_named(change: str, prepared: Path) -> None:
+    manifest = json.loads((prepared / MANIFEST).read_text())
+    (prepared / MANIFEST).write_text(json.dumps(MANIFESTS[change](manifest)))
+    with pytest.raises(DataError, match=r"manifest\.json is damaged") as caught:
+        open_packed(prepared)
+    assert "\n" not in str(caught.value)
+
+
+JOURNALS = {
+    "no text": lambda folder: (folder / "journal").write_bytes(b"\xff\xfe"),
+    "no JSON": lambda folder: (folder / "journal").write_text(head(folder) + "[1\n"),
+    "no list": lambda folder: (folder / "journal").write_text(head(folder) + "5\n"),
+    "another part": lambda folder: (folder / "journal").write_text(head(folder) + '["validation", [0]]\n'),
+    "an index beyond": lambda folder: (folder / "journal").write_text(head(folder) + '["train", [10000000]]\n'),
+    "a negative index": lambda folder: (folder / "journal").write_text(head(folder) + '["train", [-1]]\n'),
+    "no numbers": lambda folder: (folder / "journal").write_text(head(folder) + '["train", ["a"]]\n'),
+    "fractions": lambda folder: (folder / "journal").write_text(head(folder) + '["train", [0.5]]\n'),
+    "nested": lambda folder: (folder / "journal").write_text(head(folder) + "[" * 100_000 + "\n"),
+    "images cut off": lambda folder: truncate(folder / "train_images.npy"),
+    "images of another size": lambda folder: np.save(folder / "train_images.npy", np.zeros((2, 2, 2, 1), np.uint8)),
+    "no images": lambda folder: (folder / "test_images.npy").unlink(),
+}
+
+
+def head(folder: Path) -> str:
+    return (folder / "journal").read_text().split("\n")[0] + "\n"
+
+
+@pytest.mark.parametrize("damage", JOURNALS)
+def test_a_damaged_journal_starts_anew_and_says_so(damage: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    raw, folder = tmp_path / "raw", tmp_path / "out"
+    archives.mnist(raw)
+    monkeypatch.setattr(pack, "CHUNK", 8)
+    record = pack._Journal.record
+
+    def killed(journal, part, indices):
+        record(journal, part, indices)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pack._Journal, "record", killed)
+        prepare("idx", raw, folder, 28)
+    JOURNALS[damage](tmp_path / ".out.partial")
+    prepare("idx", raw, folder, 28)
+    assert capsys.readouterr().out.count("it starts anew") == 1
+    prepare("idx", raw, tmp_path / "again", 28)
+    assert same_bytes(folder, tmp_path / "again") and not (tmp_path / ".out.partial").exists()
+
+
+def test_what_others_put_into_the_folder_of_a_preparation_is_kept(tmp_path: Path) -> None:
+    archives.mnist(tmp_path / "raw")
+    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / ".out.partial" / "thesis.md").write_text("mine")
+    with pytest.raises(DataError, match="cannot prepare"):
+        prepare("idx", tmp_path / "raw", tmp_path / "out", 28)
+    assert (tmp_path / ".out.partial" / "thesis.md").read_text() == "mine"
+
+
 # -------------------------------------------------------------------------------------------- ImageNet scale
 
 
@@ -528,6 +646,14 @@ def test_imagenet_images_as_files(tmp_path: Path) -> None:
         dataset.test.batch(np.array([0]))
 
 
+def test_an_archive_that_changed_since_its_images_were_listed(tmp_path: Path) -> None:
+    archives.imagenet(tmp_path / "raw")
+    prepare("imagenet", tmp_path / "raw", tmp_path / "out", 32)
+    truncate(tmp_path / "raw" / "ILSVRC2012_img_val.tar")
+    with pytest.raises(DataError, match=r"ILSVRC2012_img_val\.tar has changed since its images were listed"):
+        open_packed(tmp_path / "out")
+
+
 def test_indexed_archive_that_was_cut_off_afterwards(tmp_path: Path) -> None:
     archives.imagenet(tmp_path / "raw")
     dataset = prepare("imagenet", tmp_path / "raw", tmp_path / "out", 32)
@@ -550,6 +676,9 @@ def test_index_file_of_pixels_is_damaged(tmp_path: Path) -> None:
     archives.imagenet(tmp_path / "raw")
     prepare("imagenet", tmp_path / "raw", tmp_path / "out", 32)
     np.save(tmp_path / "out" / "test_images.npy", np.zeros((6, 32, 32, 3), np.uint8))
+    with pytest.raises(DataError, match="not what was prepared"):
+        open_packed(tmp_path / "out")
+    bless(tmp_path / "out")
     with pytest.raises(DataError, match="an index"):
         open_packed(tmp_path / "out")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,8 @@ from commands import job, make_split, script, succeed, train
 from trained import OUTPUTS, fails
 
 from openset_distill.core.device import prepare_device
+from openset_distill.core.errors import OpenSetError
+from openset_distill.core.files import sha256
 from openset_distill.models.checkpoint import load_tensors, save_classifier, save_tensors
 from openset_distill.training.batches import Batches
 from openset_distill.training.loop import train as train_in_place
@@ -132,8 +136,12 @@ def other_images(arrays: dict, _description: dict) -> None:
     arrays["train_label"][0], arrays["validation_label"][0] = arrays["validation_label"][0], arrays["train_label"][0]
 
 
-def other_order(_arrays: dict, description: dict) -> None:
-    description["known"][:2] = reversed(description["known"][:2])
+def other_order(arrays: dict, description: dict) -> None:
+    for key in ("known", "known_ids"):
+        description[key][:2] = reversed(description[key][:2])
+    for part in ("train", "validation", "test"):
+        labels = arrays[f"{part}_label"]
+        labels[:] = np.where((labels == 0) | (labels == 1), 1 - labels, labels)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +176,7 @@ def test_a_state_of_other_images_teachers_settings_or_precision_is_left_aside(di
     images[0] = 255 - images[0]
     np.save(changed / "train_images.npy", images)
     manifest = json.loads((changed / "manifest.json").read_text())
-    manifest["files"]["train_images.npy"] = "0" * 64
+    manifest["files"]["train_images.npy"] = sha256(changed / "train_images.npy")
     (changed / "manifest.json").write_text(json.dumps(manifest))
     assert "other prepared images" in first_line(made, opened(changed, split), [weights])
     tensors, metadata = load_tensors(weights)
@@ -297,3 +305,77 @@ def test_provenance_names_everything_that_was_read(digits, split, teacher, tmp_p
 def test_make_split_is_deterministic(digits, split, tmp_path):
     succeed(make_split(digits, tmp_path))
     assert (tmp_path / "split.npz").read_bytes() == (split / "split.npz").read_bytes()
+
+
+# ----------------------------------------------------------------------------------------- splits
+
+
+def at(name: str, value, place: int = 0):
+    def change(arrays, _description):
+        arrays[name] = arrays[name].copy()
+        arrays[name][place] = value
+
+    return change
+
+
+SPLITS = {
+    "a negative index": at("train_index", -1),
+    "an index beyond": at("test_index", 10**6),
+    "fractions": lambda arrays, _: arrays.update(train_index=arrays["train_index"].astype(float)),
+    "truth values": lambda arrays, _: arrays.update(train_index=arrays["train_index"] > 3),
+    "two dimensions": lambda arrays, _: arrays.update(train_label=arrays["train_label"][:, None]),
+    "an image twice": lambda arrays, _: at("train_index", arrays["train_index"][1])(arrays, _),
+    "training images that validate": lambda arrays, _: at("train_index", arrays["validation_index"][0])(arrays, _),
+    "another label": at("train_label", 5),
+    "a known image called unknown": at("test_label", -1),
+    "another group": at("test_group", 1),
+    "a group that nobody named": at("test_group", 7, -1),
+    "another source": at("test_source", 3),
+    "fewer labels": lambda arrays, _: arrays.update(train_label=arrays["train_label"][:-1]),
+    "no test images": lambda arrays, _: arrays.update({key: arrays[key][:0] for key in arrays if key[:4] == "test"}),
+    "no array": lambda arrays, _: arrays.pop("validation_label"),
+    "objects": lambda arrays, _: arrays.update(train_index=np.array([None, 1], dtype=object)),
+    "other names": lambda _, description: description["known"].reverse(),
+    "a class twice": lambda _, description: description["known_ids"].__setitem__(0, description["known_ids"][1]),
+    "classes that are not there": lambda _, description: description["known_ids"].__setitem__(0, 99),
+    "names that are numbers": lambda _, description: description["known"].__setitem__(0, 5),
+    "known is text": lambda _, description: description.update(known="abc"),
+    "no groups": lambda _, description: description.pop("groups"),
+}
+
+
+@pytest.mark.parametrize("damage", SPLITS)
+def test_a_split_that_does_not_fit_is_one_line_with_a_remedy(damage, digits, split, tmp_path):
+    other = changed_split(split, tmp_path / "other", SPLITS[damage])
+    with pytest.raises(OpenSetError) as caught:
+        opened(digits, other)
+    message = str(caught.value)
+    assert str(other) in message and "\n" not in message and "delete it, and the same command" in message
+
+
+def claims(path: Path, shape: tuple[int, ...]) -> None:
+    """An archive whose member claims to hold an array of this shape."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<i8", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("train_index.npy", header.getvalue() + bytes(16))
+
+
+def test_files_that_are_no_archive_of_arrays_are_one_line(digits, split, tmp_path):
+    folder = tmp_path / "other"
+    folder.mkdir()
+    shutil.copy(split / "split.json", folder)
+    path = folder / "split.npz"
+    whole = (split / "split.npz").read_bytes()
+    for contents in (b"", b"nothing", whole[:-30], whole[:60], b"\x93NUMPY" + bytes(100)):
+        path.write_bytes(contents)
+        with pytest.raises(OpenSetError, match=r"split\.npz is cut off or not the images of a split"):
+            opened(digits, folder)
+    claims(path, (2 * 10**11,))  # 1.6 TB
+    with pytest.raises(OpenSetError, match="which it does not hold"):
+        opened(digits, folder)
+    for text in ("", "[1", "[]", "[" * 100_000):
+        path.write_bytes(whole)
+        (folder / "split.json").write_text(text)
+        with pytest.raises(OpenSetError, match=r"split\.json (is not valid JSON|holds no JSON object)"):
+            opened(digits, folder)

@@ -7,14 +7,28 @@ import fcntl
 import glob
 import hashlib
 import json
+import math
 import os
+import struct
 import tempfile
-from collections.abc import Iterator
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .errors import OpenSetError
+from .errors import DataError, OpenSetError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# what helps where a file that the workflow made is damaged: Snakemake and `run_commands.py` make what is missing
+AGAIN = "delete it, and the same command makes it again"
+# deflate packs at most 1,032 bytes into one
+MOST_COMPRESSED = 1100
+DAMAGED_NPZ = (ValueError, EOFError, KeyError, TypeError, NotImplementedError, RuntimeError, MemoryError, zlib.error)
+DAMAGED_NPZ += (zipfile.BadZipFile, SyntaxError, struct.error)
 
 
 @contextmanager
@@ -86,14 +100,81 @@ def read_json(path: str | os.PathLike) -> Any:
     """Reads JSON.
 
     Raises:
-        OpenSetError: the file is missing or is not JSON.
+        OpenSetError: the file is missing, cannot be read or is not JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise OpenSetError(f"{path} is missing; run the step that makes it first") from error
-    except ValueError as error:
-        raise OpenSetError(f"{path} is not valid JSON ({error}); delete it and run again") from error
+    except OSError as error:
+        raise OpenSetError(unreadable(path, error)) from error
+    except (ValueError, RecursionError) as error:
+        raise OpenSetError(f"{path} is not valid JSON ({error}); {AGAIN}") from error
+
+
+def read_record(path: str | os.PathLike, types: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:
+    """A JSON object that has at least these keys, with values of these types.
+
+    Raises:
+        OpenSetError: as `read_json`; not an object; a key is missing or of another type.
+    """
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise OpenSetError(f"{path} holds no JSON object; {AGAIN}")
+    for key, kind in types.items():
+        if key not in record or not isinstance(record[key], kind) or (isinstance(record[key], bool) and kind is int):
+            found = f"{key!r} of a wrong type" if key in record else f"no {key!r}"
+            raise OpenSetError(f"{path} has {found}; {AGAIN}")
+    return record
+
+
+def unreadable(path: str | os.PathLike, error: OSError, missing: str = "run the step that makes it first") -> str:
+    """What to say of a file that the system does not give: its true cause, and what helps.
+
+    Args:
+        missing: what helps where the file is not there.
+    """
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return f"{path} is missing; {missing}"
+    if isinstance(error, PermissionError):
+        return f"{path} cannot be read, it is not permitted; change its permissions (`chmod u+r`), or ask its owner"
+    if isinstance(error, IsADirectoryError):
+        return f"{path} is a folder where a file belongs; move it away and run again"
+    return f"{path} cannot be read: {error.strerror or error}; check the disk, then run again"
+
+
+def read_npz(path: str | os.PathLike, what: str) -> dict[str, np.ndarray]:
+    """All arrays of an `.npz` file.
+
+    No memory is taken for what a member merely claims to hold: sizes are compared with the file's before.
+
+    Args:
+        what: the file holds, for messages.
+
+    Raises:
+        DataError: it is missing, cannot be read, is cut off or damaged, or holds anything but plain arrays.
+    """
+    import numpy as np
+
+    try:
+        with open(path, "rb") as stream, zipfile.ZipFile(stream) as archive:
+            budget = MOST_COMPRESSED * os.fstat(stream.fileno()).st_size
+            for member in archive.infolist():
+                budget -= member.file_size
+                with archive.open(member) as opened:
+                    version = np.lib.format.read_magic(opened)
+                    formats = np.lib.format
+                    read = formats.read_array_header_1_0 if version == (1, 0) else formats.read_array_header_2_0
+                    shape, _, dtype = read(opened)
+                    header = opened.tell()
+                if dtype.hasobject or header + math.prod(shape) * dtype.itemsize != member.file_size or budget < 0:
+                    raise ValueError(f"{member.filename} claims {list(shape)} of {dtype}, which it does not hold")
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except OSError as error:
+        if error.errno is None:  # the zip library's own words for a damaged file
+            raise DataError(f"{path} is cut off or not {what} ({error}); {AGAIN}") from error
+        raise DataError(unreadable(path, error)) from error
+    except DAMAGED_NPZ as error:
+        raise DataError(f"{path} is cut off or not {what} ({' '.join(str(error).split())}); {AGAIN}") from error
 
 
 def read_text(path: str | os.PathLike) -> str:

@@ -12,11 +12,12 @@ under `test_files`, with its SHA-256. `notes` of the manifest is what the log of
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import multiprocessing
 import os
-import shutil
+import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -33,8 +34,8 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from .. import __version__
-from ..core.errors import DataError
-from ..core.files import read_json, sha256, write_json
+from ..core.errors import DataError, OpenSetError
+from ..core.files import read_json, sha256, unreadable, write_json
 from ..core.text import printable
 from .archives import OpenArchive, open_archive
 from .decode import NOTES, decode, square
@@ -101,23 +102,33 @@ class PackedDataset:
 def open_packed(folder: str | os.PathLike) -> PackedDataset:
     """Opens a prepared folder, memory-mapped: nothing but the labels is read.
 
+    Files whose size or time of change is not that of the last check are compared with the checksums of the manifest
+    before they are used (`verify`).
+
     Raises:
-        DataError: the folder is not prepared, or a file in it is damaged or does not fit the manifest.
+        DataError: the folder is not prepared, or a file in it is damaged, changed or does not fit the manifest.
     """
     folder = Path(folder)
     remedy = f"delete the folder {folder} and prepare the dataset again"
-    if not (folder / MANIFEST).is_file():
+    if not (folder / MANIFEST).exists():
         raise DataError(f"{folder} holds no prepared dataset ({MANIFEST} is missing); prepare the dataset first")
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        _check_manifest(manifest)
         name, size, channels = manifest["dataset"], manifest["size"], manifest["channels"]
         classes = tuple(manifest["classes"])
         counts = {part: manifest["counts"][part] for part in PARTS}
-        version, storage = manifest["format"], manifest["storage"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        storage = manifest["storage"]
+    except OSError as error:
+        raise DataError(unreadable(folder / MANIFEST, error, remedy)) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{folder / MANIFEST} is damaged ({type(error).__name__}: {error}); {remedy}") from error
-    if version != FORMAT:
-        raise DataError(f"{folder} has format {version}, this version reads format {FORMAT}; {remedy}")
+    if manifest["format"] != FORMAT:
+        raise DataError(f"{folder} has format {manifest['format']}, this version reads format {FORMAT}; {remedy}")
+    if _status(folder, remedy) != _last_check(folder, manifest):
+        _verify(folder, manifest, remedy)
+    if storage == "index":
+        _check_archives(manifest, remedy)
     parts = {}
     for part in PARTS:
         images_path = folder / f"{part}_images.npy"
@@ -132,14 +143,98 @@ def open_packed(folder: str | os.PathLike) -> PackedDataset:
     return PackedDataset(name, classes, parts["train"], parts["test"], manifest)
 
 
+def _check_manifest(manifest: Any) -> None:
+    """Raises a ValueError, KeyError or TypeError for a manifest that does not say what this module writes."""
+    for key in ("size", "channels", "format"):
+        if not isinstance(manifest[key], int) or not 0 < manifest[key] <= 65_536:
+            raise ValueError(f"{key} is {manifest[key]!r}")
+    texts = [manifest["dataset"], *manifest["classes"], *manifest["test_only_classes"]]
+    texts += [manifest["files"][file] for file in DATA_FILES] + [manifest["storage"]]
+    if not all(isinstance(text, str) for text in texts) or isinstance(manifest["classes"], str):
+        raise ValueError("dataset, storage, classes and checksums must be text")
+    if not all(isinstance(manifest["counts"][part], int) and manifest["counts"][part] >= 0 for part in PARTS):
+        raise ValueError(f"counts are {manifest['counts']!r}")
+    if manifest["storage"] == "index":
+        Path(manifest["root"])
+        [(Path(source["name"]), int(source["bytes"])) for source in manifest["sources"]]
+
+
+def verify(folder: str | os.PathLike) -> None:
+    """Compares every byte of a prepared folder with the checksums of its manifest.
+
+    Raises:
+        DataError: as `open_packed`.
+    """
+    manifest = open_packed(folder).manifest
+    _verify(Path(folder), manifest, f"delete the folder {folder} and prepare the dataset again")
+
+
+def _verify(folder: Path, manifest: Mapping[str, Any], remedy: str) -> None:
+    status = _status(folder, remedy)
+    for file in DATA_FILES:
+        try:
+            found = sha256(folder / file)
+        except OSError as error:
+            raise DataError(unreadable(folder / file, error, remedy)) from error
+        if found != manifest["files"][file]:
+            raise DataError(
+                f"{folder / file} is not what was prepared: its checksum differs from that of {MANIFEST}; {remedy}"
+            )
+    _remember(folder, manifest, status)
+
+
+def _check_archives(manifest: Mapping[str, Any], remedy: str) -> None:
+    """Archives behind an index that changed their size are other archives; offsets into them lead nowhere."""
+    for source in manifest["sources"]:
+        path = Path(manifest["root"]) / source["name"]
+        if path.is_file() and path.stat().st_size != source["bytes"]:
+            raise DataError(f"{path} has changed since its images were listed; {remedy}")
+
+
+# Sizes and times of the files at the last check lie next to the folder: they differ from copy to copy of the same data.
+
+
+def _status(folder: Path, remedy: str) -> dict[str, list[int]]:
+    """Size and time of change of each data file."""
+    status = {}
+    for file in DATA_FILES:
+        try:
+            found = os.stat(folder / file)
+        except OSError as error:
+            raise DataError(unreadable(folder / file, error, remedy)) from error
+        status[file] = [found.st_size, found.st_mtime_ns]
+    return status
+
+
+def _checked_file(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.checked"
+
+
+def _last_check(folder: Path, manifest: Mapping[str, Any]) -> dict[str, list[int]] | None:
+    """What `_status` was when the files had the checksums of this manifest; None where nobody knows."""
+    try:
+        kept = json.loads(_checked_file(folder).read_text(encoding="utf-8"))
+        return kept["status"] if kept["files"] == manifest["files"] else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _remember(folder: Path, manifest: Mapping[str, Any], status: Mapping[str, list[int]]) -> None:
+    # in a folder that is only read, the next call checks again
+    with contextlib.suppress(OpenSetError):
+        write_json(_checked_file(folder), {"files": manifest["files"], "status": status})
+
+
 def _load(path: Path, dtype: type | None, shape: tuple[int, ...], remedy: str) -> np.ndarray:
     """An array that must have this shape and type (None: records of an index); all but labels memory-mapped."""
     try:
         array = np.load(path, mmap_mode=None if dtype is np.int64 else "r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; {remedy}") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} is damaged ({error}); {remedy}") from error
+    except OSError as error:
+        raise DataError(unreadable(path, error, remedy)) from error
+    except (ValueError, EOFError, TypeError, SyntaxError, OverflowError, MemoryError) as error:
+        raise DataError(f"{path} is damaged ({' '.join(str(error).split())}); {remedy}") from error
+    if not isinstance(array, np.ndarray):  # an archive of arrays
+        raise DataError(f"{path} holds several arrays; {remedy}")
     right_type = array.dtype.names == ("path", "offset", "size") if dtype is None else array.dtype == dtype
     if not right_type or array.shape != shape:
         expected = "an index" if dtype is None else np.dtype(dtype)
@@ -248,7 +343,8 @@ def write(
             for file in DATA_FILES:
                 os.replace(partial / file, folder / file)
             write_json(folder / MANIFEST, manifest)
-            shutil.rmtree(partial)
+            _remember(folder, manifest, _status(folder, "run again"))
+            _remove(partial)
             return manifest
     except OSError as error:
         raise DataError(
@@ -315,29 +411,51 @@ def _finished(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | Non
 class _Journal:
     """Which images of a preparation are done: one JSON line a finished chunk, after a line of what is prepared.
 
-    A line that was cut off by a crash is not counted. Another preparation's journal is thrown away.
+    A line that was cut off by a crash is not counted. Another preparation's journal, or a damaged one, is thrown away.
     """
 
     def __init__(self, partial: Path, identity: Mapping[str, Any]):
         self.done = {part: np.zeros(identity["counts"][part], dtype=bool) for part in PARTS}
         path = partial / "journal"
         head = json.dumps(identity)
-        lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
         pixels = PARTS if identity["storage"] == "pixels" else ()
-        complete = all((partial / f"{part}_images.npy").is_file() for part in pixels)
-        if complete and lines and lines[0] == head:
-            for line in lines[1:-1]:  # after the last line break there is nothing, or a torn line
-                part, indices = json.loads(line)
-                self.done[part][indices] = True
-            path.write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
+        image = (identity["size"], identity["size"], identity["channels"])
+        shape = {part: (identity["counts"][part], *image) for part in pixels}
+        lines = self._continued(path, head, shape)
+        if lines is not None:
+            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         else:
-            shutil.rmtree(partial, ignore_errors=True)
+            if partial.exists():
+                print(f"what an earlier preparation left in {partial} is of other images or damaged; it starts anew")
+                _remove(partial)
             partial.mkdir(parents=True)
             for part in pixels:
-                shape = (identity["counts"][part], identity["size"], identity["size"], identity["channels"])
-                _allocate(partial / f"{part}_images.npy", shape)
+                _allocate(partial / f"{part}_images.npy", shape[part])
             path.write_text(head + "\n", encoding="utf-8")
         self._stream = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
+
+    def _continued(self, path: Path, head: str, shape: Mapping[str, tuple[int, ...]]) -> list[str] | None:
+        """The complete lines of a journal of the same preparation, counted in `done`; None where there is none, or it
+        or what it counts is damaged."""
+        done = {part: np.zeros_like(of_part) for part, of_part in self.done.items()}
+        try:
+            lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # the last is empty, or torn
+            if not lines or lines[0] != head:
+                return None
+            for line in lines[1:]:
+                part, indices = json.loads(line)
+                places = np.asarray(indices)
+                if places.dtype.kind != "i" or places.ndim != 1 or places.min() < 0:
+                    return None
+                done[part][places] = True
+            for part, expected in shape.items():
+                array = np.load(path.parent / f"{part}_images.npy", mmap_mode="r", allow_pickle=False)
+                if array.shape != expected or array.dtype != np.uint8:
+                    return None
+        except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, RecursionError):
+            return None
+        self.done = done
+        return lines
 
     def __enter__(self) -> _Journal:
         return self
@@ -352,6 +470,17 @@ class _Journal:
         self.done[part][indices] = True
         self._stream.write(json.dumps([part, indices]) + "\n")
         self._stream.flush()
+
+
+def _remove(partial: Path) -> None:
+    """Removes what a preparation wrote into its own folder, and the folder if nothing else is in it.
+
+    Raises:
+        OSError: something else is in it.
+    """
+    for name in ("journal", *DATA_FILES):
+        (partial / name).unlink(missing_ok=True)
+    partial.rmdir()
 
 
 def _allocate(path: Path, shape: tuple[int, ...]) -> None:
@@ -544,7 +673,11 @@ def _run(tasks: Iterator[_Task], workers: int) -> Iterator[_Finished]:
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for tasks for ever: watch the parent and end with it."""
+    """A worker whose parent was killed would wait for tasks for ever: watch the parent and end with it.
+
+    Ctrl-C is the parent's business, which lets the workers finish what they have begun.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

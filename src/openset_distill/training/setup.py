@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import zipfile
-import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,10 @@ from torch import Tensor, nn
 
 from ..core.device import autocast_dtype, derive_seed, generator, precision_name
 from ..core.errors import CheckpointError, DataError
-from ..core.files import read_json, sha256, written_whole
+from ..core.files import AGAIN, read_npz, read_record, sha256, written_whole
 from ..datasets.loader import Feed, Normalize
-from ..datasets.prepared import Images, open_packed
+from ..datasets.prepared import Images, PackedDataset, open_packed
+from ..datasets.protocols import UNKNOWN_LABEL
 from ..evaluation.detectors import TrainingOutputs, balanced_choice
 from ..evaluation.evaluate import save_outputs
 from ..methods import METHODS
@@ -99,29 +98,81 @@ def open_split(prepared: Path, others: Sequence[Path], split: Path, description:
 
     Raises:
         DataError: a file is missing or damaged, or the split was made from other prepared data.
+        OpenSetError: the description is damaged.
     """
     known, unknown = open_packed(prepared), [open_packed(other) for other in others]
-    try:
-        with np.load(split, allow_pickle=False) as archive:
-            arrays = dict(archive)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"split {split} cannot be read ({error}); delete it and make the split again") from error
-    described = read_json(description)
+    arrays = read_npz(split, "the images of a split")
+    described = read_record(description, {"known": list, "known_ids": list, "groups": list, "sources": list})
     parts = (known.test, *(dataset.test for dataset in unknown))
     if len(parts) != len(described["sources"]):
         raise DataError(
-            f"split {split} draws on {', '.join(described['sources'])}, {len(parts)} prepared datasets were given; "
-            "make the split again"
+            f"split {split} draws on {', '.join(map(str, described['sources']))}, {len(parts)} prepared datasets were "
+            f"given; {AGAIN}"
         )
-    for number, part in enumerate(parts):
-        chosen = arrays["test_index"][arrays["test_source"] == number]
-        if len(chosen) and chosen.max() >= len(part):
-            raise DataError(f"split {split} names test images that {described['sources'][number]} lacks; make it again")
-    for name in ("train_index", "validation_index"):
-        if len(arrays[name]) and arrays[name].max() >= len(known.train):
-            raise DataError(f"split {split} names training images that {prepared} lacks; make the split again")
+    try:
+        check_split(arrays, described, known, parts)
+    except ValueError as error:
+        raise DataError(f"split {split} does not fit the prepared images of {prepared}: {error}; {AGAIN}") from error
     images = tuple(dataset.identity for dataset in (known, *unknown))
     return SplitData(known.train, parts, arrays, tuple(described["known"]), tuple(described["groups"]), images)
+
+
+SPLIT_ARRAYS = ("train_index", "train_label", "validation_index", "validation_label", "test_index", "test_label")
+SPLIT_ARRAYS += ("test_source", "test_group")
+
+
+def check_split(
+    arrays: Mapping[str, np.ndarray], described: Mapping[str, Any], known: PackedDataset, parts: Sequence[Images]
+) -> None:
+    """Whether a split is one of these images: its indices, labels and groups, and the classes of its description.
+
+    Raises:
+        ValueError: says what does not fit.
+    """
+    for name in SPLIT_ARRAYS:
+        if name not in arrays or arrays[name].dtype.kind != "i" or arrays[name].ndim != 1:
+            raise ValueError(f"it has no list of whole numbers {name}")
+    names = described["known"]
+    if not all(isinstance(text, str) for text in (*names, *described["groups"], *described["sources"])):
+        raise ValueError("the classes, groups and sources of its description are not all text")
+    ids = described["known_ids"]
+    if not all(isinstance(one, int) and 0 <= one < len(known.classes) for one in ids) or len(set(ids)) != len(ids):
+        raise ValueError("its known classes are no different classes of these images")
+    if names != [known.classes[one] for one in ids]:
+        raise ValueError("its known classes have other names in these images")
+    # the place of each class of the dataset among the known ones, or -1
+    place = np.full(len(known.classes), UNKNOWN_LABEL)
+    place[ids] = np.arange(len(ids))
+    for part, images in (("train", known.train), ("validation", known.train)):
+        index, labels = arrays[f"{part}_index"], arrays[f"{part}_label"]
+        _check_indices(f"{part}_index", index, len(images))
+        if len(labels) != len(index) or not np.array_equal(place[images.labels[index]], labels):
+            raise ValueError(f"{part}_label is not what the images' own labels say")
+        if (labels < 0).any():
+            raise ValueError(f"{part}_index has images of unknown classes")
+    if np.intersect1d(arrays["train_index"], arrays["validation_index"]).size:
+        raise ValueError("training and validation share images")
+    index, labels = arrays["test_index"], arrays["test_label"]
+    source, group = arrays["test_source"], arrays["test_group"]
+    if not len(index) == len(labels) == len(source) == len(group):
+        raise ValueError("the test images' indices, labels, sources and groups differ in number")
+    if len(index) == 0 or source.min() < 0 or source.max() >= len(parts):
+        raise ValueError(f"test_source names other datasets than the {len(parts)} given")
+    if group.min() < 0 or group.max() >= len(described["groups"]) or not np.array_equal(group == 0, labels >= 0):
+        raise ValueError("test_group and test_label do not name the same images known")
+    for number, images in enumerate(parts):
+        of_part = source == number
+        _check_indices(f"test_index of {described['sources'][number]}", index[of_part], len(images))
+        expected = place[images.labels[index[of_part]]] if number == 0 else UNKNOWN_LABEL
+        if not (labels[of_part] == expected).all():
+            raise ValueError("test_label is not what the images' own labels say")
+
+
+def _check_indices(name: str, index: np.ndarray, count: int) -> None:
+    if len(index) and (index.min() < 0 or index.max() >= count):
+        raise ValueError(f"{name} runs from {index.min()} to {index.max()}, and there are {count} images")
+    if len(np.unique(index)) != len(index):
+        raise ValueError(f"{name} names an image twice")
 
 
 def make_student(job: dict[str, Any], data: SplitData, device: torch.device) -> Classifier:
