@@ -221,6 +221,12 @@ def test_fewer_images_than_a_batch(digits, split, tmp_path):
     fails(train(tmp_path / "run", settings, digits, split), tmp_path / "run", "do not fill one batch", "batch_size")
 
 
+def test_mixing_that_ends_before_the_first_step(digits, split, tmp_path):
+    settings = job("cutmix")
+    settings["augment"] = settings["augment"] | {"multi_until": 1e-6}
+    fails(train(tmp_path / "run", settings, digits, split), tmp_path / "run", "augment.multi_until", "raise it")
+
+
 def test_selecting_on_validation_images_that_are_not_there(digits, tmp_path):
     files = ["--arrays", tmp_path / "split.npz", "--description", tmp_path / "split.json"]
     options = ["--protocol", "mnist", "--split", 0, "--seed", 0, "--validation-fraction", 0]

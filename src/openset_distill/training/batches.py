@@ -27,7 +27,7 @@ class Batches:
         labels: int64 `[n]` on the device, of the images in `images`.
 
     Raises:
-        TrainingError: there are fewer images than one batch holds.
+        TrainingError: there are fewer images than one batch holds, or mixing would end before the first step.
     """
 
     def __init__(self, job: dict[str, Any], images: Feed, labels: Tensor, normalize: Normalize):
@@ -41,6 +41,11 @@ class Batches:
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
         if self.an_epoch == 0:
             raise TrainingError(f"{len(images)} training images do not fill one batch of {self.size}; lower batch_size")
+        if self.mixed_steps == 0:
+            raise TrainingError(
+                f"augment.multi_until: {job['augment']['multi_until']} of this training is less than one step, so no "
+                "batch would be mixed; raise it, or leave augment.multi out"
+            )
 
     def __getitem__(self, number: int) -> Batch:
         chosen = self._chosen(number)
