@@ -88,7 +88,8 @@ format: environment
 	snakefmt Snakefile rules
 
 lock: environment
-	$(COMPILE) --extra dev --extra remotes --output-file requirements.lock pyproject.toml
+	$(COMPILE) --extra workflow --extra analysis --extra pretrained --extra export --extra remotes --extra dev \
+	  --output-file requirements.lock pyproject.toml
 	$(COMPILE) --output-file requirements-tools.lock requirements-tools.in
 
 benchmark: environment

@@ -31,10 +31,10 @@ dependencies:
 
 
 def environment() -> str:
-    """The text of environment.yml: every direct dependency with its locked version."""
+    """The text of environment.yml: every direct dependency, of the extras too, with its locked version."""
     project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    wanted = project["dependencies"] + extras["remotes"] + extras["dev"]
+    wanted = [*project["dependencies"], *(one for extra in extras.values() for one in extra)]
     pins = re.findall(r"^([A-Za-z0-9._-]+)==([^ ;\\]+)", Path("requirements.lock").read_text(encoding="utf-8"), re.M)
     locked = {_plain(name): version for name, version in pins}
     lines = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 import pydantic
@@ -16,6 +16,8 @@ from ..datasets.protocols import twins
 
 Counted = Annotated[int, pydantic.Field(ge=1, le=1_000_000)]
 Split = Annotated[int, pydantic.Field(ge=0, le=999_999)]
+# which runs a figure or table misses among the configured ones (run -> family), a phrase each
+Needs = Callable[[Mapping[str, str]], list[str]]
 
 
 @settings_class
@@ -194,3 +196,21 @@ def _refuse_unknown(what: str, data: Mapping[str, Any], cls: type) -> None:
     for key in data:
         if key not in fields:
             raise SettingsError(f"{what} has no field {key!r}; {nearest(key, fields)}")
+
+
+def needs_families(*alternatives: tuple[str, ...]) -> Needs:
+    """A check of the configured runs (run -> family): one run of any family of each alternative must be there.
+
+    >>> needs_families(("cross_entropy",), ("ssa", "msa"))({"ce": "cross_entropy"})
+    ["a run of the family 'ssa' or 'msa'"]
+    """
+
+    def missing(run_families: Mapping[str, str]) -> list[str]:
+        present = set(run_families.values())
+        return [
+            "a run of the family " + " or ".join(repr(family) for family in families)
+            for families in alternatives
+            if not present.intersection(families)
+        ]
+
+    return missing

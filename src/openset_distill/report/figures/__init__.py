@@ -6,39 +6,19 @@ This file is read while a workflow is parsed: it imports neither matplotlib nor 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...core.errors import DataError, SettingsError, nearest
 from .. import tidy
-from ..context import Context, Highlight, read_context
+from ..context import Context, Highlight, Needs, needs_families, read_context
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
 __all__ = ["FIGURES", "Context", "FigureSpec", "Highlight", "Needs", "figure_spec", "needs_families", "read_context"]
-
-Needs = Callable[[Mapping[str, str]], list[str]]
-
-
-def needs_families(*alternatives: tuple[str, ...]) -> Needs:
-    """A check of the configured runs (run -> family): one run of any family of each alternative must be there.
-
-    >>> needs_families(("cross_entropy",), ("ssa", "msa"))({"ce": "cross_entropy"})
-    ["a run of the family 'ssa' or 'msa'"]
-    """
-
-    def missing(run_families: Mapping[str, str]) -> list[str]:
-        present = set(run_families.values())
-        return [
-            "a run of the family " + " or ".join(repr(family) for family in families)
-            for families in alternatives
-            if not present.intersection(families)
-        ]
-
-    return missing
 
 
 @dataclass(frozen=True)

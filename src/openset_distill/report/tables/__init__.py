@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ...core.errors import DataError, SettingsError, nearest
 from ...datasets.catalog import DATASETS
 from .. import tidy
-from ..figures import Context, needs_families
+from ..context import Context, needs_families
 from .common import DASH, METRIC_TITLES, n_words
 from .formats import Block, Cell, Table, latex_escape, markdown_escape, save, to_latex, to_markdown
 from .published import read_published

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from .. import tidy
-from ..context import score_words
-from ..figures import Context
+from ..context import Context, score_words
 from .common import METRIC_TITLES, SPREAD, Content, comparison_words, effect, interval, probability, spread, top_of
 from .formats import Block, Cell
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from .. import tidy
-from ..context import score_words
-from ..figures import Context
+from ..context import Context, score_words
 from ..summary import summarized
 from .common import METRIC_TITLES, SPREAD, Content, best_of, difference_cell, mean_cell, spans, split_title
 from .formats import Block, Cell

@@ -9,8 +9,7 @@ import pandas as pd
 from ...core.errors import DataError
 from ...datasets.catalog import DATASETS
 from .. import tidy
-from ..context import score_words
-from ..figures import Context
+from ..context import Context, score_words
 from .common import LOWER_IS_BETTER, METRIC_TITLES, SPREAD, Content, spread, with_arrow
 from .formats import Block, Cell
 

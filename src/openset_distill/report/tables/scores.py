@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from .. import tidy
-from ..context import SCORE_TITLES
-from ..figures import Context
+from ..context import SCORE_TITLES, Context
 from ..summary import summarized
 from .common import METRIC_TITLES, SPREAD, Content, best_of, mean_cell, with_arrow
 from .formats import Block, Cell

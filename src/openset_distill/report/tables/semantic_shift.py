@@ -8,8 +8,7 @@ import pandas as pd
 
 from ...core.errors import DataError
 from .. import tidy
-from ..context import score_words
-from ..figures import Context
+from ..context import Context, score_words
 from .common import METRIC_TITLES, SPREAD, Content, spread, top_of
 from .formats import Block, Cell
 

@@ -8,8 +8,7 @@ import pandas as pd
 
 from ...evaluation import statistics
 from .. import tidy
-from ..context import score_words
-from ..figures import Context
+from ..context import Context, score_words
 from .common import METRIC_TITLES, Content, comparison_words, effect, interval, probability
 from .formats import Block, Cell
 
