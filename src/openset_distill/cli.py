@@ -27,6 +27,7 @@ WIDE = 400
 # `run(arguments)`; one that is added here needs nothing else.
 MODEL_COMMANDS = {
     "package": "a finished run of the workflow as a model folder",
+    "predict": "answer images with a class, or with unknown",
     "calibrate": "set a model's thresholds from images that it was not trained on",
 }
 

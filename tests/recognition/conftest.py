@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import REPOSITORY
 from PIL import Image
 
 from openset_distill import OpenSetClassifier
+from openset_distill.cli import main
 from openset_distill.datasets.prepared import open_packed
 from openset_distill.recognition.package import package_run
 
@@ -54,12 +56,16 @@ def pictures(digits: Path, packaged: Path, tmp_path_factory: pytest.TempPathFact
     return folder
 
 
-def openset(*words: object, **options) -> subprocess.CompletedProcess[str]:
-    """The command as a process of its own."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "COLUMNS")}
-    command = [sys.executable, "-c", "from openset_distill.cli import main; main()", *map(str, words)]
-    options = {"cwd": REPOSITORY, "timeout": 120, **options}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, **options)
+def openset(*words: object, input: str = "") -> subprocess.CompletedProcess[str]:
+    """The command in this process, which is much faster than in one of its own; what it printed and its status."""
+    out, err = io.StringIO(), io.StringIO()
+    stdin = io.TextIOWrapper(io.BytesIO(os.fsencode(input)))
+    with redirect_stdout(out), redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdin", stdin)
+        patch.setattr(sys, "argv", ["openset", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return subprocess.CompletedProcess(words, ended.value.code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(name="openset")

@@ -82,7 +82,8 @@ def _find(path: str) -> Iterator[Source]:
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
-        matches = sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) else []
+        found = glob.glob(path, recursive=True) if glob.has_magic(path) else []
+        matches = sorted(match for match in found if not set(_LEFT_BEHIND) & set(match.split("/")))
         if matches:
             for match in matches:
                 yield from _find(match)

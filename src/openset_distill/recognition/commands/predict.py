@@ -1,0 +1,125 @@
+"""Answers images with one of a model's classes, or with `unknown`: none of these.
+
+PATH is a file, a folder (at any depth), a zip or tar archive, a pattern in quotes, or `-` for a list on standard input,
+one path a line or separated by zero bytes. An image that cannot be read is one line on standard error and does not stop
+the others; the exit status is then 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+FORMATS = ("table", "csv", "json", "jsonl")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, metavar="MODEL", help="folder of the model")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="file, folder, archive, pattern, or - for a list")
+    add_operating_point(parser)
+    parser.add_argument("--top", type=int, default=3, help="how many classes with their probabilities (default: 3)")
+    forms = parser.add_mutually_exclusive_group()
+    for name in FORMATS[1:]:
+        forms.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=f"print {name}")
+    parser.add_argument("--out", type=Path, help="output: file instead of standard output")
+    parser.add_argument("--gallery", type=Path, metavar="HTML", help="output: a page of thumbnails to sort and filter")
+    parser.set_defaults(form="table")
+
+
+def add_operating_point(parser: argparse.ArgumentParser) -> None:
+    """The options that choose a threshold."""
+    points = parser.add_mutually_exclusive_group()
+    points.add_argument("--accept", type=float, metavar="RATE", help="threshold that accepts this rate of knowns")
+    points.add_argument(
+        "--false-accept", type=float, metavar="RATE", help="threshold that accepts this rate of unknowns"
+    )
+
+
+def listed(paths: list[str]) -> Iterator[str]:
+    """The paths, with the list on standard input in the place of `-`."""
+    for path in paths:
+        if path != "-":
+            yield path
+            continue
+        head = sys.stdin.buffer.readline()
+        if b"\0" in head:
+            yield from (os.fsdecode(name) for name in (head + sys.stdin.buffer.read()).split(b"\0") if name)
+            continue
+        while head:
+            if name := head.rstrip(b"\r\n"):
+                yield os.fsdecode(name)
+            head = sys.stdin.buffer.readline()
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from ...core.errors import DataError, SettingsError
+    from ...core.files import written_whole
+    from ...core.text import printable
+    from ..gallery import THUMBNAIL, Gallery
+    from ..images import Failure, find_images
+    from ..model import OpenSetClassifier
+    from ..writers import FORMATS as WRITERS
+
+    if arguments.top < 1:
+        raise SettingsError(f"--top is {arguments.top}; at least 1 class is shown")
+    model = OpenSetClassifier.load(arguments.model)
+    point = model.operating_point(accept=arguments.accept, false_accept=arguments.false_accept)
+    classes = model.description.classes
+    started, rejected, answered, broken = time.monotonic(), 0, 0, 0
+    with contextlib.ExitStack() as stack:
+        if arguments.out:
+            partial = stack.enter_context(written_whole(arguments.out))
+            output = stack.enter_context(open(partial, "w", encoding="utf-8", newline=""))
+        else:
+            output = sys.stdout
+        page = None
+        if arguments.gallery:
+            partial = stack.enter_context(written_whole(arguments.gallery))
+            stream = stack.enter_context(open(partial, "w", encoding="utf-8"))
+            page = Gallery(stream.write, classes, model.description.score, point)
+        writer = WRITERS[arguments.form](output.write, classes, arguments.top)
+        failed: list[Failure] = []
+
+        def note_failures() -> None:
+            nonlocal broken
+            for failure in failed:
+                print(f"failed: {printable(failure.message)}", file=sys.stderr)
+                writer.failure(failure)
+                if page:
+                    page.failure(failure)
+            broken += len(failed)
+            failed.clear()
+
+        sources = find_images(listed(arguments.paths))
+        for outputs in model.stream(sources, failed=failed, thumbnails=THUMBNAIL if page else 0):
+            note_failures()
+            predictions = model.judge(outputs, point, arguments.top)
+            for prediction, decoded in zip(predictions, outputs.decoded, strict=True):
+                writer.prediction(prediction)
+                if page:
+                    page.prediction(prediction, decoded.thumbnail)
+                rejected += prediction.rejected
+            answered += len(predictions)
+            output.flush()
+        note_failures()
+        if not answered and not broken:
+            raise DataError("there is no image to look at: the list of paths is empty; name files or folders")
+        writer.close()
+        if page:
+            page.close()
+    print(
+        f"{answered} images: {answered - rejected} known, {rejected} unknown"
+        + (f", and {broken} could not be read" if broken else "")
+        + f" ({time.monotonic() - started:.1f} s); score {model.description.score}, threshold {point.threshold:.6g}: "
+        + point.name,
+        file=sys.stderr,
+    )
+    if broken:
+        raise DataError(
+            f"{broken} of {answered + broken} images could not be read, as the lines above say; mend or remove them"
+        )
