@@ -59,7 +59,7 @@ def test_every_source_gives_the_same_answers(packaged, few, openset, tmp_path):
         (["-"], named),
         (["-"], named.replace("\n", "\0")),
     ):
-        process = openset("predict", packaged, *words, "--jsonl", input=given)
+        process = openset("predict", packaged, *words, "--jsonl", input=given or "")
         assert process.returncode == 0, process.stderr
         answers = {line["file"]: line["answer"] for line in lines(process)}
         found = {str(few) + "/" + re.sub(r".*few(\.zip|\.tar\.gz)?/", "", name): word for name, word in answers.items()}

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..core.errors import DataError, nearest
 from ..core.text import printable
@@ -284,7 +284,12 @@ def _decode(source: Source, preprocessing: Preprocessing, thumbnails: int) -> De
     if isinstance(contents, bytes):
         pixels = decode(contents, size, channels, where=printable(source.name))
     elif isinstance(contents, Image.Image):
-        pixels = square(contents, size, channels)
+        try:
+            pixels = square(ImageOps.exif_transpose(contents), size, channels)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"image {source.name} cannot be read ({error}); convert it to RGB or leave it out"
+            ) from error
     else:
         pixels = square_array(contents, size, channels, where=f"image {source.name}")
     thumbnail = _thumbnail(contents, pixels, thumbnails) if thumbnails else b""

@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ from .description import (
     Preprocessing,
     read_description,
 )
-from .images import Decoded, Failure, Source, decoded_batches, sources_of
+from .images import Decoded, Failure, Source, decoded_batches, find_images, sources_of
+from .own_outputs import OwnOutputs
 
 
 @dataclass(frozen=True)
@@ -243,6 +244,51 @@ class OpenSetClassifier:
         if not parts:
             raise DataError("there is no image to look at; give at least one")
         return np.concatenate([part.features for part in parts]), np.concatenate([part.logits for part in parts])
+
+    def labelled_outputs(self, known: str | os.PathLike, unknown: str | os.PathLike | None = None) -> OwnOutputs:
+        """The outputs for images whose classes their folders tell, ready to be judged (`judgement.judge`).
+
+        Args:
+            known: a folder or archive with a folder for each class.
+            unknown: images of anything else; the folders in it are groups of unknowns.
+
+        Raises:
+            DataError: an image cannot be read, lies in no class folder, or in one that the model lacks.
+        """
+        names: list[str] = []
+        labels: list[int] = []
+        groups: list[str] = []
+        parts: list[Outputs] = []
+        rank = {name: label for label, name in enumerate(self.description.classes)}
+        for place in (known, unknown):
+            if place is None:
+                continue
+            for outputs in self.stream(find_images([place])):
+                # the images themselves are not kept: memory must not grow with their size
+                parts.append(replace(outputs, decoded=()))
+                for decoded in outputs.decoded:
+                    if place is known and decoded.folder not in rank:
+                        where = (
+                            f"in {decoded.folder!r}, which is no class of the model" if decoded.folder else "in none"
+                        )
+                        raise DataError(
+                            f"{decoded.name} is {where}; images of known classes lie in folders with the names of the "
+                            f"classes ({', '.join(map(repr, self.description.classes[:5]))}...)"
+                        )
+                    names.append(decoded.name)
+                    labels.append(rank[decoded.folder] if place is known else -1)
+                    groups.append("known" if place is known else decoded.folder or UNKNOWN)
+        logits = np.concatenate([part.logits for part in parts])
+        return OwnOutputs(
+            classes=self.description.classes,
+            labels=np.array(labels, dtype=np.int64),
+            predicted=logits.argmax(axis=1),
+            logits=logits,
+            features=np.concatenate([part.features for part in parts]),
+            scores=None,
+            group=np.array(groups, dtype=object),
+            files=tuple(names),
+        )
 
     # --------------------------------------------------------------------------------------------------- answers
 
