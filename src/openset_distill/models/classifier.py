@@ -21,14 +21,24 @@ class Classifier(nn.Module):
     Args:
         bias: whether a linear head has one.
         head: a name of `HEADS`.
+        frozen: whether the encoder keeps its weights and running statistics: it stays in evaluation mode.
     """
 
     precision: torch.dtype | None = None
 
-    def __init__(self, encoder: nn.Module, classes: int, *, bias: bool = True, head: str = "linear"):
+    def __init__(
+        self, encoder: nn.Module, classes: int, *, bias: bool = True, head: str = "linear", frozen: bool = False
+    ):
         super().__init__()
-        self.encoder = encoder
+        self.encoder = encoder.requires_grad_(False) if frozen else encoder
+        self.frozen = frozen
         self.head = HEADS[head](encoder.num_features, classes, bias)
+
+    def train(self, mode: bool = True) -> Classifier:
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         with torch.autocast(images.device.type, dtype=self.precision, enabled=self.precision is not None):
