@@ -35,17 +35,16 @@ def main() -> None:
     arguments = parse()
     # heavy imports wait until the command line is known to be right
     from openset_distill.core.device import prepare_device
-    from openset_distill.core.files import remove_leftovers, write_json
+    from openset_distill.core.files import write_json
     from openset_distill.core.provenance import Provenance
     from openset_distill.models.checkpoint import save_classifier
     from openset_distill.training.distributed import World, started_by_torchrun
-    from openset_distill.training.loop import train
+    from openset_distill.training.run import Training
     from openset_distill.training.run_config import read_job
     from openset_distill.training.setup import (
         check_teachers,
         describe,
         identity,
-        make_batches,
         make_student,
         open_split,
         save_test_outputs,
@@ -72,18 +71,12 @@ def main() -> None:
         precision = job["optimization"]["precision"]
         teacher = load_networks(arguments.teacher, data.classes, device, precision=precision, world=world)
     student = make_student(job, data, device)
-    state = arguments.weights.with_name("state.safetensors")
-    history = train(
-        job,
-        student,
-        teacher,
-        make_batches(job, data, device),
-        data.validation(device),
-        identity=identity(data, arguments.teacher, arguments.answers),
-        state_path=state,
-        world=world,
-        report=lambda line: print(f"{job['run']}: {line}", file=sys.stderr, flush=True),
+    training = Training(
+        arguments.weights.with_name("state.safetensors"),
+        identity(data, arguments.teacher, arguments.answers),
+        lambda line: print(f"{job['run']}: {line}", file=sys.stderr, flush=True),
     )
+    history = training.run(job, student, teacher, data, device, world=world)
     if world is None or world.leads:
         save_test_outputs(arguments.outputs, student, data, job, device)
         write_history(arguments.history, history)
@@ -93,8 +86,7 @@ def main() -> None:
             provenance.record(command=sys.argv, device=str(device), threads=arguments.threads, epochs=len(history)),
         )
         save_classifier(arguments.weights, student, describe(job, data))
-        state.unlink(missing_ok=True)
-        remove_leftovers(state)
+        training.finish()
     if world:
         world.leave()
 

@@ -33,7 +33,7 @@ from ..models import BACKBONES
 from ..report.figures import FIGURES, Context, Highlight, read_context
 from ..report.tables import TABLES, Configured
 from ..report.tidy import FAMILIES
-from ..training.run_config import fingerprint, images_seen
+from ..training.run_config import check_frozen, fingerprint, images_seen
 
 
 def _of_value(check: Callable[[str], str]) -> Callable[[str], str]:
@@ -457,6 +457,7 @@ class Run:
                 f"configuration: {where}.augment.multi_until: the run mixes no images; name an augmentation in "
                 "augment.multi, or leave multi_until out"
             )
+        _checked(where, check_frozen, {"backbone": self.backbone, "method": self.method, "augment": self.augment})
         self.optimization = settings.optimization
         needs_teacher = METHODS[self.method["name"]].needs_teacher
         teachers = (settings.teacher,) if isinstance(settings.teacher, str) else settings.teacher
@@ -474,6 +475,12 @@ class Run:
     @property
     def augment(self) -> dict[str, Any]:
         return {"single": self.single, "multi": self.multi, "multi_until": self.multi_until}
+
+    def normalization(self, mean: Iterable[float], std: Iterable[float]) -> dict[str, list[float]]:
+        """Of the images that the run is shown: that of the backbone's trained weights, or else the data's."""
+        own = self.backbone.get("mean")
+        mean, std = (mean, std) if own is None else (own, self.backbone["std"])
+        return {"mean": list(mean), "std": list(std)}
 
     def _family(self) -> str:
         if self.name == "teacher":
@@ -540,6 +547,7 @@ class Experiment:
         for name, run in self.runs.items():
             _checked(f"runs.{name}.family", self._known, "family", run.family, FAMILIES)
             self._check_teachers(name, run)
+        self._check_normalization()
         show = settings.show
         for key in ("baseline", "msa", "distillation"):
             if getattr(show, key) is not None:
@@ -594,6 +602,19 @@ class Experiment:
         for name in (data.dataset, *data.others):
             if (data.dataset, *data.others).count(name) > 1:
                 raise SettingsError(f"configuration: data.others: {name} is named twice; remove it from data.others")
+
+    def _check_normalization(self) -> None:
+        """Teachers, the mixing scan and Grad-CAM show the same normalised images to several runs."""
+        data = self.settings.data
+        found = {name: run.normalization(data.mean, data.std) for name, run in self.runs.items()}
+        first = next(iter(found))
+        for name, own in found.items():
+            if own != found[first]:
+                raise SettingsError(
+                    f"configuration: runs.{name}.backbone: its images have mean {own['mean']} and std {own['std']}, "
+                    f"those of run {first!r} others, and runs of one experiment are shown the same images; set "
+                    "data.mean and data.std to those of the trained weights, and backbones of one kind"
+                )
 
     def _check_teachers(self, name: str, run: Run) -> None:
         path, waiting = [], list(run.teachers)
@@ -686,7 +707,7 @@ class Experiment:
             "method": resolved.method,
             "augment": resolved.augment,
             "optimization": resolved.optimization.model_dump(mode="json"),
-            "normalization": {"mean": list(data.mean), "std": list(data.std)},
+            "normalization": resolved.normalization(data.mean, data.std),
         }
 
     # ------------------------------------------------------------------------------------------ recordings

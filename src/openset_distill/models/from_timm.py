@@ -97,7 +97,9 @@ def _create(settings: Timm, channels: int, **more: Any) -> nn.Module:
         )
     except (OSError, RuntimeError) as error:
         if not settings.pretrained or local:
-            raise SettingsError(f"timm cannot build {settings.model} ({_line(error)}); choose other settings") from error
+            raise SettingsError(
+                f"timm cannot build {settings.model} ({_line(error)}); choose other settings"
+            ) from error
         raise CheckpointError(
             f"pretrained weights of {settings.model} could not be had ({_line(error)}); on a machine without internet "
             "download them elsewhere and name the safetensors file in the backbone's setting `weights`"

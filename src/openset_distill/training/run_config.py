@@ -48,3 +48,43 @@ def images_seen(job: Mapping[str, Any]) -> dict[str, Any]:
 def fingerprint(value: Any) -> str:
     """Twelve hexadecimal digits of plain data."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def caches_features(job: Mapping[str, Any]) -> bool:
+    """Whether a run trains its head on features that are computed once for each image.
+
+    It does where the backbone is frozen and only the head is asked at each step: images that are mixed, or shown to a
+    teacher too, are new at every step and pass through the frozen backbone each time.
+
+    Args:
+        job: at least `backbone`, `method` and `augment`, resolved.
+    """
+    mixes = job["augment"]["multi"] is not None
+    return bool(job["backbone"].get("freeze")) and not mixes and not METHODS[job["method"]["name"]].needs_teacher
+
+
+def check_frozen(job: Mapping[str, Any]) -> None:
+    """Whether the augmentation of a run with a frozen backbone can be had from features that are computed once.
+
+    Raises:
+        SettingsError: it cannot.
+    """
+    if not job["backbone"].get("freeze"):
+        return
+    views, single = job["backbone"]["views"], job["augment"]["single"]
+    if not caches_features(job):
+        if views:
+            raise SettingsError(
+                "backbone.views: with mixed images, or with a teacher, the frozen backbone is asked at every step and "
+                "no views are kept; leave views out, or augment.multi and the teacher"
+            )
+    elif single and not views:
+        raise SettingsError(
+            "augment.single: features of a frozen backbone are computed once for each image; set backbone.views to the "
+            "number of augmented versions (for example 4), or augment.single to []"
+        )
+    elif views and not single:
+        raise SettingsError(
+            "backbone.views: without an augmentation all versions of an image are the same; name one in "
+            "augment.single, or leave views out"
+        )

@@ -60,6 +60,7 @@ DIFFERENCES = {
     "images": "other prepared images",
     "teacher": "another teacher",
     "precision": "another precision",
+    "features": "other features of a frozen backbone",
 }
 
 

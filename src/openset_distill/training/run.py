@@ -1,0 +1,77 @@
+"""One run's training, on images or, with a frozen backbone, on features: the same for the workflow and `openset`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..core.files import remove_leftovers
+from ..methods import Teacher
+from ..models.classifier import Classifier
+from .distributed import World
+from .features import FeatureStore, HeadOnly, cached_batches
+from .loop import train
+from .run_config import caches_features
+from .setup import SplitData, make_batches
+
+
+class Training:
+    """A run's training in a folder that holds its state until `finish`.
+
+    Args:
+        state: where the state is kept while training runs; features of a frozen backbone are kept next to it.
+        identity: what the training is computed from beside its settings (`setup.identity`).
+        report: is given lines about the course of the training.
+    """
+
+    def __init__(self, state: Path, identity: Mapping[str, Any], report: Callable[[str], None]):
+        self.state, self.identity, self.report = state, identity, report
+        self.store: FeatureStore | None = None
+
+    def run(
+        self,
+        job: dict[str, Any],
+        student: Classifier,
+        teacher: Teacher | None,
+        data: SplitData,
+        device: torch.device,
+        *,
+        world: World | None = None,
+    ) -> list[dict[str, float]]:
+        """Trains `student` in place and returns one row per epoch. Arguments and errors as in `loop.train`."""
+        common = {"identity": self.identity, "state_path": self.state, "world": world, "report": self.report}
+        if not caches_features(job):
+            if job["backbone"].get("freeze"):
+                self.report("images are mixed, or shown to a teacher: the frozen backbone is asked at every step")
+            batches = make_batches(job, data, device)
+            return train(job, student, teacher, batches, data.validation(device), **common)
+        # each process computes all features, in a folder of its own: they are the same, and heads are small
+        folder = self.state.parent if world is None or world.leads else self.state.parent / f".features{world.rank}"
+        batches, validation, self.store = cached_batches(
+            job,
+            student,
+            data.training(device),
+            torch.from_numpy(data.train_label).to(device),
+            data.validation(device),
+            data.normalize(job, device),
+            identity=self.identity,
+            folder=folder,
+            report=self.report,
+        )
+        common["identity"] = {**self.identity, "features": self.store.key}
+        history = train(job, HeadOnly(student), None, batches, validation, **common)
+        student.precision = None  # what is trained in bfloat16 is tested in float32
+        if folder != self.state.parent:
+            self.store.remove()
+            folder.rmdir()
+        return history
+
+    def finish(self) -> None:
+        """Removes the state, once the results are written."""
+        if self.store is not None:
+            self.store.remove()
+        self.state.unlink(missing_ok=True)
+        remove_leftovers(self.state)
