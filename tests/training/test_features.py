@@ -200,7 +200,7 @@ def test_the_normalisation_of_trained_weights_is_the_runs_own():
         "experiment": "e",
         "title": "E",
         "data": {"dataset": "cifar10"},
-        "protocol": {"name": "cifar10"},
+        "protocol": {"name": "cifar10", "splits": [0]},
         "defaults": {"backbone": {"name": "efficientnet_lite0", "freeze": True}},
         "runs": {"ce": {}},
         "show": {"figures": []},
