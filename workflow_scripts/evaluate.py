@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--outputs", required=True, type=Path, help="features, logits and labels of the test images")
     parser.add_argument(
-        "--settings", required=True, help="JSON: scores, detectors, sampling, bootstrap, activation_samples"
+        "--settings", required=True, help="JSON: scores, headline, detectors, sampling, bootstrap, activation_samples"
     )
     parser.add_argument("--training", type=Path, help="outputs on training images, for the detectors")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap and of balanced sampling")
@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--activations", required=True, type=Path, help="output: maximum logit and norm of images, CSV")
     arguments = parser.parse_args()
     settings = json.loads(arguments.settings)
+    compared_by = settings.get("headline", "maximum_logit")
     outputs = load_outputs(arguments.outputs)
     detected = {}
     if settings["detectors"]:
@@ -41,7 +42,7 @@ def main() -> None:
         training = load_training_outputs(arguments.training)
         specifications = served(settings["detectors"], training)
         for left_out in (one["name"] for one in settings["detectors"] if one not in specifications):
-            if left_out == settings["headline"]:
+            if left_out == compared_by:
                 raise SettingsError(
                     f"runs are compared by the detector {left_out}, which computes with a linear head, and this "
                     "network has another one; choose another evaluation.headline"
@@ -59,7 +60,7 @@ def main() -> None:
     )
     points = [
         {"curve": name, "x": float(x), "y": float(y)}
-        for name, curve in curves(outputs, settings["headline"], detected=detected).items()
+        for name, curve in curves(outputs, compared_by, detected=detected).items()
         for x, y in zip(*curve, strict=True)
     ]
     write_rows(arguments.curves, points)
@@ -68,7 +69,7 @@ def main() -> None:
         {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
         for row in rows
     ]
-    result = {"headline": headline(rows, settings["headline"]), "rows": finite}
+    result = {"headline": headline(rows, compared_by), "rows": finite}
     validation = load_validation(arguments.outputs)
     if validation is not None:
         points = operating_points(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from openset_distill.evaluation.detectors import (
     load_training_outputs,
 )
 from openset_distill.evaluation.evaluate import save_outputs
-from openset_distill.report.tidy import SCORE_TITLES
+from openset_distill.report.context import SCORE_TITLES
 
 CLASSES, D = 4, 12
 
@@ -225,6 +226,20 @@ def test_the_evaluation_reports_detectors_beside_scores(tmp_path):
     assert done.returncode == 0 and "vim is left out" in done.stdout, done.stderr
     assert {row["score"] for row in json.loads((tmp_path / "metrics").read_text())["rows"]} == {"", *area}
     assert area["knn"] == pytest.approx((found[:60, None] > found[None, 60:]).mean(), abs=1e-3)
+    # a detector can be what runs are compared by: the headline and the curves are its own
+    by_knn = wanted | {"headline": "knn", "activation_samples": 50}
+    command[command.index("--settings") + 1] = json.dumps(by_knn)
+    done = subprocess.run([*command, "--training", tmp_path / "training.npz"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "metrics").read_text())["headline"]["auroc"] == pytest.approx(area["knn"])
+    with open(tmp_path / "curves", newline="") as stream:
+        curve = [(float(row["x"]), float(row["y"])) for row in csv.DictReader(stream) if row["curve"] == "roc"]
+    assert np.trapezoid(*np.array(curve).T[::-1]) == pytest.approx(area["knn"], abs=0.01)
+    command[command.index("--settings") + 1] = json.dumps(
+        by_knn | {"headline": "vim", "detectors": [{"name": "vim"}, {"name": "knn"}]}
+    )
+    done = subprocess.run([*command, "--training", tmp_path / "other.npz"], capture_output=True, text=True)
+    assert done.returncode == 2 and "choose another evaluation.headline" in done.stderr
 
 
 # ---------------------------------------------------------------------------------------- the configuration

@@ -204,8 +204,10 @@ def _class_sets(table: pd.DataFrame, class_sets: Mapping[int, str] | None, where
         names = dict(class_sets)
     else:
         named = table["protocol"].iloc[0] if "protocol" in table else ""
-        published = PROTOCOLS[named] is Published if named in set(PROTOCOLS) else False
-        names = protocol_class_sets(named, splits) if published else {split: f"split {split}" for split in splits}
+        if named in set(PROTOCOLS) and PROTOCOLS[named] is Published:
+            names = protocol_class_sets(named, splits, dataset=table["dataset"].iloc[0])
+        else:
+            names = {split: f"split {split}" for split in splits}
     return table["split"].map(names)
 
 
