@@ -12,6 +12,7 @@ from pathlib import Path
 import archives
 import numpy as np
 import pytest
+import yaml
 from commands import REPOSITORY, script, succeed
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -199,6 +200,69 @@ def test_custom_by_names_and_ids() -> None:
     assert split.n_unknown == 4
 
 
+@pytest.mark.parametrize("quoted", [False, True])
+def test_a_number_is_a_name_where_classes_are_called_by_numbers(quoted: bool) -> None:
+    """A file gives numbers, the command line gives text; both mean the same class."""
+    folders = Datasets("pets", sorted(["1", "2", "3", "10", "11", "12"]), {"years": ["1999", "20230101"]})
+    wanted = [1, 2, 3]
+    specification = {"name": "custom", "known": [str(n) for n in wanted] if quoted else wanted}
+    split = class_split(specification | {"unknown": {"years": {"years": [20230101]}}}, 0, folders)
+    assert [folders.classes[label] for label in split.known] == ["1", "2", "3"]
+    assert split.unknown == {"years": {"years": (1,)}}
+
+
+@pytest.mark.parametrize("quoted", [False, True])
+def test_a_number_is_a_position_where_no_class_is_called_by_one(quoted: bool) -> None:
+    pets = Datasets("pets", ["cat", "dog", "owl"], {})
+    assert class_split({"name": "custom", "known": ["2", "0"] if quoted else [2, 0]}, 0, pets).known == (2, 0)
+
+
+def test_numbers_with_zeros_in_front_need_quotes() -> None:
+    padded = Datasets("pets", ["01", "02", "10"], {})
+    assert class_split({"name": "custom", "known": ["01", "02"]}, 0, padded).known == (0, 1)
+    with pytest.raises(SettingsError, match='the number 1 names alone; write the class with quotes: "01"'):
+        class_split({"name": "custom", "known": [1, 10]}, 0, padded)
+    with pytest.raises(SettingsError, match="has no class '1'; did you mean '01'"):
+        class_split({"name": "custom", "known": ["1", "10"]}, 0, padded)
+    both = Datasets("pets", ["1", "01", "2"], {})
+    with pytest.raises(SettingsError, match='with quotes: "1" or "01"'):
+        class_split({"name": "custom", "known": [1, 2]}, 0, both)
+    assert class_split({"name": "custom", "known": ["1", "2"]}, 0, both).known == (0, 2)
+
+
+@pytest.mark.parametrize("key", ["known", "unknown", "group"])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("no", ("truth value", 'write "no" with quotes')),
+        ("on", ("truth value", 'write "yes" with quotes')),
+        ("null", ("empty value", '"null"')),
+        ("~", ("empty value",)),
+        ("1.5", ('"1.5" with quotes',)),
+        ("2024-01-02", ('"2024-01-02" with quotes',)),
+        ("[a]", ("a list is no class",)),
+        ("9" * 30, ("with quotes",)),
+    ],
+)
+def test_what_yaml_makes_of_a_name_is_no_class(text: str, words: tuple[str, ...], key: str) -> None:
+    value = yaml.safe_load(text)
+    specification: dict = {"name": "custom", "known": ["maybe", "no"]}
+    if key == "known":
+        specification["known"] = ["maybe", value]
+    else:
+        specification["unknown"] = [value] if key == "unknown" else {"a": {"answers": [value]}}
+    answers = Datasets("answers", ["maybe", "no", "on", "yes"], {})
+    with pytest.raises(SettingsError) as raised:
+        class_split(specification, 0, answers)
+    for word in words:
+        assert word in str(raised.value)
+
+
+def test_a_group_that_yaml_does_not_read_as_text() -> None:
+    with pytest.raises(SettingsError, match="false is no name of a group or dataset; write it with quotes"):
+        PROTOCOLS.resolve({"name": "custom", "known": ["a", "b"], "unknown": {False: ["c"]}})
+
+
 def test_custom_without_unknowns_takes_everything_else() -> None:
     pets = Datasets("pets", ["cat", "dog", "owl"], {"cars": ["bus", "van"]})
     split = class_split({"name": "custom", "known": ["owl", "cat"]}, 0, pets)
@@ -282,8 +346,10 @@ def test_resolved_settings_are_plain_data() -> None:
         ({"name": "custom", "known": [3]}, 0, DIGITS, ("1 known classes",)),
         ({"name": "custom", "known": list(range(10))}, 0, DIGITS, ("no unknown class",)),
         ({"name": "custom", "known": [0, 1], "unknown": []}, 0, DIGITS, ("no unknown class",)),
-        ({"name": "custom", "known": [1, 10]}, 0, DIGITS, ("known class 10 does not exist", "0 to 9")),
-        ({"name": "custom", "known": [0, 1], "unknown": [-2]}, 0, DIGITS, ("unknown class -2 does not exist",)),
+        ({"name": "custom", "known": [1, 10]}, 0, DIGITS, ("no class '10'", "called by numbers")),
+        ({"name": "custom", "known": [0, 1], "unknown": [-2]}, 0, DIGITS, ("no class '-2'", "called by numbers")),
+        ({"name": "custom", "known": [1, 10]}, 0, CIFAR, ("known class 10 does not exist", "0 to 9")),
+        ({"name": "custom", "known": [0, 1], "unknown": ["-2"]}, 0, CIFAR, ("unknown class -2 does not exist",)),
         ({"name": "custom", "known": ["catt"]}, 0, CIFAR, ("no class 'catt'", "did you mean 'cat'")),
         ({"name": "custom", "known": [1, 1]}, 0, DIGITS, ("twice",)),
         ({"name": "custom", "known": [1, "2"], "unknown": [2]}, 0, DIGITS, ("'2'", "both known and unknown")),

@@ -8,16 +8,18 @@ Published numbers are comparable only within one protocol: every split carries t
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from ..core.errors import DataError, SettingsError, nearest
 from ..core.files import read_json
@@ -142,8 +144,50 @@ class Resources:
 
 # ------------------------------------------------------------------------------------------------ protocols
 
-# the largest dataset of images has some 22,000 classes
-ClassId = Annotated[int, Field(ge=-1_000_000, le=1_000_000)]
+
+def _class_value(value: Any) -> int | str:
+    """A class as a configuration names it, with what YAML makes of a name without quotes refused."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > 10**15:
+            raise ValueError(f'a class is a name or a number; write "{value}" with quotes if it is a name')
+        return value
+    if isinstance(value, bool):
+        words = ("yes", "on", "true") if value else ("no", "off", "false")
+        raise ValueError(
+            f"a truth value is no class; YAML reads {', '.join(words)} without quotes as one: "
+            f'write "{words[0]}" with quotes'
+        )
+    if value is None:
+        raise ValueError('an empty value is no class; YAML reads null, ~ and nothing as one: write "null" with quotes')
+    if isinstance(value, float | datetime.date):
+        raise ValueError(f'{value} is no class; write "{value}" with quotes if it is the name of one')
+    raise ValueError(f"a {type(value).__name__} is no class; write its name, or its number")
+
+
+def _unknown_value(value: Any, *, grouped: bool = True) -> Any:
+    """A list of classes, or group -> list, or group -> dataset -> list, with each class checked."""
+    if isinstance(value, list | tuple):
+        return [_class_value(item) for item in value]
+    if not isinstance(value, Mapping):
+        raise ValueError("name a list of classes, or groups of them: {group: [class, ...]}")
+    for name in value:
+        if not isinstance(name, str):
+            shown = str(name).lower()
+            raise ValueError(f'{shown} is no name of a group or dataset; write it with quotes, "{shown}"')
+    if not grouped:
+        return {name: [_class_value(item) for item in _list(of_dataset)] for name, of_dataset in value.items()}
+    return {name: _unknown_value(of_group, grouped=False) for name, of_group in value.items()}
+
+
+def _list(value: Any) -> Sequence[Any]:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{value!r} is no list of classes; write [class, ...]")
+    return value
+
+
+ClassValue = Annotated[Any, BeforeValidator(_class_value)]
 
 
 def _published(name: str, reference: Path) -> Mapping[str, Any]:
@@ -326,14 +370,15 @@ class Random(_OwnClassSets):
 
 @settings_class
 class Custom(_OwnClassSets):
-    """The user's own lists: class ids or class names.
+    """The user's own lists: class names, or, where no class is called by a number, class ids (positions from 0).
 
+    A number means the same with quotes and without, in a file and on the command line: the class of that name.
     `unknown`: a list of classes of the same dataset; or group -> list; or group -> dataset -> list.
     Without it every other class of the dataset is unknown, and every class of the other datasets, one group each.
     """
 
-    known: list[ClassId | str]
-    unknown: list[ClassId | str] | dict[str, list[ClassId | str] | dict[str, list[ClassId | str]]] | None = None
+    known: list[ClassValue]
+    unknown: Annotated[Any, BeforeValidator(lambda value: value if value is None else _unknown_value(value))] = None
 
     def groups(self, others: Sequence[str]) -> tuple[str, ...]:
         if self.unknown is None:
@@ -341,7 +386,7 @@ class Custom(_OwnClassSets):
         return tuple(self.unknown) if isinstance(self.unknown, dict) else ("unknown",)
 
     def split(self, name: str, number: int, datasets: Datasets, _resources: Resources) -> ClassSplit:
-        known = _ids(self.known, datasets.classes, datasets.name)
+        known = _named(self.known, datasets.classes, datasets.name)
         if self.unknown is None:
             unknown = _everything_else(datasets, known)
         else:
@@ -350,7 +395,8 @@ class Custom(_OwnClassSets):
             for group, entry in groups.items():
                 of_dataset = {datasets.name: entry} if isinstance(entry, list) else entry
                 unknown[group] = {
-                    dataset: _ids(wanted, datasets.of(dataset, name), dataset) for dataset, wanted in of_dataset.items()
+                    dataset: _named(wanted, datasets.of(dataset, name), dataset)
+                    for dataset, wanted in of_dataset.items()
                 }
         return ClassSplit(name, number, datasets.name, known, unknown, "given in the configuration")
 
@@ -477,7 +523,49 @@ def check_number(specification: str | Mapping[str, Any], number: int) -> None:
         raise SettingsError(f"protocol {name!r} has no split {number}; it has {has}")
 
 
+_NUMBER = re.compile(r"-?[0-9]+")
+
+
+def _named(wanted: Sequence[int | str], classes: Sequence[str], dataset: str) -> tuple[int, ...]:
+    """The ids of classes that a configuration names.
+
+    A number is the name of a class where any class of the dataset is called by a number, and a position elsewhere,
+    whether it came as a number or as text: on the command line everything is text.
+    """
+    position = {class_name: label for label, class_name in enumerate(classes)}
+    numbers: dict[int, list[str]] = {}
+    for class_name in classes:
+        if _NUMBER.fullmatch(class_name):
+            numbers.setdefault(int(class_name), []).append(class_name)
+    ids = []
+    for item in wanted:
+        text = str(item)
+        alike = numbers.get(int(text), []) if _NUMBER.fullmatch(text) else []
+        if isinstance(item, int) and alike not in ([], [text]):
+            quoted = " or ".join(f'"{name}"' for name in alike)
+            raise SettingsError(
+                f"{dataset} has no class that the number {text} names alone; write the class with quotes: {quoted}"
+            )
+        if text in position:
+            ids.append(position[text])
+        elif _NUMBER.fullmatch(text) and not numbers:
+            ids.append(int(text))
+        elif alike:
+            raise SettingsError(
+                f"dataset {dataset} has no class {text!r}; did you mean {' or '.join(map(repr, alike))}?"
+            )
+        elif _NUMBER.fullmatch(text):
+            raise SettingsError(
+                f"dataset {dataset} has no class {text!r}; its classes are called by numbers, so that a number is a "
+                f"name and no position; {nearest(text, position)}"
+            )
+        else:
+            raise SettingsError(f"dataset {dataset} has no class {item!r}; {nearest(item, position)}")
+    return tuple(ids)
+
+
 def _ids(wanted: Sequence[int | str], classes: Sequence[str], dataset: str) -> tuple[int, ...]:
+    """The ids of classes that a published list names: by position, or by name."""
     position = {class_name: label for label, class_name in enumerate(classes)}
     ids = []
     for item in wanted:
