@@ -60,6 +60,7 @@ for place in (SETTINGS.results, DATA, SHOWN):
 
 wildcard_constraints:
     dataset="[A-Za-z0-9_]+",
+    own=any_of(["", EXPERIMENT.own_set("image_folder")]),
     size=r"\d+",
     channels="1|3",
     split=r"\d+",

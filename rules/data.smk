@@ -1,6 +1,7 @@
 # Archives -> memory-mapped arrays -> the images of each split.
 
-PREPARED = f"{DATA}/prepared/{{dataset}}/{{size}}x{{channels}}"
+# `own` tells one set of a user's own images from another, and is empty for every other dataset
+PREPARED = f"{DATA}/prepared/{{dataset}}{{own}}/{{size}}x{{channels}}"
 KNOWN = EXPERIMENT.prepared(SETTINGS.data.dataset)
 OTHERS = {name: EXPERIMENT.prepared(name) for name in SETTINGS.data.others}
 
@@ -40,9 +41,9 @@ rule prepare_dataset:
         test_labels=f"{PREPARED}/test_labels.npy",
         manifest=f"{PREPARED}/manifest.json",
     log:
-        f"{DATA}/logs/prepare_{{dataset}}_{{size}}x{{channels}}.log",
+        f"{DATA}/logs/prepare_{{dataset}}{{own}}_{{size}}x{{channels}}.log",
     benchmark:
-        f"{DATA}/benchmarks/prepare_{{dataset}}_{{size}}x{{channels}}.tsv"
+        f"{DATA}/benchmarks/prepare_{{dataset}}{{own}}_{{size}}x{{channels}}.tsv"
     conda:
         ENVIRONMENT
     threads: wanted("prepare").threads

@@ -322,11 +322,22 @@ def test_an_experiment_runs_from_the_archive_to_the_figure(
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
+def prepared_by(configuration: str) -> str:
+    """Where the images of `data.images` are prepared."""
+    changes = {"extends": file_of("image_folder"), "data": {"images": configuration}}
+    return load(changes, stands_alone=True).prepared("image_folder") + "/manifest.json"
+
+
 @pytest.mark.workflow
-def test_own_images_run_from_the_folder_and_are_prepared_again_when_they_change(tmp_path: Path) -> None:
+def test_own_images_run_from_the_folder_and_are_prepared_again_when_they_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = checkout(tmp_path)
+    monkeypatch.chdir(folder)
     archives.image_folder_zip(tmp_path / "mine.zip")
-    target = "data/prepared/image_folder/64x3/manifest.json"
+    archives.image_folder(tmp_path / "mine", known=("bee", "cat"))
+    target, other = prepared_by("mine.zip"), prepared_by("mine")
+    assert target.startswith("data/prepared/image_folder-mine.zip-") and target != other
     words = ["--cores", 1, target, "--configfile", file_of("image_folder"), "--config", "data={images: mine.zip}"]
     process = snakemake(folder, *words)
     assert process.returncode == 0, process.stdout + process.stderr
@@ -338,12 +349,10 @@ def test_own_images_run_from_the_folder_and_are_prepared_again_when_they_change(
     process = snakemake(folder, *words)
     assert process.returncode == 0, process.stdout + process.stderr
     assert json.loads((folder / target).read_text())["classes"] == ["cat", "dog", "fox"]
-    # another place, this time a folder
-    archives.image_folder(tmp_path / "mine", known=("bee", "cat"))
-    words[-1] = "data={images: mine}"
-    process = snakemake(folder, *words)
+    # another set of images of the same size, this time a folder, has a place of its own
+    process = snakemake(folder, *words[:2], other, *words[3:-1], "data={images: mine}")
     assert process.returncode == 0, process.stdout + process.stderr
-    assert json.loads((folder / target).read_text())["classes"] == ["bee", "cat", "fox"]
+    assert json.loads((folder / other).read_text())["classes"] == ["bee", "cat", "fox"]
     assert "Nothing to be done" in (process := snakemake(folder, "-n", *words)).stdout + process.stderr
 
 

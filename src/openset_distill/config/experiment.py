@@ -8,10 +8,12 @@ resolved settings of each job, which reach the job as one JSON text. Nothing her
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
@@ -749,9 +751,19 @@ class Experiment:
         return f"{self.settings.data.folder}/raw/{dataset}"
 
     def prepared(self, dataset: str) -> str:
-        """Where a dataset's prepared arrays lie."""
-        folder = f"{self.settings.data.folder}/prepared/{dataset}"
+        """Where a dataset's prepared arrays lie; two sets of a user's own images have folders of their own."""
+        folder = f"{self.settings.data.folder}/prepared/{dataset}{self.own_set(dataset)}"
         return f"{folder}/{self.image_size()}x{self.channels()}"
+
+    def own_set(self, dataset: str) -> str:
+        """What tells one set of a user's own images from another in the names of files: `-`, the name of the folder or
+        archive, and eight digits that depend on its path. Empty for other datasets."""
+        path = self.settings.data.images
+        if dataset != USERS_OWN or path is None:
+            return ""
+        path = os.path.normpath(path)
+        stem = re.sub(r"[^A-Za-z0-9_.]+", "_", PurePosixPath(path).name)[:40]
+        return f"-{stem}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
 
     @property
     def protocol(self) -> dict[str, Any]:
