@@ -1,0 +1,485 @@
+"""Claims judged by a written rule: what is claimed of two runs, from the tidy tables of one or several experiments.
+
+A file of claims names, before anybody looks at results, the runs that a claim compares, the outcome, the data and the
+rule. Each claim becomes a paired difference over distinct class sets with Student's t interval, and a verdict that
+follows from the interval and the margin alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+
+from ..core.errors import DataError, SettingsError, nearest
+from ..core.files import read_json, written_whole
+from ..core.registry import settings_class
+from ..core.yaml_files import read_yaml
+from ..datasets.protocols import twins
+from ..evaluation.metrics import METRICS
+from ..evaluation.statistics import CONFIDENCE, PairedDifference, Unit, paired_difference
+from . import tidy
+from .context import SCORE_TITLES, counted, listed, score_words
+from .tables import METRIC_TITLES
+from .tables.common import DASH, interval
+from .tables.formats import markdown_escape
+
+Expected = Literal["higher", "lower", "same", "not_lower"]
+Points = Annotated[float, pydantic.Field(ge=0, le=100)]
+Split = Annotated[int, pydantic.Field(ge=0, le=999_999)]
+CONFIRMED, CONTRADICTED = "confirmed", "contradicted"
+NO_DIFFERENCE, UNDECIDED = "no difference within the margin", "undecided"
+EXPECTED_WORDS = {"higher": "higher", "lower": "lower", "same": "the same", "not_lower": "not lower"}
+# of a training's settings, what differs between the units of one run by design
+OF_UNIT = ("experiment", "split", "seed", "run")
+COLUMNS = (
+    *("claim", "data", "run", "against", "outcome", "score", "decides", "expected", "n", "pairs"),
+    *("difference", "low", "high", "accuracy_difference", "accuracy_low", "accuracy_high", "verdict"),
+)
+# borders are compared in points up to rounding
+DIGITS = 9
+
+
+@settings_class
+class Folder:
+    """The results of one experiment: `tidy/runs.csv`, and the settings of each run.
+
+    `runs` are the runs that it holds, where they are not all that are claimed about; `leave_out` are splits that are no
+    evidence, for example because settings were chosen by them.
+    """
+
+    folder: str
+    runs: tuple[str, ...] = ()
+    leave_out: tuple[Split, ...] = ()
+
+
+@settings_class
+class Evidence:
+    """Experiments on one dataset, joined over their class sets, and the `settings` that every run there has."""
+
+    folders: Annotated[tuple[Folder | str, ...], pydantic.Field(min_length=1)]
+    settings: dict[str, Any] = pydantic.Field(default_factory=dict)
+
+    def listed(self) -> list[Folder]:
+        return [one if isinstance(one, Folder) else Folder(folder=one) for one in self.folders]
+
+
+@settings_class
+class Claim:
+    """What is claimed: that the `outcome` of `run` is `expected` to be higher (...) than that `against` another run.
+
+    `on` names the data, all of them without it. `keeps_accuracy`: the claim also says that accuracy is not lower by
+    more than the file's `accuracy_loss`. `less` turns the outcome into what the deciding score has over this one.
+    """
+
+    claim: str
+    run: str
+    against: str
+    expected: Expected
+    outcome: str = "auroc"
+    on: tuple[str, ...] = ()
+    margin: Points | None = None
+    keeps_accuracy: bool = False
+    less: str = ""
+
+
+@settings_class
+class ClaimsFile:
+    """The rule, the data, the runs and the claims.
+
+    `scores`: the first decides, the others are printed beside it. `margin`: points below which a difference does not
+    matter. `runs`: what the settings of each run must say, as far as it is written.
+    """
+
+    scores: Annotated[tuple[str, ...], pydantic.Field(min_length=1)]
+    margin: Points
+    accuracy_loss: Points
+    data: Annotated[dict[str, Evidence], pydantic.Field(min_length=1)]
+    runs: dict[str, dict[str, Any]]
+    claims: Annotated[tuple[Claim, ...], pydantic.Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim on one dataset by one score; differences in points."""
+
+    claim: Claim
+    data: str
+    score: str
+    decides: bool
+    found: PairedDifference
+    accuracy: PairedDifference | None
+    verdict: str
+
+
+def verdict(expected: Expected, low: float, high: float, margin: float) -> str:
+    """What an interval of a difference, in points, says of a claim.
+
+    - An interval that lies within the margin, its borders included, is no difference: for `same` that confirms.
+    - `higher` is confirmed by an interval above 0 and contradicted by one below 0, `lower` the other way round.
+    - `not_lower` is confirmed by an interval not below minus the margin, and contradicted by one wholly below it.
+    - `same` is contradicted by an interval wholly beyond the margin.
+    - Everything else, and a missing interval, is undecided.
+
+    >>> verdict("higher", 0.2, 2.0, 1.0), verdict("higher", 0.2, 0.9, 1.0), verdict("lower", 0.2, 2.0, 1.0)
+    ('confirmed', 'no difference within the margin', 'contradicted')
+    """
+    if math.isnan(low) or math.isnan(high):
+        return UNDECIDED
+    low, high, margin = (round(value, DIGITS) for value in (low, high, margin))
+    if expected == "not_lower":
+        return CONFIRMED if low >= -margin else CONTRADICTED if high < -margin else UNDECIDED
+    within = -margin <= low and high <= margin
+    if expected == "same":
+        return CONFIRMED if within else CONTRADICTED if low > margin or high < -margin else UNDECIDED
+    if within:
+        return NO_DIFFERENCE
+    above, below = (low > 0, high < 0) if expected == "higher" else (high < 0, low > 0)
+    return CONFIRMED if above else CONTRADICTED if below else UNDECIDED
+
+
+def with_accuracy(of_outcome: str, of_accuracy: str) -> str:
+    """The verdict of a claim that also says that accuracy is kept, from those of its two halves."""
+    if CONTRADICTED in (of_outcome, of_accuracy):
+        return CONTRADICTED
+    if of_outcome == CONFIRMED:
+        return of_accuracy
+    return of_outcome
+
+
+# ---------------------------------------------------------------------------------------------------- files
+
+
+def read_claims(path: str | os.PathLike) -> ClaimsFile:
+    """Reads and checks a file of claims.
+
+    Raises:
+        SettingsError: an unknown or missing key, a wrong value, or a claim about data or a run that the file does not
+            describe.
+        OpenSetError: the file is missing or is not YAML.
+    """
+    content = read_yaml(path, "the file of claims")
+    if not isinstance(content, dict):
+        raise SettingsError(f"the file of claims {path} must hold a mapping of settings")
+    try:
+        claims = pydantic.TypeAdapter(ClaimsFile).validate_python(content)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(
+            str(part) for part in first["loc"] if part not in ("Folder", "str", "function-wrap[_validate]")
+        )
+        raise SettingsError(f"the file of claims {path}: {where}: {first['msg']}") from error
+    for number, claim in enumerate(claims.claims, start=1):
+        where = f"the file of claims {path}: claim {number} ({claim.claim})"
+        for name in claim.on:
+            _known(where, "data", name, claims.data)
+        for name in (claim.run, claim.against):
+            _known(where, "run", name, claims.runs)
+        _known(where, "outcome", claim.outcome, ["accuracy", *METRICS])
+        if claim.run == claim.against:
+            raise SettingsError(f"{where} compares {claim.run!r} with itself; name another run")
+        if claim.less and claim.outcome == "accuracy":
+            raise SettingsError(f"{where}: accuracy has no score that another could be taken from; remove `less`")
+    for name in (*claims.scores, *(claim.less for claim in claims.claims if claim.less)):
+        _known(f"the file of claims {path}: scores", "score", name, SCORE_TITLES)
+    return claims
+
+
+def _known(where: str, kind: str, name: str, candidates) -> None:
+    if name not in candidates:
+        raise SettingsError(f"{where}: there is no {kind} {name!r}; {nearest(name, candidates)}")
+
+
+class Results:
+    """The results folder of one experiment: a kept one, or one of the workflow."""
+
+    def __init__(self, described: Folder):
+        self.described = described
+        self.folder = Path(described.folder)
+        table = tidy.read_tidy("runs", self.folder / "tidy" / "runs.csv")
+        self.runs = table[~table["split"].isin(described.leave_out)]
+        if self.runs.empty:
+            raise DataError(f"the results in {self.folder} have no split that is not left out; correct leave_out")
+        self.dataset = str(table["dataset"].iloc[0])
+        self.class_sets = {int(s): c for s, c in zip(self.runs["split"], self.runs["class_set"], strict=True)}
+        kept = self.folder / "provenance.json"
+        self._kept = read_json(kept) if kept.is_file() else None
+
+    @property
+    def units(self) -> list[tuple[str, int, int]]:
+        """(class set, split, seed) of every trained network of a run."""
+        found = self.runs[tidy.UNIT].drop_duplicates()
+        return [(name, int(split), int(seed)) for name, split, seed in found.itertuples(index=False)]
+
+    def settings(self, run: str, split: int, seed: int) -> dict[str, Any]:
+        """The resolved settings that a network was trained with.
+
+        Raises:
+            DataError: they are not recorded.
+        """
+        name = f"split{split}/seed{seed}/{run}"
+        if self._kept is None:
+            return read_json(self.folder / name / "config.json")
+        if name not in self._kept:
+            raise DataError(f"{self.folder}/provenance.json lacks {name}; keep the results again")
+        return self._kept[name]["settings"]
+
+    def values(self, run: str, metric: str, score: str, claim: str) -> dict[Unit, float]:
+        """(class set, folder, split, seed) -> a metric in percent, of every unit.
+
+        Raises:
+            DataError: the folder does not hold the run, the score, or the run for every split and seed.
+        """
+        if run not in set(self.runs["run"]):
+            raise DataError(
+                f"the results in {self.folder} have no run {run!r}, which the claim {claim!r} compares; "
+                "add it there, or list the folder's `runs` in the file of claims"
+            )
+        rows = self.runs[self.runs["run"] == run]
+        chosen = tidy.metric_rows(rows, metric, score=score)
+        found = {
+            (name, str(self.folder), int(split), int(seed)): 100 * value
+            for name, split, seed, value in chosen[[*tidy.UNIT, "value"]].itertuples(index=False)
+        }
+        for name, split, seed in self.units:
+            if (name, str(self.folder), split, seed) not in found:
+                what = "accuracy" if metric == "accuracy" else f"{metric} of the score {score!r}"
+                raise DataError(
+                    f"the results in {self.folder} have no {what} of the run {run!r} for split {split} and seed "
+                    f"{seed}; evaluate it, or leave it out of the file of claims"
+                )
+        return found
+
+
+# ------------------------------------------------------------------------------------------------- judgement
+
+
+def judge(claims: ClaimsFile) -> tuple[list[Judged], dict[str, list[Results]]]:
+    """Every claim on each of its data by each score, and the results behind them.
+
+    Raises:
+        DataError: results are missing or damaged; runs are of other settings than the file names, or than the same run
+            of another class set; a claim's class sets are all twins of one another.
+    """
+    results = {name: [Results(folder) for folder in evidence.listed()] for name, evidence in claims.data.items()}
+    for name, of_data in results.items():
+        _check_joined(name, of_data)
+    checked: set[tuple[str, str]] = set()
+    judged = []
+    for claim in claims.claims:
+        for data in claim.on or tuple(claims.data):
+            used = [
+                one
+                for one in results[data]
+                if not one.described.runs or {claim.run, claim.against} <= set(one.described.runs)
+            ]
+            if not used:
+                raise DataError(
+                    f"no results on {data} hold both {claim.run!r} and {claim.against!r}, which the claim "
+                    f"{claim.claim!r} compares; add a folder, or leave {data} out of its `on`"
+                )
+            judged += _judge_on(claim, data, used, claims)
+            for run in (claim.run, claim.against):
+                if (data, run) not in checked:
+                    _check_settings(run, data, results[data], claims)
+                    checked.add((data, run))
+    return judged, results
+
+
+def _judge_on(claim: Claim, data: str, used: Sequence[Results], claims: ClaimsFile) -> Iterator[Judged]:
+    units = [unit for results in used for unit in results.units]
+    if len(units) > 1 and len({name for name, _, _ in units}) == 1 and len({split for _, split, _ in units}) > 1:
+        splits = sorted({split for _, split, _ in units})
+        raise DataError(
+            f"the splits {listed(splits)} of {data} have the same classes, so that the claim {claim.claim!r} has one "
+            "class set and no interval; add results on other classes"
+        )
+
+    def compared(metric: str, score: str) -> PairedDifference:
+        own, other = ({}, {})
+        for results in used:
+            own |= results.values(claim.run, metric, score, claim.claim)
+            other |= results.values(claim.against, metric, score, claim.claim)
+            if claim.less and metric != "accuracy":
+                for values, run in ((own, claim.run), (other, claim.against)):
+                    of_less = results.values(run, metric, claim.less, claim.claim)
+                    values.update({unit: values[unit] - value for unit, value in of_less.items()})
+        return paired_difference(own, other)
+
+    margin = claims.margin if claim.margin is None else claim.margin
+    accuracy = compared("accuracy", "") if claim.keeps_accuracy else None
+    scores = ("",) if claim.outcome == "accuracy" else claims.scores[:1] if claim.less else claims.scores
+    for score in scores:
+        found = compared(claim.outcome, score)
+        said = verdict(claim.expected, found.low, found.high, margin)
+        if accuracy is not None:
+            said = with_accuracy(said, verdict("not_lower", accuracy.low, accuracy.high, claims.accuracy_loss))
+        yield Judged(claim, data, score, score == scores[0], found, accuracy, said)
+
+
+def _check_joined(name: str, of_data: Sequence[Results]) -> None:
+    folders = [str(one.folder) for one in of_data]
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise SettingsError(f"the data {name} name the folder {folder} twice; name it once")
+    for one in of_data if len(of_data) > 1 else ():
+        if any(class_set.startswith("split ") for class_set in one.class_sets.values()):
+            raise DataError(
+                f"the table of runs of {one.folder} is from before class sets had names, so that nobody knows which "
+                "of them other results share; make them again with the rule aggregate"
+            )
+    datasets = {one.dataset: one.folder for one in of_data}
+    if len(datasets) > 1:
+        parts = "; ".join(f"{folder} is of {dataset}" for dataset, folder in datasets.items())
+        raise DataError(f"the data {name} join results on different datasets ({parts}); give each a name of its own")
+
+
+def _check_settings(run: str, data: str, of_data: Sequence[Results], claims: ClaimsFile) -> None:
+    """A run has the settings that the file names, and the same ones for every class set and seed."""
+    first: tuple[str, dict[str, Any]] | None = None
+    for results in of_data:
+        if results.described.runs and run not in results.described.runs:
+            continue
+        for _, split, seed in results.units:
+            where = f"{results.folder}, split {split}, seed {seed}, run {run!r}"
+            found = results.settings(run, split, seed)
+            for wanted in (claims.data[data].settings, claims.runs[run]):
+                for key, (should, is_) in _contradictions(wanted, found):
+                    raise DataError(
+                        f"{where}: {key} is {is_!r}, and the file of claims names {should!r}; these are results of "
+                        "another training"
+                    )
+            own = {key: value for key, value in found.items() if key not in OF_UNIT}
+            if first is None:
+                first = (where, own)
+            for key, (other, here) in (*_contradictions(first[1], own), *_contradictions(own, first[1])):
+                raise DataError(
+                    f"{where}: {key} differs from {first[0]} ({here!r} and {other!r}); runs of different settings are "
+                    "not averaged"
+                )
+
+
+ABSENT = "nothing"
+
+
+def _contradictions(wanted: Any, found: Any, key: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """The keys at which `found` does not say what `wanted` does; a name stands for a mapping with that name."""
+    if isinstance(wanted, Mapping) and isinstance(found, Mapping):
+        for name, value in wanted.items():
+            yield from _contradictions(value, found.get(name, ABSENT), f"{key}.{name}" if key else str(name))
+    elif isinstance(wanted, str) and isinstance(found, Mapping):
+        if found.get("name") != wanted:
+            yield key, (wanted, found.get("name"))
+    elif wanted != found:
+        yield key, (wanted, found)
+
+
+# --------------------------------------------------------------------------------------------------- output
+
+
+def write(claims: ClaimsFile, table: str | os.PathLike, markdown: str | os.PathLike) -> list[Judged]:
+    """Judges the claims and writes them as CSV (all scores) and Markdown; the same input gives the same bytes.
+
+    Raises:
+        OpenSetError: as `judge`, or a file cannot be written.
+    """
+    judged, results = judge(claims)
+    text = to_csv(judged)
+    page = to_markdown(judged, claims, results)
+    for path, content in ((table, text), (markdown, page)):
+        with written_whole(path) as partial:
+            partial.write_text(content, encoding="utf-8")
+    return judged
+
+
+def to_csv(judged: Sequence[Judged]) -> str:
+    """A row for each claim, data and score; differences in points, empty where there is no interval."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for one in judged:
+        claim, found, accuracy = one.claim, one.found, one.accuracy
+        outcome = f"{claim.outcome} less that of {claim.less}" if claim.less else claim.outcome
+        numbers = (found.difference, found.low, found.high)
+        numbers += (accuracy.difference, accuracy.low, accuracy.high) if accuracy else (math.nan,) * 3
+        row = (claim.claim, one.data, claim.run, claim.against, outcome, one.score, int(one.decides), claim.expected)
+        writer.writerow((*row, found.n, found.pairs, *map(_number, numbers), one.verdict))
+    return stream.getvalue()
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.4f}".replace("-0.0000", "0.0000")
+
+
+def to_markdown(judged: Sequence[Judged], claims: ClaimsFile, results: Mapping[str, Sequence[Results]]) -> str:
+    """A row for each claim and data: what the deciding score says, and what the others would."""
+    first, *others = claims.scores
+    header = ["Claim", "Data", "Outcome", SCORE_TITLES[first], *(SCORE_TITLES[score] for score in others)]
+    header += ["Accuracy", "n", "Verdict"]
+    lines = [_cells(header), _cells([":---"] * 3 + ["---:"] * (len(claims.scores) + 2) + [":---"])]
+    by_place: dict[tuple[int, str], dict[str, Judged]] = {}
+    for one in judged:
+        by_place.setdefault((claims.claims.index(one.claim), one.data), {})[one.score] = one
+    for (_, data), of_scores in by_place.items():
+        deciding = next(one for one in of_scores.values() if one.decides)
+        claim = deciding.claim
+        of_accuracy = claim.outcome == "accuracy"
+        cells = [_difference(deciding.found) if not of_accuracy else DASH]
+        for score in others:
+            other = of_scores.get(score)
+            cells.append(f"{_difference(other.found)} ({other.verdict})" if other else DASH)
+        accuracy = deciding.found if of_accuracy else deciding.accuracy
+        cells.append(_difference(accuracy) if accuracy else DASH)
+        words = (
+            f"{METRIC_TITLES[claim.outcome]} of {claim.run} {EXPECTED_WORDS[claim.expected]} than of {claim.against}"
+        )
+        if claim.expected == "same":
+            words = f"{METRIC_TITLES[claim.outcome]} of {claim.run} the same as of {claim.against}"
+        if claim.less:
+            words += f", less that by the {score_words(claim.less)}"
+        if claim.keeps_accuracy:
+            words += ", accuracy kept"
+        row = [claim.claim, data, words, *cells, str(deciding.found.n), f"**{deciding.verdict}**"]
+        lines.append(_cells([*map(markdown_escape, row[:-1]), row[-1]]))
+    return "\n".join([rule_words(claims), "", *lines, "", *_data_words(results), ""])
+
+
+def rule_words(claims: ClaimsFile) -> str:
+    """The rule in words, from the numbers of the file."""
+    return (
+        f"Differences in points with {100 * CONFIDENCE:.0f} % intervals of Student's t over distinct class sets, "
+        f"replicates of a class set averaged; n: class sets. The {score_words(claims.scores[0])} decides. An interval "
+        f"within ±{claims.margin:g} points is no difference within the margin; else a claim is confirmed by an "
+        "interval on its side of 0, contradicted by one on the other side, and undecided where it contains 0. "
+        f"Accuracy is kept where its interval does not go below -{claims.accuracy_loss:g}, and lost where it lies "
+        "wholly below that."
+    )
+
+
+def _data_words(results: Mapping[str, Sequence[Results]]) -> Iterator[str]:
+    for name, of_data in results.items():
+        parts = []
+        for one in of_data:
+            splits, seeds = sorted(one.class_sets), sorted({seed for _, _, seed in one.units})
+            words = (
+                f"{one.folder.name}, {counted(len(splits), 'split')} ({listed(splits)}), {counted(len(seeds), 'seed')}"
+            )
+            same = "; ".join(f"splits {listed(group)} have the same classes" for group in twins(one.class_sets))
+            parts.append(f"{words}: {same}" if same else words)
+        sets = len({class_set for one in of_data for class_set in one.class_sets.values()})
+        yield markdown_escape(f"{name}: {counted(sets, 'class set')} of {'; '.join(parts)}.") + "\n"
+
+
+def _difference(found: PairedDifference) -> str:
+    return interval(found.difference, found.low, found.high)
+
+
+def _cells(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
