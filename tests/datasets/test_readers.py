@@ -125,6 +125,39 @@ def test_tiny_imagenet_unpacked(tmp_path: Path) -> None:
     check(READERS["tiny_imagenet"](tmp_path), expected)
 
 
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("inner", ["", "images/"])
+def test_tiny_imagenet_with_rearranged_validation_images(inner: str, listed: bool, tmp_path: Path) -> None:
+    """As many guides advise: the images of `val` in a folder a class, the list kept or deleted."""
+    expected = archives.tiny_imagenet(tmp_path, classes=6, test=3)
+    with zipfile.ZipFile(tmp_path / "tiny-imagenet-200.zip") as archive:
+        archive.extractall(tmp_path)
+    (tmp_path / "tiny-imagenet-200.zip").unlink()
+    val = tmp_path / "tiny-imagenet-200" / "val"
+    for line in (val / "val_annotations.txt").read_text().splitlines():
+        name, wnid = line.split()[:2]
+        (val / wnid / inner).mkdir(parents=True, exist_ok=True)
+        os.replace(val / "images" / name, val / wnid / inner / name)
+    (val / "images").rmdir()
+    if not listed:
+        (val / "val_annotations.txt").unlink()
+    check(READERS["tiny_imagenet"](tmp_path), expected)
+
+
+def test_tiny_imagenet_with_training_images_right_in_the_class_folders(tmp_path: Path) -> None:
+    files, expected = archives.tiny_imagenet_files()
+    moved = [(name if "/val/" in name else name.replace("/images/", "/"), data) for name, data in files]
+    archives.write_zip(tmp_path / "tiny-imagenet-200.zip", moved)
+    check(READERS["tiny_imagenet"](tmp_path), expected)
+
+
+def test_tiny_imagenet_with_a_validation_image_in_a_wrong_folder(tmp_path: Path) -> None:
+    files, expected = archives.tiny_imagenet_files()
+    wrong = [(name.replace("val/images/val_0", f"val/{expected.classes[0]}/val_0"), data) for name, data in files]
+    archives.write_zip(tmp_path / "tiny-imagenet-200.zip", wrong)
+    refused("tiny_imagenet", tmp_path, "val_0.JPEG is of class", "val_annotations.txt")
+
+
 @pytest.mark.parametrize("outer", ["", "my-pictures/"])
 def test_image_folder_as_zip(outer: str, tmp_path: Path) -> None:
     expected = archives.image_folder_zip(tmp_path / "pictures.zip", outer)

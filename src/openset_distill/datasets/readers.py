@@ -350,27 +350,46 @@ def tiny_imagenet(raw: Path) -> RawDataset:
 
     Class ids are ranks of the sorted WordNet ids, for all 200 classes, whether the archive has training images of
     them or not. The test part is `val`, whose labels are in `val_annotations.txt`; `test` has no public labels.
+    Copies that were rearranged, as many guides do, are read too: `val/<wnid>/` and `val/<wnid>/images/`, with the list
+    or without it, and `train/<wnid>/` without `images/`. The images have the same order in all of them.
     """
     archive = _find(raw, "tiny-imagenet-200.zip", "tiny-imagenet-200")
     names, contents = _scan(archive, lambda name: name.endswith(("wnids.txt", "val_annotations.txt")))
     classes = tuple(sorted(row[0] for row in _text(contents, archive, "wnids.txt")))
     rank = {wnid: label for label, wnid in enumerate(classes)}
     prefix = next(name for name in contents if name.endswith("wnids.txt")).removesuffix("wnids.txt")
-    train = []
+    train, in_folders = [], []
     for name in names:
         place = name.removeprefix(prefix).split("/")
-        if place[0] == "train" and place[2:3] == ["images"]:
+        if place[0] == "val" and place[1] in rank and _is_image(name):
+            in_folders.append((name, place[1]))
+        if place[0] == "train" and (place[2:3] == ["images"] or len(place) == 3) and _is_image(name):
             if place[1] not in rank:
                 raise DataError(f"{archive}: {name} is of class {place[1]}, which wnids.txt lacks; fetch it again")
             train.append((name, rank[place[1]]))
+    if in_folders and not any(name.endswith("val/val_annotations.txt") for name in contents):
+        test = [(name, rank[wnid]) for name, wnid in sorted(in_folders, key=lambda row: _by_number(row[0]))]
+        return RawDataset(classes, _files_part(archive, train, names), _files_part(archive, test, names), 3, (archive,))
+    moved = {PurePosixPath(name).name: (name, wnid) for name, wnid in in_folders}
+    test = []
     try:
-        test = [
-            (f"{prefix}val/images/{row[0]}", rank[row[1]])
-            for row in _text(contents, archive, "val/val_annotations.txt")
-        ]
+        for row in _text(contents, archive, "val/val_annotations.txt"):
+            name, folder = moved.get(row[0], (f"{prefix}val/images/{row[0]}", row[1]))
+            if folder != row[1]:
+                raise DataError(
+                    f"{archive}: {name} is of class {row[1]} by val_annotations.txt; fetch the archive again, or put "
+                    "the file into the folder of its class"
+                )
+            test.append((name, rank[row[1]]))
     except (KeyError, IndexError) as error:
         raise _damaged_list(archive, "val/val_annotations.txt", error) from error
     return RawDataset(classes, _files_part(archive, train, names), _files_part(archive, test, names), 3, (archive,))
+
+
+def _by_number(name: str) -> tuple[str, int, str]:
+    """A key that sorts `val_2.JPEG` before `val_10.JPEG`, as the official list does, whatever folders they are in."""
+    stem, _, number = PurePosixPath(name).stem.rpartition("_")
+    return (stem, int(number) if number.isdecimal() else -1, name)
 
 
 def cub(raw: Path) -> RawDataset:
