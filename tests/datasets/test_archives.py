@@ -17,6 +17,7 @@ import pytest
 from openset_distill.core.errors import DataError, OpenSetError
 from openset_distill.datasets import archives as unpack
 from openset_distill.datasets.archives import Limits, extract, members, open_archive, open_compressed
+from openset_distill.datasets.readers import READERS
 
 FILES = {"a/one.txt": b"first", "a/b/two.bin": bytes(range(256)) * 9, "empty": b"", "three": b"\n" * 512}
 TAR_MODES = {".tar": "w", ".tar.gz": "w:gz", ".tar.bz2": "w:bz2", ".tar.xz": "w:xz"}
@@ -419,3 +420,72 @@ def test_reads_the_official_archive(file, suffix, least):
         assert len(images) >= least
         for member in images[:: len(images) // 50]:
             assert member.read()[:2] == b"\xff\xd8"
+
+
+# ------------------------------------------------------------------------------- archives of other programs
+
+
+def zip_of_windows(path: Path, files: dict[str, bytes], system: int = 0) -> Path:
+    """A zip archive with backslashes, as Compress-Archive of Windows PowerShell 5 writes it."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files.items():
+            info = zipfile.ZipInfo(name)
+            info.create_system = system
+            archive.writestr(info, data)
+    return path
+
+
+def test_backslashes_of_windows_separate_folders(tmp_path: Path) -> None:
+    path = zip_of_windows(tmp_path / "a.zip", {"train\\": b"", "train\\cat\\": b"", "train\\cat\\1.png": b"x"})
+    with open_archive(path) as archive:
+        assert [(member.name, member.read()) for member in archive] == [("train/cat/1.png", b"x")]
+        assert archive.folders == ["train", "train/cat"]
+
+
+@pytest.mark.parametrize("name", ["..\\x", "a\\..\\..\\x", "\\x", "C:\\x"])
+def test_backslashes_of_windows_do_not_leave_the_folder(name: str, tmp_path: Path) -> None:
+    path = zip_of_windows(tmp_path / "a.zip", {name: b"x"})
+    with pytest.raises(DataError, match="not a plain relative path; it is refused: unpack it and name the folder"):
+        open_archive(path)
+
+
+def test_the_same_name_with_both_separators_is_refused(tmp_path: Path) -> None:
+    path = zip_of_windows(tmp_path / "a.zip", {"a\\x": b"1", "a/x": b"2"})
+    with pytest.raises(DataError, match="two members named 'a/x'; it is refused: unpack it"):
+        open_archive(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "words"),
+    [
+        ("pets.rar", b"Rar!\x1a\x07\x01\x00", "a RAR archive"),
+        ("pets.zip", b"Rar!\x1a\x07\x01\x00", "a RAR archive"),
+        ("pets.7z", b"7z\xbc\xaf\x27\x1c\x00", "a 7-Zip archive"),
+        ("pets.tar.zst", b"\x28\xb5\x2f\xfd", "Zstandard"),
+        ("pets.zip.001", b"PK\x03\x04", "one part of a split archive"),
+        ("pets.z01", b"PK\x07\x08PK\x03\x04", "split zip archive"),
+        ("pets.part1.rar", b"anything", "one part of a split archive"),
+    ],
+)
+def test_archives_of_other_programs_are_called_by_their_name(
+    name: str, start: bytes, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(start + bytes(100))
+    with pytest.raises(DataError, match=f"{words}.*which is not read; unpack it, name the folder, or pack it as zip"):
+        open_archive(tmp_path / name)
+    with pytest.raises(DataError, match=words):  # also where it is all that the folder of images holds
+        READERS["image_folder"](tmp_path)
+
+
+def test_the_last_part_of_a_split_zip(tmp_path: Path) -> None:
+    zip_of_windows(tmp_path / "pets.zip", {"x": b"x"})
+    (tmp_path / "pets.z01").write_bytes(b"PK\x07\x08")
+    with pytest.raises(DataError, match="the last part of a split zip archive, which is not read"):
+        open_archive(tmp_path / "pets.zip")
+
+
+def test_zip64_is_read(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive, archive.open("x", "w", force_zip64=True) as stream:
+        stream.write(b"data")
+    with open_archive(tmp_path / "a.zip") as archive:
+        assert [member.read() for member in archive] == [b"data"]

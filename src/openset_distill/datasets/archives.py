@@ -36,6 +36,20 @@ _START = 16
 _BLOCK = 512  # bytes in a block of a tar archive
 _LARGEST_HEADER = 1024**2  # bytes of extended header before a tar member: names and times, nothing large
 _DRIVE = re.compile(r"[A-Za-z]:")
+_UNIX = 3  # `create_system` of a zip member
+_SPLIT = re.compile(r"\.(z\d\d|r\d\d|\d{3}|part\d+\.rar)$", re.IGNORECASE)
+# archives of other programs, by how they begin
+_FOREIGN = {
+    b"Rar!\x1a\x07": "a RAR archive",
+    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive",
+    b"\x28\xb5\x2f\xfd": "compressed with Zstandard",
+    b"\x04\x22\x4d\x18": "compressed with LZ4",
+    b"\x1f\x9d": "compressed with compress (.Z)",
+    b"LZIP": "compressed with lzip",
+    b"MSCF": "a cabinet archive",
+    b"xar!": "a xar archive",
+    b"PK\x07\x08": "the first part of a split zip archive",
+}
 # How files begin. A tar archive begins with its first member's name, so two letters would not do.
 _ZIP = re.compile(rb"PK(\x03\x04|\x05\x06)")
 _COMPRESSED = {
@@ -44,6 +58,7 @@ _COMPRESSED = {
     re.compile(rb"\xfd7zXZ\x00"): lzma.open,
 }
 _REFUSED = "it is refused: make sure that it is the archive you mean, and fetch it again"
+_PACK_ANEW = "it is refused: unpack it and name the folder, or pack it anew as a plain zip or tar archive"
 _FETCH_AGAIN = "the archive is damaged: delete it and fetch it again"
 
 
@@ -143,7 +158,7 @@ class OpenArchive(abc.ABC):
         """Checks and counts one entry; returns its clean name."""
         name = _clean(raw_name, self.path, is_folder)
         if not is_folder and name in self._names:
-            raise DataError(f"{self.path} has two members named {name!r}; {_REFUSED}")
+            raise DataError(f"{self.path} has two members named {name!r}; {_PACK_ANEW}")
         self._names.add(name)
         if is_folder and name:
             self.folders.append(name)
@@ -173,6 +188,9 @@ def open_archive(source: str | os.PathLike | Member, limits: Limits = DEFAULT_LI
     else:
         path, packed, stream = _open_file(source)
     try:
+        problem = _foreign(stream.peek(_START), path)
+        if problem:
+            raise DataError(f"{path} is {problem}, which is not read; unpack it, name the folder, or pack it as zip")
         if _ZIP.match(stream.peek(_START)):
             if isinstance(source, Member):
                 raise DataError(f"{path} is a zip archive inside an archive; unpack the outer one first")
@@ -182,6 +200,24 @@ def open_archive(source: str | os.PathLike | Member, limits: Limits = DEFAULT_LI
     except BaseException:
         stream.close()
         raise
+
+
+def _foreign(start: bytes, path: str) -> str | None:
+    """What an archive is that this module does not read; None where it may read it."""
+    for magic, what in _FOREIGN.items():
+        if start.startswith(magic):
+            return what
+    if _SPLIT.search(path):
+        return "one part of a split archive"
+    if path.lower().endswith(".zip") and os.path.exists(path[:-4] + ".z01"):
+        return "the last part of a split zip archive"
+    return None
+
+
+def is_foreign(path: str | os.PathLike) -> bool:
+    """Whether a file is an archive that `open_archive` refuses as one of another program, or a part of one."""
+    with open(path, "rb") as stream:
+        return _foreign(stream.read(_START), os.fspath(path)) is not None
 
 
 def members(source: str | os.PathLike | Member, limits: Limits = DEFAULT_LIMITS) -> Iterator[Member]:
@@ -275,7 +311,7 @@ def _clean(raw: str, path: str, is_folder: bool) -> str:
         or min(raw, default=" ") < " "
         or not (parts or is_folder)
     ):
-        raise DataError(f"{path} has a member named {raw!r}, which is not a plain relative path; {_REFUSED}")
+        raise DataError(f"{path} has a member named {raw!r}, which is not a plain relative path; {_PACK_ANEW}")
     return "/".join(parts)
 
 
@@ -363,13 +399,17 @@ class _Zip(OpenArchive):
     def _listed(self) -> Iterator[Member]:
         for info in self._zip.infolist():
             # `orig_filename` is what the archive says; `filename` is cut at a zero byte and has slashes exchanged
-            name = self._admit(info.orig_filename, info.file_size, info.is_dir())
+            raw, is_folder = info.orig_filename, info.is_dir()
+            if info.create_system != _UNIX:  # Windows PowerShell 5 writes its own separator
+                raw = raw.replace("\\", "/")
+                is_folder = raw.endswith("/")
+            name = self._admit(raw, info.file_size, is_folder)
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise DataError(f"{self.path}: {name} is a link or a special file; {_REFUSED}")
+                raise DataError(f"{self.path}: {name} is a link or a special file; {_PACK_ANEW}")
             if info.flag_bits & 0x1:
                 raise DataError(f"{self.path}: {name} is encrypted; unpack the archive with its password first")
-            if not info.is_dir():
+            if not is_folder:
                 yield Member(self, name, info.file_size, info)
 
     def __iter__(self) -> Iterator[Member]:
@@ -426,7 +466,7 @@ class _Tar(OpenArchive):
             if info.isdir():
                 continue
             if not info.isreg() or info.issparse():
-                raise DataError(f"{self.path}: {name} is a link or a special file; {_REFUSED}")
+                raise DataError(f"{self.path}: {name} is a link or a special file; {_PACK_ANEW}")
             if info.size < 0:
                 raise DataError(f"{self.path}: {name} has a negative size; {_FETCH_AGAIN}")
             yield Member(self, name, info.size, info)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import glob
 import hashlib
+import http.client
 import logging
 import os
+import re
 import shutil
 import sys
 import time
@@ -345,7 +347,11 @@ class _Fetch:
 
     def _download(self, address: str) -> str:
         """Downloads from one address; returns the SHA-256 of the file."""
-        if urlsplit(address).scheme not in ("http", "https"):
+        try:
+            scheme = urlsplit(address).scheme
+        except ValueError as error:
+            raise _Unusable(f"is no address ({error})") from error
+        if scheme not in ("http", "https"):
             raise _Unusable("refused: only http and https addresses are used")
         # one part an address: what two servers sent must not be mixed
         key = hashlib.sha256(address.encode()).hexdigest()[:8]
@@ -392,8 +398,8 @@ class _Fetch:
                 start = 0  # the server does not resume, or the file has changed
             elif start and (_validator(response) not in (None, validator) or not _continues(response, start)):
                 raise _Interrupted("the file changed on the server", wait=0.0, restart=True)
-            length = response.headers.get("Content-Length", "")
-            total = start + int(length) if length.isdigit() else None
+            length = _number(response.headers.get("Content-Length", ""))
+            total = start + length if length is not None else None
             if self.size is not None and total not in (None, self.size):
                 raise _Unusable(f"offers {total} bytes where {self.size} are expected")
             free = shutil.disk_usage(part.parent).free
@@ -432,15 +438,16 @@ class _Fetch:
             response = requests.get(address, headers=headers, stream=True, timeout=timeout)
         except (requests.ConnectionError, requests.Timeout) as error:
             raise _Interrupted(_reason(error)) from error
-        except requests.RequestException as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
+            # ValueError: it redirects to something that is no address
             raise _Unusable(_reason(error)) from error
         with response:
             code = response.status_code
             if code == 416:  # the part is longer than the file is now
                 raise _Interrupted("the file changed on the server", wait=0.0, restart=True)
             if code in _TEMPORARY:
-                after = response.headers.get("Retry-After", "")
-                raise _Interrupted(f"HTTP status {code}", wait=float(after) if after.isdigit() else None)
+                after = _number(response.headers.get("Retry-After", ""))
+                raise _Interrupted(f"HTTP status {code}", wait=None if after is None else float(after))
             if code not in (200, 206) or (code == 206 and not start):
                 raise _Unusable(f"HTTP status {code}")
             if address.startswith("https:") and not response.url.startswith("https:"):
@@ -515,11 +522,16 @@ def _continues(response: requests.Response, start: int) -> bool:
     return response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
 
 
+def _number(text: str) -> int | None:
+    """A whole number of a header; None for any other text, with digits of other scripts too."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
+
+
 def _chunks(response: requests.Response) -> Iterator[bytes]:
     try:
         # the bytes as they are: some servers call a .tar.gz file a compressed .tar file
         yield from response.raw.stream(_CHUNK, decode_content=False)
-    except (urllib3.exceptions.HTTPError, OSError) as error:
+    except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
         raise _Interrupted(f"the connection broke ({_reason(error)})") from error
 
 

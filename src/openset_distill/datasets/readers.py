@@ -20,7 +20,7 @@ from PIL import Image
 from ..core.errors import DataError
 from ..core.text import printable
 from . import safe_pickle
-from .archives import open_archive, open_compressed
+from .archives import is_foreign, open_archive, open_compressed
 from .folders import Listing, check, leftover, refused, shortened, walk
 from .index import Indexed, Record, folder_records, tar_records
 
@@ -221,8 +221,13 @@ def _images_in(raw: Path) -> Path:
     if raw.is_dir():
         visible = [path for path in raw.iterdir() if leftover(path.name) is None]
         archives = [path for path in visible if path.name.lower().endswith(ARCHIVE_SUFFIXES)]
-        if len(archives) == 1 and not any(path.is_dir() for path in visible):
-            return archives[0]
+        if not any(path.is_dir() for path in visible):
+            if len(archives) == 1:
+                return archives[0]
+            images = any(_is_image(path.name) for path in visible)
+            foreign = [path for path in visible if not images and path.is_file() and is_foreign(path)]
+            if foreign:
+                return min(foreign)  # opening it says what it is
     return raw
 
 
