@@ -29,6 +29,7 @@ MODEL_COMMANDS = {
     "package": "a finished run of the workflow as a model folder",
     "predict": "answer images with a class, or with unknown",
     "evaluate": "how good a model is, or anybody's logits or scores",
+    "export": "write a model as an ONNX file",
     "calibrate": "set a model's thresholds from images that it was not trained on",
 }
 
