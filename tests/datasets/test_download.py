@@ -1,3 +1,4 @@
+import contextlib
 import email.utils
 import gzip
 import hashlib
@@ -7,6 +8,7 @@ import multiprocessing
 import os
 import re
 import resource
+import socket
 import subprocess
 import sys
 import tempfile
@@ -235,6 +237,82 @@ def test_busy_servers_are_tried_again(server, tmp_path):
     get(archive(server.address), tmp_path)
     assert len(server.requests) == 3
     assert time.monotonic() - start < 1  # the server asked for a second, `longest_wait` allows less
+
+
+ODD = ["\u00b2", "9" * 5000, "soon", "-1", "1e400", "nan", "Wed, 99 Foo", ""]
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_a_retry_after_of_any_text_is_no_fault(text, server, tmp_path):
+    server.plan = [{"status": 429, "headers": {"Retry-After": text}}, {}]
+    get(archive(server.address), tmp_path)
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["http://[::1", "http://[::1]:0/x", "http://", "http://a b/", "http://127.0.0.1:999999/x", "//[", "ftp://x/y",
+     "file:///etc/passwd", "\u00b2://x", "http://\u00ff\u00fe..", "http://" + "a" * 300 + "/x", "http://127.0.0.1:x/"],
+)  # fmt: skip
+def test_a_redirect_to_anything_is_one_line(place, server, tmp_path):
+    server.plan = [{"status": 302, "headers": {"Location": place}}]
+    message = failure(archive(server.address), tmp_path)
+    assert f"{server.address}: " in message
+
+
+def test_an_endless_redirect_ends(server, tmp_path):
+    server.plan = [{"status": 302, "headers": {"Location": "/images.zip"}}]
+    assert "redirect" in failure(archive(server.address), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "address", ["http://[::1", "http://[::1]:0/x", "http://[fe80::1%25zz]/x", "http:", "http://\u00b2/"]
+)
+def test_an_odd_address_is_one_line(address, tmp_path):
+    assert address in failure(archive(address), tmp_path)
+
+
+ANSWERS = {
+    "length of another script": b"HTTP/1.1 200 OK\r\nContent-Length: \xb2\r\n\r\nabc",
+    "length without end": b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\nabc",
+    "negative length": b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nabc",
+    "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 3, 4\r\n\r\nabc",
+    "chunks of garbage": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n",
+    "negative chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabc\r\n",
+    "endless chunk size": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1" * 70_000,
+    "no status": b"HELLO\r\n\r\n",
+    "odd status": b"HTTP/1.1 abc OK\r\n\r\n",
+    "huge header": b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000 + b"\r\n\r\n",
+    "many headers": b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 300 + b"\r\n",
+    "nothing": b"",
+    "a range nobody asked for": b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 5-7/9\r\nContent-Length: 3\r\n\r\nabc",
+}
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_an_odd_answer_is_one_line(kind, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer():
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(65536)
+                    with contextlib.suppress(OSError):
+                        connection.sendall(ANSWERS[kind])
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}/images.zip"
+        message = failure(archive(address), tmp_path)
+        assert f"{address}: " in message
+        listening.shutdown(socket.SHUT_RDWR)
+    thread.join(5)
+    assert not thread.is_alive()
+    assert not (tmp_path / "images.zip").exists()
 
 
 def test_a_server_that_never_gets_anywhere_is_given_up(server, tmp_path):
