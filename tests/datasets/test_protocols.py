@@ -300,6 +300,21 @@ def test_semantic_shift_hard_of_later_papers() -> None:
     assert "medium and hard" in split.source
 
 
+@pytest.mark.parametrize(
+    "broken", [np.inf, np.nan, 1.5, None, "a", [1], np.array([[9, 0]]), np.array([1.0, 2.0]), {}, 2**70, -1]
+)
+@pytest.mark.parametrize("place", ["known", "unknown"])
+def test_published_lists_that_hold_anything_else(place: str, broken: object) -> None:
+    lists = published([9, 0, 4, 2], easy=[1, 3], medium=[5], hard=[6, 7, 8])
+    if place == "known":
+        lists["known_classes"] = broken if isinstance(broken, np.ndarray) else [9, 0, 4, broken]
+    else:
+        lists["unknown_classes"]["Easy"] = broken if isinstance(broken, np.ndarray) else [1, broken]
+    with pytest.raises((DataError, SettingsError), match="'cub'") as raised:
+        class_split("cub", 0, BIRDS, Resources(REFERENCE, lists))
+    assert "\n" not in str(raised.value)
+
+
 def test_imagenet_unknowns_come_from_imagenet21k_by_name() -> None:
     datasets = Datasets("imagenet", ["n1", "n2"], {"imagenet21k": ["n1", "n7", "n8", "n9"]})
     lists = {"easy_i21k_classes": np.array(["n9"]), "hard_i21k_classes": ["n8", "n7"]}

@@ -285,6 +285,35 @@ def test_cifar_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "harm").exists()
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array([[1], [2]]), np.array([1.5, 2]), np.array([np.inf, 1]), np.array([np.nan, 1]), np.array(["a", "b"]),
+        np.array([1 + 0j, 2]), np.array([True, False]), np.int64(3), [[1, 2], [3, 4]], [1, None],
+    ],
+)  # fmt: skip
+def test_labels_that_are_no_row_of_whole_numbers(labels: object, tmp_path: Path) -> None:
+    batch = {"data": np.zeros((2, 3072), np.uint8), "labels": labels}
+    files = [(f"cifar-10-batches-py/data_batch_{number}", pickle.dumps(batch)) for number in range(1, 6)]
+    files += [
+        ("cifar-10-batches-py/test_batch", pickle.dumps(batch)),
+        ("cifar-10-batches-py/batches.meta", pickle.dumps({"label_names": ["a", "b", "c"]})),
+    ]
+    archives.write_tar(tmp_path / "cifar-10-python.tar.gz", files)
+    with pytest.raises(DataError, match="cifar-10-python") as raised:
+        READERS["cifar_pickle"](tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("label", [1.5, np.inf, np.nan])
+def test_svhn_with_labels_that_are_no_whole_numbers(label: float, tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        savemat(
+            tmp_path / f"{part}_32x32.mat", {"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.array([[label], [1]])}
+        )
+    refused("svhn_mat", tmp_path, "train_32x32.mat", "no row of whole numbers")
+
+
 def test_cifar_without_a_batch(tmp_path: Path) -> None:
     archives.write_tar(tmp_path / "cifar-10-python.tar.gz", [("x/batches.meta", pickle.dumps({"label_names": ["a"]}))])
     refused("cifar_pickle", tmp_path, "data_batch_1", "incomplete")
@@ -416,6 +445,16 @@ def test_imagenet_validation_labels_of_another_number(tmp_path: Path) -> None:
     archives.imagenet(other, test=3)
     os.replace(other / "ILSVRC2012_img_val.tar", tmp_path / "ILSVRC2012_img_val.tar")
     refused("imagenet", tmp_path, "ILSVRC2012_devkit_t12.tar.gz", "labels")
+
+
+def test_imagenet_folders_without_what_programs_leave(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        for name in ("n00000001/a.JPEG", "n00000001/@eaDir/a.JPEG", "@eaDir/a.JPEG", "n00000001/Thumbs.db"):
+            (tmp_path / part / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / part / name).write_bytes(b"x")
+    raw = READERS["imagenet"](tmp_path)
+    assert raw.classes == ("n00000001",)
+    assert [len(part.labels) for part in (raw.train, raw.test)] == [1, 1]
 
 
 def test_imagenet_class_folder_without_images(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..core.errors import DataError
 from .decode import decode
+from .folders import leftover
 
 Record = tuple[str, int, int]
 
@@ -159,9 +160,9 @@ def folder_records(root: Path, folder: str) -> Iterator[tuple[str, Record]]:
         DataError: a class folder has no files.
     """
     for class_folder in sorted(os.scandir(root / folder), key=lambda entry: entry.name):
-        if not class_folder.is_dir() or class_folder.name.startswith("."):
+        if not class_folder.is_dir() or leftover(class_folder.name):
             continue
-        names = sorted(entry.name for entry in os.scandir(class_folder.path) if not entry.name.startswith("."))
+        names = sorted(entry.name for entry in os.scandir(class_folder.path) if not leftover(entry.name))
         if not names:
             raise DataError(f"{class_folder.path} has no images; add some or remove the folder")
         for name in names:

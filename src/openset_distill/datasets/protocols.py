@@ -12,6 +12,7 @@ import datetime
 import hashlib
 import json
 import math
+import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -289,9 +290,9 @@ class SemanticShift(_OwnClassSets):
                 }
             else:
                 unknown_from = datasets.name
-                known = tuple(int(label) for label in published["known_classes"])
+                known = tuple(operator.index(label) for label in published["known_classes"])
                 groups = {
-                    group.lower(): [int(label) for label in published["unknown_classes"][group]]
+                    group.lower(): [operator.index(label) for label in published["unknown_classes"][group]]
                     for group in ("Easy", "Medium", "Hard")
                 }
                 total = len(known) + sum(map(len, groups.values()))

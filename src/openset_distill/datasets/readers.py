@@ -185,6 +185,19 @@ def _damaged_list(archive: Path, name: str, error: Exception) -> DataError:
     return DataError(f"{archive}: {name} is damaged ({type(error).__name__}: {error}); fetch the archive again")
 
 
+def _labels(values: object) -> np.ndarray:
+    """Class ids of a list or array: int64 `[n]`.
+
+    Raises:
+        ValueError: they are not whole numbers in a row.
+    """
+    labels = np.asarray(values)
+    whole = labels.dtype.kind in "iu" or (labels.dtype.kind == "f" and bool(np.all(labels == np.round(labels))))
+    if not whole or labels.ndim != 1 or (labels.dtype.kind == "f" and not np.isfinite(labels).all()):
+        raise ValueError(f"labels of {labels.dtype} {list(labels.shape)} are no row of whole numbers")
+    return labels.astype(np.int64)
+
+
 def _files_part(archive: Path, rows: Iterable[tuple[str, int]], present: Iterable[str], banner: int = 0) -> Part:
     """A part from (member name, label) pairs.
 
@@ -293,7 +306,7 @@ def svhn_mat(raw: Path) -> RawDataset:
         path = _find(raw, f"{part}_32x32.mat")
         contents = _read_mat(path, path.read_bytes())
         try:
-            images, labels = contents["X"].transpose(3, 0, 1, 2), contents["y"].reshape(-1).astype(np.int64)
+            images, labels = contents["X"].transpose(3, 0, 1, 2), _labels(contents["y"].reshape(-1))
             if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3):
                 raise ValueError(f"images of {images.dtype} {images.shape[1:]}")
         except (KeyError, ValueError, TypeError, AttributeError) as error:
@@ -335,7 +348,7 @@ def cifar_pickle(raw: Path) -> RawDataset:
         for name in names:
             try:
                 images.append(pickles[name]["data"].reshape(-1, 3, 32, 32).astype(np.uint8, casting="safe"))
-                labels.append(np.asarray(pickles[name][labels_key], dtype=np.int64))
+                labels.append(_labels(pickles[name][labels_key]))
             except (KeyError, ValueError, TypeError, AttributeError) as error:
                 raise _damaged_list(archive, name, error) from error
         pixels = np.concatenate(images).transpose(0, 2, 3, 1)
@@ -476,7 +489,7 @@ def stanford_cars(raw: Path) -> RawDataset:
         table = _read_mat(where, data)
         try:
             rows = [
-                (f"{prefix}{row['fname'].item()}", int(row["class"].item()) - 1)
+                (f"{prefix}{row['fname'].item()}", int(_labels([row["class"].item()])[0]) - 1)
                 for row in table["annotations"].reshape(-1)
             ]
         except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:

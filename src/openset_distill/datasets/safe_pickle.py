@@ -68,8 +68,10 @@ def load(
         _check_opcodes(data, name)
         value = _Unpickler(data, arrays, name).load()
         return _Plain(name).convert(value, 0)[0]
-    except DataError:
-        raise
+    except DataError as error:
+        if name in str(error):
+            raise
+        raise DataError(f"{name}: {error}") from error
     except Exception as error:  # a damaged pickle can end in almost any exception, as the library documents
         raise DataError(f"{name} is not a readable pickle ({error}); fetch the file again") from error
 
