@@ -17,6 +17,7 @@ import yaml
 from commands import REPOSITORY
 from small_repository import BIN, copy_of_the_repository, dvc_repository, jobs, run, snakemake
 
+from openset_distill.datasets.protocols import class_sets
 from openset_distill.report.figures import FIGURES
 
 pytestmark = pytest.mark.workflow
@@ -53,6 +54,11 @@ def test_every_figure_and_table_is_made_and_the_summary_shown(finished):
     with open(results / "tidy" / "runs.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert {row["protocol"] for row in rows} == {"mnist"} and {row["split"] for row in rows} == {"0", "1"}
+    # the class sets of the data are those that the protocol promises before there are any
+    promised = class_sets("mnist", [0, 1], dataset="digits", reference=REPOSITORY / "config" / "reference")
+    assert {int(row["split"]): row["class_set"] for row in rows} == promised
+    with open(results / "tidy" / "summary.csv", newline="") as stream:
+        assert {row["n"] for row in csv.DictReader(stream)} == {"2"}
     for metric in ("auroc", "aupr_known", "aupr_unknown", "fpr95", "oscr", "openauc"):
         assert {row["score"] for row in rows if row["metric"] == metric} == {
             "maximum_logit", "msp", "energy", "feature_norm",
