@@ -524,7 +524,7 @@ def _continues(response: requests.Response, start: int) -> bool:
 
 def _number(text: str) -> int | None:
     """A whole number of a header; None for any other text, with digits of other scripts too."""
-    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
+    return int(text) if re.fullmatch(r"[0-9]{1,30}", text) else None
 
 
 def _chunks(response: requests.Response) -> Iterator[bytes]:
