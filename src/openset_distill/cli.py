@@ -26,6 +26,7 @@ WIDE = 400
 # A command's name -> what it does. Its module in `recognition.commands` has `add_arguments(parser)` and
 # `run(arguments)`; one that is added here needs nothing else.
 MODEL_COMMANDS = {
+    "train": "a model from a folder of images, in one command",
     "package": "a finished run of the workflow as a model folder",
     "predict": "answer images with a class, or with unknown",
     "evaluate": "how good a model is, or anybody's logits or scores",

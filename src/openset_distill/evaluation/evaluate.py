@@ -38,6 +38,7 @@ def save_outputs(
     group: np.ndarray,
     group_names: Sequence[str],
     validation: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+    closed: bool = False,
 ) -> None:
     """Writes the outputs of a run as an uncompressed `.npz`; the file appears whole or not at all.
 
@@ -49,6 +50,7 @@ def save_outputs(
         group_names: in code order, beginning with "known".
         validation: features `[m, d]`, logits `[m, classes]` and labels `[m]` of the validation images, if there are
             any, stored as `VALIDATION_ARRAYS`.
+        closed: whether images of known classes alone will do.
 
     Raises:
         DataError: the arrays do not fit together or are not finite; nothing is written.
@@ -61,7 +63,7 @@ def save_outputs(
         "group": np.asarray(group, dtype=np.int16),
         "group_names": np.asarray(group_names, dtype=np.str_),
     }
-    check_outputs(outputs, f"outputs for {path}")
+    check_outputs(outputs, f"outputs for {path}", closed=closed)
     if validation is not None:
         arrays = zip(VALIDATION_ARRAYS, validation, (np.float32, np.float32, np.int64), strict=True)
         outputs |= {name: np.asarray(array, dtype=dtype) for name, array, dtype in arrays}
@@ -69,14 +71,14 @@ def save_outputs(
         np.savez(stream, **outputs)
 
 
-def load_outputs(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def load_outputs(path: str | os.PathLike, *, closed: bool = False) -> dict[str, np.ndarray]:
     """Reads and checks the outputs of a run.
 
     Raises:
         DataError: the file is missing, cut off, not an `.npz`, holds other arrays, or they do not fit together.
     """
     outputs = read_arrays(path, ARRAYS, what="the outputs of a run")
-    check_outputs(outputs, str(path))
+    check_outputs(outputs, str(path), closed=closed)
     return outputs
 
 
@@ -128,8 +130,8 @@ def _opened(path: str | os.PathLike, what: str) -> Iterator[np.lib.npyio.NpzFile
         raise DataError(f"{path} is cut off or not {what} ({error}); {_AGAIN}") from error
 
 
-def check_outputs(outputs: Mapping[str, np.ndarray], where: str = "outputs") -> None:
-    """Checks that the outputs of a run can be evaluated.
+def check_outputs(outputs: Mapping[str, np.ndarray], where: str = "outputs", *, closed: bool = False) -> None:
+    """Checks that the outputs of a run can be evaluated; with `closed` images of known classes alone will do.
 
     Raises:
         DataError: an array is absent, lengths or codes disagree, a value is not finite, or there is no known image
@@ -179,7 +181,7 @@ def check_outputs(outputs: Mapping[str, np.ndarray], where: str = "outputs") -> 
             f"but {len(names)} groups are named; make the split again"
         )
     empty = [name for name, size in zip(names, sizes, strict=True) if size == 0]
-    if empty or len(names) < 2:
+    if empty or (len(names) < 2 and not closed):
         what = f"group {', '.join(map(repr, empty))} has no image" if empty else "there is no unknown group"
         raise DataError(f"{where}: {what}; knowns and unknowns are both needed, check the split's test images")
 
@@ -192,6 +194,7 @@ def evaluate(
     sampling: Sequence[str] = ("full",),
     bootstrap: int = 1000,
     seed: int,
+    closed: bool = False,
 ) -> list[dict[str, Any]]:
     """All metrics of one run, in long form.
 
@@ -212,6 +215,7 @@ def evaluate(
         sampling: of `full` and `balanced`.
         bootstrap: resamples for the 95 % intervals; 0 leaves them NaN.
         seed: of the balanced draws and of the bootstrap.
+        closed: whether images of known classes alone will do, which have an accuracy and nothing else.
 
     Returns:
         rows with the keys score, group, sampling, metric, value, low, high, n_known, n_unknown. Accuracy has one row,
@@ -221,7 +225,7 @@ def evaluate(
         DataError: the outputs cannot be evaluated.
         SettingsError: unknown score or sampling, or a negative number of resamples.
     """
-    check_outputs(outputs)
+    check_outputs(outputs, closed=closed)
     for name in sampling:
         if name not in SAMPLINGS:
             raise SettingsError(f"unknown sampling {name!r}; {nearest(name, SAMPLINGS)}")
@@ -339,8 +343,10 @@ def _known(outputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _unknown_groups(outputs: Mapping[str, np.ndarray]) -> list[tuple[int, str, np.ndarray]]:
-    """(code, name, image indices) of all the unknowns together (code 0), then of each group if there are several."""
+    """(code, name, image indices) of all unknowns together (code 0), then of each group if there are several."""
     group, names = outputs["group"], outputs["group_names"].tolist()
+    if len(names) == 1:
+        return []
     groups = [(0, ALL, np.flatnonzero(group != 0))]
     if len(names) > 2:
         groups += [(code, names[code], np.flatnonzero(group == code)) for code in range(1, len(names))]

@@ -86,7 +86,8 @@ def package_run(
 
 def test_metrics(outputs: Path, score: str, *, seed: int) -> tuple[dict[str, Any], ...]:
     """Rows of `evaluation.evaluate` for one score, with intervals; NaN becomes None, as JSON has none."""
-    rows = evaluate(load_outputs(outputs), scores=[score], bootstrap=RESAMPLES, seed=seed)
+    arrays = load_outputs(outputs, closed=True)
+    rows = evaluate(arrays, scores=[score], bootstrap=RESAMPLES, seed=seed, closed=True)
     return tuple(
         {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
         for row in rows

@@ -261,6 +261,7 @@ def save_test_outputs(
         group=data.arrays["test_group"],
         group_names=data.groups,
         validation=validation,
+        closed=len(data.groups) == 1,
     )
 
 
