@@ -9,7 +9,7 @@ COMPILE = pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --
 RESULTS ?= results/digits
 CONFIG = $(if $(EXPERIMENT),--configfile config/experiments/$(EXPERIMENT).yaml)
 
-.PHONY: help paper_figures test test_stories test_slurm test_real_data doctor crate tools environment figure report \
+.PHONY: help paper_figures test test_attacks test_stories test_slurm test_real_data doctor crate tools environment figure report \
   lint format lock benchmark dvc_yaml clean
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make test                        the tests"
 	@echo "make test_real_data              the tests on real archives (OPENSET_MIRROR names their folder)"
 	@echo "make test_stories                kills, full disks, DVC with every kind of remote, RO-Crate (minutes)"
+	@echo "make test_attacks                bad and hostile input, faults, kills and fuzzing (minutes)"
 	@echo "make test_slurm                  the tests on a SLURM cluster that they start themselves"
 	@echo "make report                      report.html: figures, tables and how they were made"
 	@echo "make crate [RESULTS=FOLDER]      a finished experiment as an RO-Crate, in crate/"
@@ -27,16 +28,20 @@ help:
 	@echo "make clean                       removes results/ with every trained network"
 
 paper_figures: environment
-	snakemake --cores all paper_figures $(CONFIG)
+	python tools/start.py --cores all paper_figures $(CONFIG)
 
 figure: environment
-	snakemake --cores all $(NAME) $(CONFIG)
+	python tools/start.py --cores all $(NAME) $(CONFIG)
 
 report: environment
-	snakemake --report report.html paper_figures $(CONFIG)
+	python tools/start.py --report report.html paper_figures $(CONFIG)
 
 test: environment
-	python -m pytest -n 2 --dist loadfile -m "not real_data and not slurm and not stories" tests
+	python -m pytest -n 2 --dist loadfile -m "not real_data and not slurm and not stories and not attacks" tests
+
+# Bad and hostile input, faults, fuzzing and kills: docs/robustness.md has the counts.
+test_attacks: environment
+	python -m pytest -n 2 --dist worksteal -m attacks tests/attacks
 
 test_stories: environment tools
 	python -m pytest -n 2 --dist loadfile -m stories tests

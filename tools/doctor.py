@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +34,39 @@ def read_only() -> Iterator[str]:
     for folder in (Path(), *map(Path, (".snakemake", ".dvc", "results", "data"))):
         if folder.exists() and not os.access(folder, os.W_OK):
             yield f"{folder.resolve()} cannot be written: clone the repository into a folder of your own"
+
+
+def no_cache() -> Iterator[str]:
+    """A home that takes no caches: Snakemake ends before it reads the Snakefile."""
+    # where Snakemake, DVC and matplotlib look
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path(os.environ.get("HOME") or Path.home(), ".cache"))
+    if not _can_be_made(folder):
+        yield f"{folder} cannot be written, where caches go: set XDG_CACHE_HOME to a folder of your own"
+
+
+def no_temporary_folder() -> Iterator[str]:
+    """No place for temporary files."""
+    named = os.environ.get("TMPDIR")
+    if named and not (Path(named).is_dir() and os.access(named, os.W_OK)):
+        yield f"TMPDIR names {named}, which is no folder that can be written: name another one, or unset it"
+        return
+    try:
+        with tempfile.TemporaryFile() as stream:
+            stream.write(bytes(1 << 16))
+    except OSError as error:
+        yield (
+            f"{named or '/tmp'} takes no temporary files ({error.strerror}): free some space there, "
+            "or set TMPDIR to another folder"
+        )
+
+
+def _can_be_made(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def dead_lock() -> Iterator[str]:
@@ -74,19 +108,20 @@ def from_the_future() -> Iterator[str]:
 
 def unreachable_remote() -> Iterator[str]:
     """Remotes of DVC that do not answer."""
-    from dvc.config import Config, ConfigError
+    from dvc.config import Config
+    from dvc.exceptions import DvcException
 
     if not Path(".dvc").exists():
         return
     try:
         remotes = Config(str(Path(".dvc").resolve()), validate=False).get("remote", {})
-    except (ConfigError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        yield f".dvc/config cannot be read ({reason}): mend the line, or take the file of the repository back"
+    except (DvcException, ValueError, AttributeError) as error:
+        words = " ".join(str(error).split()) or "it is damaged"
+        yield f".dvc/config or .dvc/config.local cannot be read ({words}): correct it, or `git checkout -- .dvc/config`"
         return
     for name, settings in remotes.items():
-        if not settings.get("url"):
-            yield f"remote {name} has no url: name it with `dvc remote add --force {name} URL`, or remove it"
+        if not isinstance(settings, dict) or not settings.get("url"):
+            yield f"remote {name} has no address in .dvc/config: `dvc remote modify {name} url ADDRESS`"
             continue
         reason = _unreachable(settings)
         if reason:
@@ -97,13 +132,16 @@ def unreachable_remote() -> Iterator[str]:
 
 
 def _unreachable(settings: dict[str, Any]) -> str | None:
-    address = urlsplit(settings.get("endpointurl") or settings["url"])
+    try:
+        address = urlsplit(settings.get("endpointurl") or settings["url"])
+        port = int(settings.get("port") or address.port or PORTS.get(address.scheme, 0))
+    except ValueError as error:
+        return str(error)
     if address.scheme not in PORTS:
         return None if Path(settings["url"]).exists() else "the folder does not exist"
     if address.scheme == "s3":
         return None  # the provider's own address, which its library finds
     try:
-        port = int(settings.get("port") or address.port or PORTS[address.scheme])
         socket.create_connection((address.hostname or "", port), timeout=WAIT_SECONDS).close()
     except OSError as error:
         return str(error)
@@ -121,6 +159,8 @@ def changed_images() -> Iterator[str]:
 
 CHECKS: tuple[Callable[[], Iterator[str]], ...] = (
     read_only,
+    no_cache,
+    no_temporary_folder,
     dead_lock,
     half_written,
     from_the_future,

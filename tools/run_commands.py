@@ -25,14 +25,14 @@ UNFINISHED = 3
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("steps", type=Path, help="the file that steps.py wrote")
+    parser.add_argument("steps", type=Path, help="the file that export_commands.py wrote")
     parser.add_argument("--minutes", type=float, help="time after which training saves its state and stops")
     parser.add_argument("--grace", type=float, default=60, help="seconds that a step has for that")
     arguments = parser.parse_args()
     try:
         steps = read_steps(arguments.steps)
     except (OSError, ValueError) as error:
-        print(f"error: {arguments.steps}: {error}; write it again with steps.py", file=sys.stderr)
+        print(f"error: {arguments.steps}: {error}; write it again with export_commands.py", file=sys.stderr)
         return 2
     deadline = time.monotonic() + 60 * arguments.minutes if arguments.minutes is not None else float("inf")
     for number, step in enumerate(steps, start=1):
@@ -51,11 +51,11 @@ def main() -> int:
 
 
 def read_steps(path: Path) -> list[dict[str, Any]]:
-    """The steps of a file of `steps.py`.
+    """The steps of a file of `export_commands.py`.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not what `steps.py` writes.
+        ValueError: it is not what `export_commands.py` writes.
     """
     steps = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -433,9 +434,13 @@ def save(figure: Figure, data, pdf: str | os.PathLike, png: str | os.PathLike, c
         )
     with matplotlib.style.context(["default", STYLE]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        with written_whole(pdf) as partial:
-            figure.savefig(partial, format="pdf", metadata={"Creator": None, "Producer": None, "CreationDate": None})
-        with written_whole(png) as partial:
-            figure.savefig(partial, format="png", dpi=DPI, metadata={"Software": None})
+        # drawn in memory: matplotlib hides a full disk behind an error of its own
+        drawn = {pdf: io.BytesIO(), png: io.BytesIO()}
+        nothing = {"Creator": None, "Producer": None, "CreationDate": None}
+        figure.savefig(drawn[pdf], format="pdf", metadata=nothing)
+        figure.savefig(drawn[png], format="png", dpi=DPI, metadata={"Software": None})
+    for path, contents in drawn.items():
+        with written_whole(path) as partial:
+            partial.write_bytes(contents.getvalue())
     with written_whole(csv) as partial:
         spreadsheet_columns(data).to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")

@@ -1,0 +1,50 @@
+"""Starts the workflow after a look at what Snakemake itself would answer with a page of its own code.
+
+    python tools/start.py two_sides --configfile config/experiments/cifar10.yaml
+
+All words go to Snakemake as they are. Looked at first: the files that `--configfile` names, the form of `--config`, and
+the folders for caches and temporary files.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+from doctor import no_cache, no_temporary_folder
+
+from openset_distill.core.command import run
+from openset_distill.core.errors import OpenSetError
+from openset_distill.core.yaml_files import read_yaml
+
+
+def values_of(words: Sequence[str], *options: str) -> Iterator[str]:
+    """The values of options that take several, in either form: `--a x y` and `--a=x`."""
+    taking = False
+    for word in words:
+        name, separator, value = word.partition("=")
+        if word.startswith("-"):
+            taking = word in options
+            if separator and name in options:
+                yield value
+        elif taking:
+            yield word
+
+
+def main() -> None:
+    words = sys.argv[1:]
+    for path in values_of(words, "--configfile", "--configfiles"):
+        if not isinstance(read_yaml(path), dict):
+            raise OpenSetError(f"{path} must hold a mapping of settings")
+    for setting in values_of(words, "--config", "-C"):
+        if "=" not in setting:
+            raise OpenSetError(f"--config: {setting!r} is not KEY=VALUE; targets stand before --config")
+    for problem in (*no_cache(), *no_temporary_folder()):
+        raise OpenSetError(problem)
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "snakemake", *words])
+
+
+if __name__ == "__main__":
+    run(main)
