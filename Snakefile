@@ -39,17 +39,24 @@ rule paper_figures:
     input:
         FIGURE_FILES,
         TABLE_FILES,
+        MADE,
 
 
 rule paper_tables:
     input:
         TABLE_FILES,
+        MADE,
 
 
 # Every network with its metrics, without the analysis: the part that needs GPUs.
 rule paper_training:
     input:
-        expand(f"{RUN}/metrics.json", **GRID, run=EXPERIMENT.runs),
+        expand(
+            f"{RUN}/{{file}}",
+            **GRID,
+            run=EXPERIMENT.runs,
+            file=["metrics.json", "outputs.npz", "weights.safetensors", "config.json", "provenance.json"],
+        ),
 
 
 # The classifiers that Vaze et al. 2022 published, on the real Tiny-ImageNet.

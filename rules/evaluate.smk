@@ -110,3 +110,23 @@ rule aggregate:
     shell:
         "python {input.code} --results {params.results:q} --layout {params.layout:q} --folder {params.folder:q} "
         "> {log:q} 2>&1"
+
+
+# Everything between the images and the figures that is kept. Among the targets, because Snakemake looks only at these: a
+# file in between that was damaged and deleted would stay missing, and what hangs on it old, as long as the figures are
+# there. Cached teacher logits, which may be deleted to save space, are made again for the runs that still need them.
+MADE = (
+    []
+    if SETTINGS.redraw
+    else [
+        *rules.aggregate.input,
+        *rules.aggregate.output,
+        *expand(f"{SPLIT}/split.npz", **GRID),
+        *expand(
+            f"{RUN}/{{file}}",
+            **GRID,
+            run=EXPERIMENT.runs,
+            file=["weights.safetensors", "outputs.npz", "config.json", "provenance.json"],
+        ),
+    ]
+)

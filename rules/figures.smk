@@ -24,6 +24,7 @@ for figure in SETTINGS.show.figures:
                 for table in FIGURES[figure].beside
                 if table in EXPERIMENT.tables
             ],
+            MADE,
         localrule: True
 
     rule:
