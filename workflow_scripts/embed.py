@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from openset_distill.core.command import run
-from openset_distill.core.files import read_json
+from openset_distill.core.files import read_record
 from openset_distill.evaluation.evaluate import load_outputs
 from openset_distill.report.aggregate import write_rows
 
@@ -25,7 +25,7 @@ def main() -> None:
     from openset_distill.analysis.embedding import embed
 
     outputs = load_outputs(arguments.outputs)
-    names = read_json(arguments.description)["known"]
+    names = read_record(arguments.description, {"known": list})["known"]
     chosen = np.sort(np.random.default_rng(arguments.seed).permutation(len(outputs["labels"]))[: arguments.samples])
     points = embed(outputs["features"][chosen], seed=arguments.seed)
     labels = outputs["labels"][chosen]

@@ -27,15 +27,15 @@ def main() -> None:
 
     from openset_distill.analysis.mixing_scan import mixing_response
     from openset_distill.core.device import prepare_device
-    from openset_distill.core.files import read_json
     from openset_distill.models.checkpoint import load_classifier
     from openset_distill.report.aggregate import write_rows
+    from openset_distill.training.run_config import read_config
     from openset_distill.training.setup import open_split
 
     settings = json.loads(arguments.settings)
     device = prepare_device(arguments.threads)
     data = open_split(arguments.prepared, arguments.other, arguments.split, arguments.description)
-    jobs = [read_json(path) for path in arguments.config]
+    jobs = [read_config(path) for path in arguments.config]
     models = {
         job["run"]: load_classifier(path, classes=data.classes)[0].to(device)
         for job, path in zip(jobs, arguments.weights, strict=True)

@@ -24,11 +24,11 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from openset_distill.core.device import prepare_device
-    from openset_distill.core.files import read_json
     from openset_distill.models.checkpoint import load_classifier
+    from openset_distill.training.run_config import read_config
     from openset_distill.training.setup import open_split, save_training_outputs
 
-    job = read_json(arguments.config)
+    job = read_config(arguments.config)
     data = open_split(arguments.prepared, arguments.other, arguments.split, arguments.description)
     device = prepare_device(arguments.threads)
     model = load_classifier(arguments.weights, classes=data.classes)[0].to(device)

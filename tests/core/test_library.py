@@ -8,11 +8,13 @@ import os
 import stat
 import subprocess
 import sys
+from typing import Annotated
 
 import numpy as np
 import pytest
 import torch
 from pydantic import Field
+from scipy.stats import ttest_rel
 
 from openset_distill.analysis.embedding import embed
 from openset_distill.analysis.mixing_scan import mixing_response, other_class_partners
@@ -26,6 +28,7 @@ from openset_distill.models import BACKBONES, build_classifier
 from openset_distill.models.checkpoint import Described, save_classifier
 from openset_distill.models.heads import HEADS
 from openset_distill.report.aggregate import Collector, read_rows, write_rows
+from openset_distill.report.summary import summarize
 from openset_distill.report.tidy import read_tidy
 from openset_distill.training.optimizer import SGD
 from openset_distill.training.teachers import Networks
@@ -98,7 +101,7 @@ def test_json(tmp_path):
 
 @settings_class
 class Thing:
-    size: int = Field(default=1, ge=1)
+    size: Annotated[int, Field(ge=1, le=100)] = 1
     presets = {"big": {"size": 9}}  # noqa: RUF012
 
 
@@ -308,20 +311,22 @@ def test_collector_pairs_runs_by_split_and_seed(tmp_path):
     for run, aurocs in values.items():
         for split, auroc in enumerate(aurocs):
             write_run(tmp_path / f"split{split}" / "seed0" / run, auroc)
+            classes = {"dataset": "d", "known_ids": [split], "unknown_ids": {"unknown": {"d": [9]}}}
+            write_json(tmp_path / f"split{split}" / "seed0" / "split.json", classes)
     layout = {
         **{"experiment": "e", "dataset": "d", "protocol": "p", "splits": [0, 1, 2, 3, 4], "seeds": [0]},
         **{"baseline": "ce", "embedded": []},
         "runs": {run: {"label": run.upper(), "family": run} for run in values},
     }
     collector = Collector(tmp_path, layout)
-    summary = {row["run"]: row for row in collector.summary(collector.metrics())}
+    summary = {row["run"]: row for row in summarize(collector.metrics(), "ce")}
     assert summary["ad"]["n"] == 5
     assert summary["ad"]["mean"] == pytest.approx(np.mean(values["ad"]))
     assert summary["ad"]["std"] == pytest.approx(np.std(values["ad"], ddof=1))
     assert summary["ad"]["difference"] == pytest.approx(np.mean(np.subtract(values["ad"], values["ce"])))
-    assert summary["ad"]["p_value"] == pytest.approx(2 / 2**5)
+    assert summary["ad"]["p_value"] == pytest.approx(ttest_rel(values["ad"], values["ce"]).pvalue)
     assert np.isnan(summary["ce"]["difference"])
-    without = collector.summary([row for row in collector.metrics() if row["run"] == "ad"])
+    without = summarize([row for row in collector.metrics() if row["run"] == "ad"], "ce")
     assert np.isnan(without[0]["difference"]), "a metric that the baseline does not have"
     assert collector.headline() == {run: {"auroc": pytest.approx(np.mean(of_run))} for run, of_run in values.items()}
 
@@ -351,7 +356,7 @@ def test_networks_are_counted_from_the_weights(tmp_path):
     assert row["run"] == "ce" and row["network"] == "small_resnet 4-6"
     assert row["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     (folder / "weights.safetensors").write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match=r"cannot be read .* run the training that makes it again"):
+    with pytest.raises(CheckpointError, match=r"cannot be read .* delete it, and the same command makes it again"):
         list(Collector(tmp_path, layout).networks())
 
 

@@ -175,7 +175,7 @@ def test_training_outputs_are_whole_or_refused(tmp_path):
     training().save(path)
     again = load_training_outputs(path)
     assert all(np.array_equal(value, getattr(again, name)) for name, value in vars(training()).items())
-    with pytest.raises(DataError, match=r"nothing\.npz is missing; run the step that makes the outputs on training"):
+    with pytest.raises(DataError, match=r"nothing\.npz is missing; run the step that makes it first"):
         load_training_outputs(tmp_path / "nothing.npz")
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(DataError, match="is cut off or not the outputs on training images"):

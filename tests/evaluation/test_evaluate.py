@@ -266,7 +266,7 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path, kept):
     evaluation.save_outputs(path, **outputs())
     data = path.read_bytes()
     path.write_bytes(data[: kept if isinstance(kept, int) else int(kept * len(data))])
-    with pytest.raises(DataError, match=r"outputs\.npz is cut off .*; delete it and make it again"):
+    with pytest.raises(DataError, match=r"outputs\.npz is cut off .*; delete it, and the same command makes it again"):
         evaluation.load_outputs(path)
 
 
@@ -276,14 +276,14 @@ def test_a_file_with_a_changed_byte_is_refused(tmp_path):
     data = bytearray(path.read_bytes())
     data[1000] ^= 0xFF
     path.write_bytes(data)
-    with pytest.raises(DataError, match="delete it and make it again"):
+    with pytest.raises(DataError, match="delete it, and the same command makes it again"):
         evaluation.load_outputs(path)
 
 
 def test_files_that_are_something_else_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"absent\.npz is missing; run the step"):
         evaluation.load_outputs(tmp_path / "absent.npz")
-    with pytest.raises(DataError, match="cut off or not the outputs of a run"):
+    with pytest.raises(DataError, match="is a folder where a file belongs"):
         evaluation.load_outputs(tmp_path)
     text = tmp_path / "text.npz"
     text.write_text("split,seed\n" * 100)
@@ -291,7 +291,7 @@ def test_files_that_are_something_else_are_refused(tmp_path):
         evaluation.load_outputs(text)
     single = tmp_path / "single.npy"
     np.save(single, np.ones(3))
-    with pytest.raises(DataError, match="holds a single array"):
+    with pytest.raises(DataError, match="cut off or not the outputs of a run"):
         evaluation.load_outputs(single)
     other = tmp_path / "other.npz"
     np.savez(other, logits=np.ones((2, 2)), labels=np.ones(2))

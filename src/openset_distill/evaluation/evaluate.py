@@ -7,16 +7,13 @@ unknown), `group [n]` (0 = known, 1, 2, ... = groups of unknowns) and `group_nam
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..core.errors import DataError, SettingsError, nearest
-from ..core.files import written_whole
+from ..core.files import AGAIN, read_npz, written_whole
 from . import metrics, statistics
 from .scores import score as score_images
 
@@ -91,11 +88,9 @@ def load_validation(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray, np
     Raises:
         DataError: the file is missing or damaged.
     """
-    with _opened(path, "the outputs of a run") as archive:
-        there = set(VALIDATION_ARRAYS) <= set(archive.files)
-    if not there:
+    arrays = read_npz(path, "the outputs of a run")
+    if not set(VALIDATION_ARRAYS) <= arrays.keys():
         return None
-    arrays = read_arrays(path, VALIDATION_ARRAYS, what="the outputs of a run")
     return tuple(arrays[name] for name in VALIDATION_ARRAYS)
 
 
@@ -105,29 +100,11 @@ def read_arrays(path: str | os.PathLike, names: Iterable[str], *, what: str) -> 
     Raises:
         DataError: the file is missing, cut off, not an `.npz`, or lacks an array.
     """
-    with _opened(path, what) as archive:
-        absent = [name for name in names if name not in archive.files]
-        if absent:
-            raise DataError(f"{path} has no array {', '.join(map(repr, absent))}; {_AGAIN}")
-        return {name: archive[name] for name in names}
-
-
-_AGAIN = "delete it and make it again from the run's weights"
-
-
-@contextmanager
-def _opened(path: str | os.PathLike, what: str) -> Iterator[np.lib.npyio.NpzFile]:
-    """An open `.npz`; whatever shows, while it is read, that it is none becomes a `DataError`."""
-    try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise DataError(f"{path} holds a single array, not {what}; {_AGAIN}")
-        with archive:
-            yield archive
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; run the step that makes {what} first") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is cut off or not {what} ({error}); {_AGAIN}") from error
+    arrays = read_npz(path, what)
+    absent = [name for name in names if name not in arrays]
+    if absent:
+        raise DataError(f"{path} has no array {', '.join(map(repr, absent))}; {AGAIN}")
+    return {name: arrays[name] for name in names}
 
 
 def check_outputs(outputs: Mapping[str, np.ndarray], where: str = "outputs", *, closed: bool = False) -> None:
@@ -151,12 +128,16 @@ def check_outputs(outputs: Mapping[str, np.ndarray], where: str = "outputs", *, 
         counts = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise DataError(f"{where}: the arrays differ in length ({counts}); make the outputs again")
     for name in ("features", "logits"):
+        if outputs[name].dtype.kind != "f":
+            raise DataError(f"{where}: {name} has dtype {outputs[name].dtype}, numbers are needed")
         wrong = int(np.count_nonzero(~np.isfinite(outputs[name]).all(axis=1)))
         if wrong:
             raise DataError(
                 f"{where}: {name} of {wrong} of {lengths[name]} images are not finite; "
                 "the model has probably diverged, train it again with a lower learning rate"
             )
+    if outputs["group_names"].dtype.kind != "U":
+        raise DataError(f"{where}: group_names has dtype {outputs['group_names'].dtype}, text is needed")
     labels, group, names = outputs["labels"], outputs["group"], outputs["group_names"].tolist()
     n_classes = outputs["logits"].shape[1]
     for name in ("labels", "group"):

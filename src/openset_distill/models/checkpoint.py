@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..core.errors import CheckpointError, nearest
-from ..core.files import written_whole
+from ..core.errors import CheckpointError, SettingsError, nearest
+from ..core.files import AGAIN, unreadable, written_whole
 from . import build_classifier
 from .classifier import Classifier
 from .heads import HEADS
@@ -70,11 +70,19 @@ def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as stream:
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
             metadata = stream.metadata() or {}
-            return tensors, json.loads(metadata[METADATA]) if METADATA in metadata else metadata
-    except FileNotFoundError as error:
-        raise CheckpointError(f"checkpoint {path} is missing; run the training that makes it first") from error
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {path} is damaged ({error}); delete it and train it again") from error
+        if METADATA in metadata:
+            metadata = json.loads(metadata[METADATA])
+        if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+            raise ValueError("its metadata are no text")
+        return tensors, metadata
+    except OSError as error:
+        if error.errno is None and not isinstance(error, FileNotFoundError):  # safetensors' own words
+            raise CheckpointError(f"checkpoint {path} is damaged ({error}); {AGAIN}") from error
+        raise CheckpointError(
+            f"checkpoint {unreadable(path, error, 'run the training that makes it first')}"
+        ) from error
+    except (SafetensorError, ValueError, RecursionError, MemoryError) as error:
+        raise CheckpointError(f"checkpoint {path} is damaged ({error}); {AGAIN}") from error
 
 
 def save_classifier(path: Path | str, model: Classifier, described: Described) -> None:
@@ -100,7 +108,11 @@ def load_classifier(path: Path | str, *, classes: tuple[str, ...] | None = None)
             image_size=int(metadata["image_size"]),
             head=metadata.get("head", "linear"),  # files of version 0.1.0 name none
         )
-    except (KeyError, ValueError) as error:
+        if not isinstance(described.backbone, dict) or not all(isinstance(name, str) for name in described.classes):
+            raise ValueError("its backbone and classes are not what they should be")
+        if described.channels not in (1, 3) or not 1 <= described.image_size <= 65_536:
+            raise ValueError(f"images of {described.channels} channels and {described.image_size} pixels")
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"checkpoint {path} does not describe its network ({error}); "
             "it was not written by this project, train it again"
@@ -114,11 +126,22 @@ def load_classifier(path: Path | str, *, classes: tuple[str, ...] | None = None)
         )
     # the weights are in the file: nothing is initialised from, or downloaded for, the published model again
     backbone = described.backbone | {key: off for key, off in _AS_TRAINED.items() if key in described.backbone}
-    model = build_classifier(backbone, classes=len(described.classes), channels=described.channels, head=described.head)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise CheckpointError(f"checkpoint {path} is damaged ({name} is not finite); {AGAIN}")
+    try:
+        model = build_classifier(
+            backbone, classes=len(described.classes), channels=described.channels, head=described.head
+        )
+    except SettingsError as error:
+        raise CheckpointError(f"checkpoint {path} describes a network that cannot be made: {error}") from error
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise CheckpointError(f"checkpoint {path} does not fit the network that it describes: {error}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"checkpoint {path} does not fit the network that it describes ({reason}); {AGAIN}"
+        ) from error
     return model.to(memory_format=torch.channels_last).eval(), described
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,10 +14,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ..core.errors import CheckpointError, DataError
-from ..core.files import read_json, write_json, written_whole
+from ..core.files import AGAIN, read_record, unreadable, write_json, written_whole
 from ..datasets.protocols import class_set_name
 from ..evaluation.statistics import class_set_means, mean_std
-from .summary import summarize
+from .summary import METRIC_KEYS, summarize
 
 # what batch normalization counts while it is trained, which is no parameter
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -34,12 +35,39 @@ def read_rows(path: Path) -> list[Row]:
     """
     try:
         with open(path, newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; run the step that makes it first") from error
+            text = stream.read()
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+    except OSError as error:
+        raise DataError(unreadable(path, error)) from error
+    except (ValueError, csv.Error) as error:
+        raise DataError(f"{path} is no table ({error}); {AGAIN}") from error
     if not rows:
-        raise DataError(f"{path} has no rows; delete it and run again")
+        raise DataError(f"{path} has no rows; {AGAIN}")
+    for number, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise DataError(
+                f"{path} has {'more' if None in row else 'fewer'} cells in row {number} than columns; {AGAIN}"
+            )
+    if not text.endswith("\n"):
+        raise DataError(f"{path} is cut off: its last line has no end; {AGAIN}")
     return rows
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """The metrics of a run, as `evaluate` writes them: `headline` and `rows`.
+
+    Raises:
+        OpenSetError: the file is missing, damaged, or holds something else.
+    """
+    metrics = read_record(path, {"headline": dict, "rows": list})
+    numbers = [*metrics["headline"].values()]
+    for row in metrics["rows"]:
+        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in METRIC_KEYS):
+            raise DataError(f"{path} has a row without {', '.join(METRIC_KEYS)}; {AGAIN}")
+        numbers += [value for key, value in row.items() if key not in METRIC_KEYS]
+    if not all(value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in numbers):
+        raise DataError(f"{path} has a value that is no number; {AGAIN}")
+    return metrics
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
@@ -67,9 +95,7 @@ def count_parameters(weights: Path) -> int:
             names = [name for name in stream.keys() if not name.endswith(STATISTICS)]  # noqa: SIM118
             return sum(math.prod(stream.get_slice(name).get_shape()) for name in names)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"checkpoint {weights} cannot be read ({error}); run the training that makes it again"
-        ) from error
+        raise CheckpointError(f"checkpoint {weights} cannot be read ({error}); {AGAIN}") from error
 
 
 class Collector:
@@ -93,7 +119,7 @@ class Collector:
         """
         names = {}
         for split, _, folder in self.units():
-            found = read_json(folder / "split.json")
+            found = read_record(folder / "split.json", {"dataset": str, "known_ids": list, "unknown_ids": dict})
             names[split] = class_set_name(found["dataset"], found["known_ids"], found["unknown_ids"])
         return names
 
@@ -122,7 +148,7 @@ class Collector:
         rows = []
         for split, seed, folder in self.units():
             for run in self.layout["runs"]:
-                for row in read_json(folder / run / "metrics.json")["rows"]:
+                for row in read_metrics(folder / run / "metrics.json")["rows"]:
                     # JSON has no NaN: an interval that a single image cannot give is null there
                     values = {key: float("nan") if value is None else value for key, value in row.items()}
                     unit = {"class_set": self.class_sets[split], "split": split, "seed": seed}
@@ -159,7 +185,7 @@ class Collector:
         runs = {}
         for run in self.layout["runs"]:
             of_run = {
-                (self.class_sets[split], split, seed): read_json(folder / run / "metrics.json")["headline"]
+                (self.class_sets[split], split, seed): read_metrics(folder / run / "metrics.json")["headline"]
                 for split, seed, folder in self.units()
             }
             names = next(iter(of_run.values()))

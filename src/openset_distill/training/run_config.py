@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
-from ..core.errors import SettingsError
-from ..core.files import read_json
+from ..core.errors import OpenSetError, SettingsError
+from ..core.files import AGAIN, read_json, read_record
 from ..methods import METHODS
 
 TRAINING = {"experiment", "split", "seed", "run", "backbone", "method", "augment", "optimization", "normalization"}
@@ -29,6 +30,19 @@ def read_job(text: str, keys: set[str] = TRAINING) -> dict[str, Any]:
         raise SettingsError(f"--job is not valid JSON: {error}") from error
     if not isinstance(job, dict) or set(job) != keys:
         raise SettingsError(f"--job must hold exactly the keys {', '.join(sorted(keys))}")
+    return job
+
+
+def read_config(path: str | os.PathLike) -> dict[str, Any]:
+    """The resolved settings that a training stored with its weights.
+
+    Raises:
+        OpenSetError: the file is missing, damaged, or holds something else.
+    """
+    job = read_record(path, {"run": str, "split": int, "seed": int, "backbone": dict, "normalization": dict})
+    statistics = [job["normalization"].get(name) for name in ("mean", "std")]
+    if not all(isinstance(one, list) and one and all(isinstance(x, int | float) for x in one) for one in statistics):
+        raise OpenSetError(f"{path} has no mean and std of each channel; {AGAIN}")
     return job
 
 
