@@ -13,7 +13,7 @@ from snakemake.exceptions import WorkflowError
 
 from openset_distill.core.errors import OpenSetError, nearest
 from openset_distill.core.names import any_of
-from openset_distill.config.experiment import load
+from openset_distill.config.experiment import load, read_configuration
 from openset_distill.report.screen import show
 
 
@@ -26,6 +26,9 @@ if not os.access(".snakemake" if os.path.exists(".snakemake") else ".", os.W_OK)
     raise WorkflowError(f"{Path.cwd()} cannot be written; clone the repository into a folder of your own")
 
 try:
+    # Snakemake's own reader keeps the last of two equal keys, without a word
+    for file in workflow.configfiles:
+        read_configuration(file)
     EXPERIMENT = load(config, stands_alone=bool(workflow.configfiles))
 except OpenSetError as error:
     raise WorkflowError(str(error))

@@ -1,0 +1,76 @@
+"""Ctrl-C in a terminal: SIGINT reaches Snakemake, its shells and its jobs; trainings save, the next call resumes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from small_repository import BIN, copy_of_the_repository, snakemake
+
+pytestmark = pytest.mark.stories
+
+WEIGHTS = "results/digits/split0/seed0/ce/weights.safetensors"
+LONG = "runs={ce: {optimization: {epochs: 3000}}}"
+
+
+def training_of(group: int) -> int | None:
+    """The process of this group that trains and waits for signals, once there is one."""
+    for process in Path("/proc").iterdir():
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if b"workflow_scripts/train.py" not in words or os.getpgid(int(process.name)) != group:
+                continue
+            status = (process / "status").read_text()
+        except (OSError, ValueError):
+            continue
+        caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+        if int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1:
+            return int(process.name)
+    return None
+
+
+def interrupted(folder: Path) -> None:
+    """Starts the long training through Snakemake and sends SIGINT to the whole group after some steps."""
+    environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(folder / "src")}
+    process = subprocess.Popen(
+        ["snakemake", "--cores", "2", WEIGHTS, "--config", LONG],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 240
+    while training_of(process.pid) is None:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(2)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0 and "Traceback" not in output, output
+    assert training_of(process.pid) is None
+
+
+def test_ctrl_c_saves_what_trains_and_the_next_call_resumes_without_unlocking(tmp_path):
+    folder = copy_of_the_repository(tmp_path / "repository")
+    state = folder / WEIGHTS.replace("weights", "state")
+    log = folder / "results/digits/logs/split0_seed0_ce_train.log"
+    interrupted(folder)
+    assert state.exists() and not (folder / WEIGHTS).exists()
+    assert log.read_text().splitlines()[-1].startswith("error: stopped by a signal in epoch")
+    interrupted(folder)
+    assert "going on from epoch" in log.read_text()
+
+
+def test_a_key_that_stands_twice_in_the_named_file_is_refused(tmp_path):
+    folder = copy_of_the_repository(tmp_path / "repository")
+    (folder / "mine.yaml").write_text("extends: config/config.yaml\nseeds: [0]\nseeds: [1]\n")
+    refused = snakemake(folder, "-n", "--configfile", "mine.yaml")
+    output = refused.stdout + refused.stderr
+    assert refused.returncode != 0 and "mine.yaml, line 3" in output and "'seeds' stands twice" in output
+    assert "Traceback" not in output
