@@ -53,9 +53,10 @@ TIDY = f"{SHOWN}/tidy"
 FIGURES_FOLDER = f"{SHOWN}/figures"
 TABLES_FOLDER = f"{SHOWN}/tables"
 
-for place in (SETTINGS.results, DATA, SHOWN):
+# prepared data may lie in a shared folder that only others write to
+for place, written in ((SHOWN, True), (DATA, False)):
     existing = next(path for path in (Path(place), *Path(place).parents) if path.exists())
-    if not (existing.is_dir() and os.access(existing, os.W_OK)):
+    if not existing.is_dir() or (written and not os.access(existing, os.W_OK)):
         raise WorkflowError(
             f"{existing} is no folder that can be written; name another one with `results` or `data.folder`"
         )

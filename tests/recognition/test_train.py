@@ -127,6 +127,9 @@ def test_a_frozen_network_on_own_images(folder: Path, tmp_path: Path):
     )
     text = train_folder(request(folder, backbone=given, epochs=40), said.append)
     assert "frozen: features once for each image" in said[1] and "may have seen" in text
+    timed: list[str] = []
+    train_folder(request(folder, out=tmp_path / "timed", backbone=given, epochs=None, minutes=0.3), timed.append)
+    assert any("fit into 0.3 minutes" in line for line in timed)
     (tmp_path / "tiny.safetensors").unlink()
     model = OpenSetClassifier.load(tmp_path / "model")
     assert model.description.architecture.backbone["freeze"]
@@ -324,3 +327,21 @@ def test_a_killed_training_continues_with_the_same_command(folder: Path):
     assert any("going on from epoch" in line for line in said), said
     assert (request(folder).work / "ce" / "state.safetensors").stat().st_mtime_ns >= state
     assert not (folder.parent / "model").exists()
+
+
+def test_the_links_never_replace_what_somebody_else_put_there(folder: Path):
+    taken = folder.parent / "model.images" / "holiday"
+    make_images(taken, 2, (10, 20, 30))
+    with pytest.raises(OpenSetError, match="did not write"):
+        configuration_text(request(folder))
+    assert len(list(taken.iterdir())) == 2
+    with pytest.raises(OpenSetError, match="must stay as it is"):
+        # MODEL.images is the folder of the images itself
+        configuration_text(request(folder.rename(folder.with_name("birds.images")), out=folder.with_name("birds")))
+    assert len(list(folder.with_name("birds.images").rglob("*.png"))) == 60
+
+
+def test_leftovers_of_programs_are_no_classes(folder: Path):
+    for leftover in ("#recycle", "@eaDir", "lost+found", ".cache"):
+        make_images(folder / leftover, 5, (9, 9, 9))
+    assert read(folder, None, 0).classes == ("blue", "green", "red")

@@ -1,7 +1,8 @@
 """How every command ends: in one line, whatever happens.
 
 Exit statuses: 0 done; 1 a defect of this program (its trace is in a file that the line names); 2 something that the
-user can mend; 3 not finished, the same command resumes; 130 interrupted; 141 whoever read the output has left.
+user can mend, or a job that a scheduler's signal stopped with its state saved; 3 `tools/run_commands.py` has commands
+left, the same call resumes; 130 interrupted; 141 whoever read the output has left.
 """
 
 from __future__ import annotations

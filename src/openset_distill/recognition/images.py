@@ -23,11 +23,10 @@ from ..core.errors import DataError, nearest
 from ..core.text import printable
 from ..datasets.archives import open_archive
 from ..datasets.decode import decode, square
+from ..datasets.folders import LEFTOVERS, leftover
 from ..datasets.readers import ARCHIVE_SUFFIXES, IMAGE_SUFFIXES
 from .description import Preprocessing
 
-# left in folders by systems and photo libraries, which keep small copies of every image there
-_LEFT_BEHIND = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN")
 # pixels of one batch: enough to keep the cores busy, few enough that the first answers come at once
 _BATCH_PIXELS = 2**21
 _LARGEST_BATCH = 128
@@ -83,7 +82,7 @@ def _find(path: str) -> Iterator[Source]:
         mode = os.stat(path).st_mode
     except OSError as error:
         found = glob.glob(path, recursive=True) if glob.has_magic(path) else []
-        matches = sorted(match for match in found if not set(_LEFT_BEHIND) & set(match.split("/")))
+        matches = sorted(match for match in found if not LEFTOVERS.keys() & set(match.lower().split("/")))
         if matches:
             for match in matches:
                 yield from _find(match)
@@ -120,7 +119,7 @@ def _walk(root: str, folder: str, above: tuple[tuple[int, int], ...]) -> Iterato
     if here in above:  # a link to a folder around it
         return
     for entry in entries:
-        if entry.name.startswith(".") or entry.name in _LEFT_BEHIND:
+        if leftover(entry.name):
             continue
         if entry.is_dir():
             yield from _walk(root, entry.path, (*above, here))
@@ -134,7 +133,7 @@ def _in_archive(path: str) -> Iterator[Source]:
         with open_archive(path) as archive:
             for member in archive:
                 parts = member.name.split("/")
-                if not is_image(member.name) or any(part.startswith(".") or part in _LEFT_BEHIND for part in parts):
+                if not is_image(member.name) or any(map(leftover, parts)):
                     continue
                 found = True
                 # a member of a tar archive can be read once, before the next one: read here, not by a worker
@@ -351,11 +350,7 @@ def classes_of(folder: str | os.PathLike, known: Sequence[str]) -> list[str]:
         entries = sorted(os.scandir(path), key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}; check its permissions") from error
-    names = [
-        entry.name
-        for entry in entries
-        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in _LEFT_BEHIND
-    ]
+    names = [entry.name for entry in entries if entry.is_dir() and not leftover(entry.name)]
     foreign = [name for name in names if name not in known]
     if foreign:
         if {"train", "test"} & set(foreign):

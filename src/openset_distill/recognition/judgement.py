@@ -297,7 +297,7 @@ def write_predictions(path: Path, judgement: Judgement) -> None:
             predicted = "" if outputs.predicted is None else names[outputs.predicted[i]]
             cells = (spreadsheet_cell(printable(text)) for text in (file, names[label], predicted))
             file, true, predicted = cells
-            known, rejected = str(bool(label >= 0)).lower(), str(bool(values[i] < threshold)).lower()
+            known, rejected = str(bool(label >= 0)).lower(), str(not values[i] >= threshold).lower()
             writer.writerow([file, true, known, predicted, repr(float(values[i])), rejected])
 
 

@@ -329,7 +329,7 @@ class OpenSetClassifier:
         return [
             Prediction(
                 name=name,
-                rejected=bool(values[i] < point.threshold),
+                rejected=not values[i] >= point.threshold,  # also a score that is no number
                 score=float(values[i]),
                 threshold=point.threshold,
                 top=tuple((names[label], float(likely[i, label])) for label in best[i]),

@@ -7,7 +7,6 @@ same code as every other dataset.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..core.errors import DataError, OpenSetError
+from ..core.errors import DataError
+from ..core.folders import replaced_folder
 from ..core.text import printable
+from ..datasets.decode import FORMATS
+from ..datasets.folders import leftover
 from .images import Source, find_images, is_image
 
 # Of each class: one image to test, one to calibrate, and three to train. Fewer say nothing.
@@ -58,7 +60,7 @@ class OwnImages:
         sides, problem = [], None
         for file in files[:: max(1, len(files) // SAMPLED)]:
             try:
-                with Image.open(file) as image:
+                with Image.open(file, formats=FORMATS) as image:
                     sides.append(min(image.size))
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
                 problem = problem or DataError(
@@ -72,25 +74,28 @@ class OwnImages:
         """Makes `folder`, anew, with a link for each image.
 
         Raises:
-            OpenSetError: the folder cannot be written, or the disk is full; nothing is left of it.
+            OpenSetError: the folder holds anything but such links, or cannot be written.
         """
         unknown = "unknown"
         while unknown in self.train:
             unknown += "_"
         parts = {"train": self.train, "test": {**self.test, **({unknown: self.unknown} if self.unknown else {})}}
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
+        sources = {
+            Path(file).resolve().parent
+            for files in (*self.train.values(), *self.test.values(), self.unknown)
+            for file in files
+        }
+        with replaced_folder(folder, tool="openset-train", own=_links, apart=sources) as new:
             for part, classes in parts.items():
                 for class_name, files in classes.items():
-                    (folder / part / class_name).mkdir(parents=True)
+                    (new / part / class_name).mkdir(parents=True)
                     for name, file in zip(_distinct_names(files), files, strict=True):
-                        os.symlink(os.path.abspath(file), folder / part / class_name / name)
-        except OSError as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise OpenSetError(
-                f"cannot write {folder}: {error.strerror or error}; choose another --out, in a folder that you may "
-                "write to, with free space"
-            ) from error
+                        os.symlink(os.path.abspath(file), new / part / class_name / name)
+
+
+def _links(folder: Path) -> list[str]:
+    """The links in a folder: what `OwnImages.link` writes, and nothing else."""
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink()]
 
 
 def read(folder: Path, unknown: Path | None, seed: int) -> OwnImages:
@@ -165,7 +170,7 @@ def _check_folder(folder: Path) -> None:
 
 def _subfolders(folder: Path) -> list[str]:
     try:
-        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not leftover(entry.name))
     except OSError as error:
         raise DataError(f"{printable(str(folder))} cannot be read: {error.strerror}; check its permissions") from error
 

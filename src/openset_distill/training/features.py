@@ -127,6 +127,8 @@ class FeatureStore:
         bar = tqdm(total=shape[0], initial=done, desc="features", unit="image", disable=None)
         try:
             for feed, prepared in passes:
+                if not len(feed):  # an empty tensor splits into one empty chunk
+                    continue
                 chunks = torch.arange(len(feed)).split(CHUNK)
                 for number, positions in enumerate(chunks):
                     rows = slice(first + int(positions[0]), first + int(positions[-1]) + 1)
