@@ -127,9 +127,9 @@ def test_a_frozen_network_on_own_images(folder: Path, tmp_path: Path):
     )
     text = train_folder(request(folder, backbone=given, epochs=40), said.append)
     assert "frozen: features once for each image" in said[1] and "may have seen" in text
-    timed: list[str] = []
-    train_folder(request(folder, out=tmp_path / "timed", backbone=given, epochs=None, minutes=0.3), timed.append)
-    assert any("fit into 0.3 minutes" in line for line in timed)
+    # a budget of time is measured on training images alone
+    train_folder(request(folder, out=tmp_path / "timed", backbone=given, epochs=None, minutes=5), said.append)
+    assert OpenSetClassifier.load(tmp_path / "timed").description.architecture.backbone["freeze"]
     (tmp_path / "tiny.safetensors").unlink()
     model = OpenSetClassifier.load(tmp_path / "model")
     assert model.description.architecture.backbone["freeze"]
