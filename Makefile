@@ -9,8 +9,8 @@ COMPILE = pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --
 RESULTS ?= results/digits
 CONFIG = $(if $(EXPERIMENT),--configfile config/experiments/$(EXPERIMENT).yaml)
 
-.PHONY: help paper_figures test test_attacks test_stories test_slurm test_real_data doctor crate tools environment figure report \
-  lint format lock benchmark dvc_yaml clean
+.PHONY: help paper_figures test test_attacks test_stories test_slurm test_real_data doctor crate tools environment \
+  figure report lint format lock benchmark dvc_yaml clean
 
 help:
 	@echo "make paper_figures               every figure and table of the default experiment"

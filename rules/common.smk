@@ -25,6 +25,9 @@ resource_scopes:
 if not os.access(".snakemake" if os.path.exists(".snakemake") else ".", os.W_OK):
     raise WorkflowError(f"{Path.cwd()} cannot be written; clone the repository into a folder of your own")
 
+if any(letter in workflow.basedir for letter in "{}"):
+    raise WorkflowError(f"{workflow.basedir} has braces, which Snakemake takes for wildcards; rename the folder")
+
 try:
     # Snakemake's own reader keeps the last of two equal keys, without a word
     for file in workflow.configfiles:
