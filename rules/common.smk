@@ -102,6 +102,12 @@ def teachers_of(wildcards, run=None):
     return [f"{SPLIT}/{teacher}/weights.safetensors" for teacher in EXPERIMENT.runs[run or wildcards.run].teachers]
 
 
+def given_weights_of(wildcards):
+    """The user's file of weights that a run's backbone starts from, as a list: empty where there is none."""
+    weights = EXPERIMENT.runs[wildcards.run].backbone.get("weights")
+    return [weights] if weights else []
+
+
 def answers_of(wildcards):
     """The recording that a run reads, as a list: empty where it asks its teacher itself, or has none."""
     recorded = EXPERIMENT.runs[wildcards.run].recorded

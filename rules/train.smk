@@ -18,6 +18,7 @@ rule train_teacher:
         others=[f"{folder}/manifest.json" for folder in OTHERS.values()],
         split=f"{SPLIT}/split.npz",
         description=f"{SPLIT}/split.json",
+        given=given_weights_of,
     output:
         weights=f"{RUN}/weights.safetensors",
         history=f"{RUN}/history.csv",
@@ -92,6 +93,7 @@ use rule train_teacher as train_student with:
         others=[f"{folder}/manifest.json" for folder in OTHERS.values()],
         split=f"{SPLIT}/split.npz",
         description=f"{SPLIT}/split.json",
+        given=given_weights_of,
         teachers=teachers_of,
         answers=answers_of,
     wildcard_constraints:

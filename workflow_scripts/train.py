@@ -59,7 +59,8 @@ def main() -> None:
     # a manifest holds the hashes of the images
     manifests = [folder / "manifest.json" for folder in (arguments.prepared, *arguments.other)]
     recordings = [arguments.answers] if arguments.answers else []
-    provenance = Provenance([arguments.split, *manifests, *arguments.teacher, *recordings])
+    given = [Path(job["backbone"]["weights"])] if job["backbone"].get("weights") else []
+    provenance = Provenance([arguments.split, *manifests, *arguments.teacher, *recordings, *given])
     device = prepare_device(arguments.threads)
     world = World.join(device) if started_by_torchrun() else None
     if world:

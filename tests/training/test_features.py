@@ -221,3 +221,26 @@ def test_precision_of_features_is_that_of_training(backbone, data, tmp_path: Pat
     images = data.normalize(given, CPU)(data.training(CPU).batch(torch.arange(CHUNK)))
     with torch.inference_mode(), torch.autocast("cpu", dtype=autocast_dtype("bfloat16", CPU)):
         assert torch.equal(stored[:CHUNK], student.eval().encoder(images).float())
+
+
+def test_other_weights_in_the_same_file_start_a_training_anew(data, tmp_path: Path):
+    file = tmp_path / "given.safetensors"
+    given = settings({"name": "timm", "model": "test_resnet", "stem": "imagenet", "weights": str(file)})
+    given["optimization"]["epochs"] = 1
+    said: list[str] = []
+
+    def trained(seed: int) -> None:
+        torch.manual_seed(seed)
+        save_file(timm.create_model("test_resnet").state_dict(), file)
+        student = make_student(given, data, CPU)
+        Training(tmp_path / "state.safetensors", identity(data, []), said.append).run(given, student, None, data, CPU)
+
+    given["optimization"]["checkpoint_minutes"] = 1e-4  # a state is left, as a kill would leave it
+    trained(1)
+    assert (tmp_path / "state.safetensors").exists()
+    said.clear()
+    trained(1)
+    assert any("going on from" in line for line in said) and not any("other weights" in line for line in said)
+    said.clear()
+    trained(2)
+    assert any("other weights to start from" in line for line in said)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..core.files import remove_leftovers
+from ..core.files import remove_leftovers, sha256
 from ..methods import Teacher
 from ..models.classifier import Classifier
 from .distributed import World
@@ -42,6 +42,9 @@ class Training:
         world: World | None = None,
     ) -> list[dict[str, float]]:
         """Trains `student` in place and returns one row per epoch. Arguments and errors as in `loop.train`."""
+        weights = job["backbone"].get("weights")
+        if weights:  # a file of the user's, which may change under the same name
+            self.identity = {**self.identity, "weights": sha256(weights)}
         common = {"identity": self.identity, "state_path": self.state, "world": world, "report": self.report}
         if not caches_features(job):
             if job["backbone"].get("freeze"):

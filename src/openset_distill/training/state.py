@@ -60,6 +60,7 @@ DIFFERENCES = {
     "images": "other prepared images",
     "teacher": "another teacher",
     "precision": "another precision",
+    "weights": "other weights to start from",
     "features": "other features of a frozen backbone",
 }
 
