@@ -199,7 +199,7 @@ def test_a_truncated_teacher(teacher, digits, split, tmp_path):
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes((teacher / "weights.safetensors").read_bytes()[:-100])
     process = train(tmp_path / "run", job("kd_mixed"), digits, split, "--teacher", cut)
-    fails(process, tmp_path / "run", "damaged", "train it again")
+    fails(process, tmp_path / "run", "damaged", "the same command makes it again")
 
 
 def test_a_teacher_of_other_classes(teacher, digits, tmp_path):
@@ -239,7 +239,12 @@ def test_selecting_on_validation_images_that_are_not_there(digits, tmp_path):
 def test_a_damaged_split(digits, split, tmp_path):
     (tmp_path / "split.json").write_bytes((split / "split.json").read_bytes())
     (tmp_path / "split.npz").write_bytes((split / "split.npz").read_bytes()[:200])
-    fails(train(tmp_path / "run", job("ce"), digits, tmp_path), tmp_path / "run", "split.npz", "make the split again")
+    fails(
+        train(tmp_path / "run", job("ce"), digits, tmp_path),
+        tmp_path / "run",
+        "split.npz",
+        "the same command makes it again",
+    )
 
 
 def test_a_results_folder_that_cannot_be_made(digits, split, tmp_path):
