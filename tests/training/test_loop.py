@@ -239,12 +239,7 @@ def test_selecting_on_validation_images_that_are_not_there(digits, tmp_path):
 def test_a_damaged_split(digits, split, tmp_path):
     (tmp_path / "split.json").write_bytes((split / "split.json").read_bytes())
     (tmp_path / "split.npz").write_bytes((split / "split.npz").read_bytes()[:200])
-    fails(
-        train(tmp_path / "run", job("ce"), digits, tmp_path),
-        tmp_path / "run",
-        "split.npz",
-        "the same command makes it again",
-    )
+    fails(train(tmp_path / "run", job("ce"), digits, tmp_path), tmp_path / "run", "split.npz", "makes it again")
 
 
 def test_a_results_folder_that_cannot_be_made(digits, split, tmp_path):

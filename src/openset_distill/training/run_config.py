@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -30,7 +31,49 @@ def read_job(text: str, keys: set[str] = TRAINING) -> dict[str, Any]:
         raise SettingsError(f"--job is not valid JSON: {error}") from error
     if not isinstance(job, dict) or set(job) != keys:
         raise SettingsError(f"--job must hold exactly the keys {', '.join(sorted(keys))}")
+    try:
+        _check(job)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SettingsError(f"--job is not what `openset config` prints: {error}") from error
     return job
+
+
+# the numbers of `optimization` that every job has
+_COUNTS = {"epochs": 1, "batch_size": 2, "warmup_epochs": 0}
+_AMOUNTS = ("learning_rate", "momentum", "weight_decay", "decay", "checkpoint_minutes")
+
+
+def _check(job: Mapping[str, Any]) -> None:
+    """Raises a ValueError, KeyError or TypeError for settings of a wrong type; their ranges are the experiment's."""
+    for key in ("split", "seed"):
+        if not _whole(job[key]) or job[key] < 0:
+            raise ValueError(f"{key} is {job[key]!r}, not a number from 0 on")
+    for key in job.keys() & {"backbone", "method", "augment", "optimization", "normalization"}:
+        if not isinstance(job[key], Mapping):
+            raise ValueError(f"{key} is {job[key]!r}, not a mapping")
+    optimization = job["optimization"]
+    for key, least in _COUNTS.items():
+        needed = "run" in job or key in OPTIMIZATION_OF_IMAGES
+        if needed and (not _whole(optimization[key]) or optimization[key] < least):
+            raise ValueError(f"optimization.{key} is {optimization[key]!r}, not a whole number from {least} on")
+    for key in _AMOUNTS if "run" in job else ():
+        amount = optimization[key]
+        if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount < math.inf:
+            raise ValueError(f"optimization.{key} is {amount!r}, not a number from 0 on")
+    _check_normalization(job["normalization"])
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_normalization(normalization: Mapping[str, Any]) -> None:
+    for key in ("mean", "std"):
+        values = normalization[key]
+        if not isinstance(values, list) or not values or not all(isinstance(x, int | float) for x in values):
+            raise ValueError(f"normalization.{key} is {values!r}, not a list of numbers")
+        if not all(math.isfinite(x) for x in values) or (key == "std" and min(values) <= 0):
+            raise ValueError(f"normalization.{key} is {values!r}, which images cannot be divided by")
 
 
 def read_config(path: str | os.PathLike) -> dict[str, Any]:
@@ -40,9 +83,10 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
         OpenSetError: the file is missing, damaged, or holds something else.
     """
     job = read_record(path, {"run": str, "split": int, "seed": int, "backbone": dict, "normalization": dict})
-    statistics = [job["normalization"].get(name) for name in ("mean", "std")]
-    if not all(isinstance(one, list) and one and all(isinstance(x, int | float) for x in one) for one in statistics):
-        raise OpenSetError(f"{path} has no mean and std of each channel; {AGAIN}")
+    try:
+        _check_normalization(job["normalization"])
+    except (KeyError, ValueError) as error:
+        raise OpenSetError(f"{path}: {error}; {AGAIN}") from error
     return job
 
 

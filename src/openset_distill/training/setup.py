@@ -150,6 +150,8 @@ def check_split(
             raise ValueError(f"{part}_label is not what the images' own labels say")
         if (labels < 0).any():
             raise ValueError(f"{part}_index has images of unknown classes")
+    if len(arrays["train_index"]) == 0:
+        raise ValueError("it has no training images")
     if np.intersect1d(arrays["train_index"], arrays["validation_index"]).size:
         raise ValueError("training and validation share images")
     index, labels = arrays["test_index"], arrays["test_label"]
