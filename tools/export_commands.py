@@ -16,7 +16,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from openset_distill.core.command import run
+from start import check
+
+from openset_distill.core.command import positive, run
 from openset_distill.core.errors import OpenSetError
 from openset_distill.core.files import write_json
 
@@ -30,8 +32,9 @@ FILES = {"inputs": "input", "outputs": "output", "logs": "log"}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", required=True, type=Path, help="output: the steps in order, JSON")
-    parser.add_argument("--cores", type=int, default=1, help="of the machine that will run them")
+    parser.add_argument("--cores", type=positive, default=1, help="of the machine that will run them")
     arguments, wishes = parser.parse_known_args()
+    check(wishes)
     command = ["snakemake", "--dry-run", "--printshellcmds", "--forceall", "--cores", str(arguments.cores), *wishes]
     planned = subprocess.run(command, capture_output=True, text=True)
     if planned.returncode:

@@ -32,8 +32,8 @@ def values_of(words: Sequence[str], *options: str) -> Iterator[str]:
             yield word
 
 
-def main() -> None:
-    words = sys.argv[1:]
+def check(words: Sequence[str]) -> None:
+    """Raises an OpenSetError for words that Snakemake would answer with its own code."""
     for path in values_of(words, "--configfile", "--configfiles"):
         if not isinstance(read_yaml(path), dict):
             raise OpenSetError(f"{path} must hold a mapping of settings")
@@ -42,6 +42,11 @@ def main() -> None:
             raise OpenSetError(f"--config: {setting!r} is not KEY=VALUE; targets stand before --config")
     for problem in (*no_cache(), *no_temporary_folder()):
         raise OpenSetError(problem)
+
+
+def main() -> None:
+    words = sys.argv[1:]
+    check(words)
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "snakemake", *words])
 

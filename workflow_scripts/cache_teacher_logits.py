@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from openset_distill.core.command import run
+from openset_distill.core.command import positive, run
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
         "--teacher", action="append", required=True, type=Path, help="weights of a teacher (repeatable)"
     )
     parser.add_argument("--answers", required=True, type=Path, help="output: the recorded answers")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
     arguments = parser.parse_args()
 
     from openset_distill.core.device import prepare_device

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from openset_distill.core.command import run
+from openset_distill.core.command import natural, positive, run
+from openset_distill.core.errors import DataError
 from openset_distill.core.files import read_record
 from openset_distill.evaluation.evaluate import load_outputs
 from openset_distill.report.aggregate import write_rows
@@ -17,8 +18,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--outputs", required=True, type=Path, help="features, logits and labels of the test images")
     parser.add_argument("--description", required=True, type=Path, help="split.json, for the class names")
-    parser.add_argument("--samples", type=int, default=1000, help="at most this many test images")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of images and of the embedding")
+    parser.add_argument("--samples", type=positive, default=1000, help="at most this many test images")
+    parser.add_argument("--seed", type=natural, default=0, help="seed of the choice of images and of the embedding")
     parser.add_argument("--embedding", required=True, type=Path, help="output: x, y and class of each image, CSV")
     arguments = parser.parse_args()
 
@@ -26,6 +27,8 @@ def main() -> None:
 
     outputs = load_outputs(arguments.outputs)
     names = read_record(arguments.description, {"known": list})["known"]
+    if len(names) <= int(outputs["labels"].max()):
+        raise DataError(f"{arguments.description} names {len(names)} classes, and the outputs more; make both again")
     chosen = np.sort(np.random.default_rng(arguments.seed).permutation(len(outputs["labels"]))[: arguments.samples])
     points = embed(outputs["features"][chosen], seed=arguments.seed)
     labels = outputs["labels"][chosen]

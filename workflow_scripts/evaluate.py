@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 from pathlib import Path
 
 import numpy as np
 
-from openset_distill.core.command import run
+from openset_distill.core.command import json_object, natural, run
 from openset_distill.core.errors import SettingsError
 from openset_distill.core.files import write_json
 from openset_distill.evaluation.detectors import detect, load_training_outputs, served
@@ -24,15 +23,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--outputs", required=True, type=Path, help="features, logits and labels of the test images")
     parser.add_argument(
-        "--settings", required=True, help="JSON: scores, headline, detectors, sampling, bootstrap, activation_samples"
+        "--settings",
+        required=True,
+        type=json_object("scores", "detectors", "sampling", "bootstrap", "activation_samples"),
+        help="JSON: scores, headline, detectors, sampling, bootstrap, activation_samples",
     )
     parser.add_argument("--training", type=Path, help="outputs on training images, for the detectors")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap and of balanced sampling")
+    parser.add_argument("--seed", type=natural, default=0, help="seed of the bootstrap and of balanced sampling")
     parser.add_argument("--metrics", required=True, type=Path, help="output: headline and all rows, JSON")
     parser.add_argument("--curves", required=True, type=Path, help="output: ROC and OSCR curves, CSV")
     parser.add_argument("--activations", required=True, type=Path, help="output: maximum logit and norm of images, CSV")
     arguments = parser.parse_args()
-    settings = json.loads(arguments.settings)
+    settings = arguments.settings
     compared_by = settings.get("headline", "maximum_logit")
     outputs = load_outputs(arguments.outputs)
     detected = {}

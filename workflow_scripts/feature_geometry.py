@@ -12,7 +12,7 @@ import numpy as np
 
 from openset_distill.analysis.feature_geometry import Reference, groups, measure
 from openset_distill.core.command import named_path, run
-from openset_distill.core.errors import CheckpointError, DataError
+from openset_distill.core.errors import CheckpointError, DataError, SettingsError, nearest
 from openset_distill.evaluation.evaluate import load_outputs
 from openset_distill.report.aggregate import write_rows
 
@@ -29,6 +29,10 @@ def main() -> None:
     parser.add_argument("--features", required=True, type=Path, help="output: run, quantity, group and value, CSV")
     arguments = parser.parse_args()
     runs, heads = dict(arguments.run), dict(arguments.head)
+    if len(runs) < len(arguments.run):
+        raise SettingsError("--run names a run twice; give each its outputs once")
+    if arguments.teacher and arguments.teacher not in runs:
+        raise SettingsError(f"--teacher: no --run is called {arguments.teacher!r}; {nearest(arguments.teacher, runs)}")
 
     reference, labels = None, None
     if arguments.teacher:

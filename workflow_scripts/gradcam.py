@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from openset_distill.core.command import run
+from openset_distill.core.command import natural, positive, run
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=200, help="pairs of known test images, at most")
-    parser.add_argument("--shown", type=int, default=4, help="so many of them are kept with their pictures")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the images, their partners and the mixing")
+    parser.add_argument("--pairs", type=positive, default=200, help="pairs of known test images, at most")
+    parser.add_argument("--shown", type=positive, default=4, help="so many of them are kept with their pictures")
+    parser.add_argument("--seed", type=natural, default=0, help="seed of the images, their partners and the mixing")
     parser.add_argument("--prepared", required=True, type=Path, help="folder of the prepared dataset")
     parser.add_argument(
         "--other", action="append", default=[], type=Path, help="prepared dataset of unknowns, in order"
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--config", action="append", required=True, type=Path, help="its resolved settings, same order")
     parser.add_argument("--attention", required=True, type=Path, help="output: a row a run and pair, with maps, CSV")
     parser.add_argument("--pictures", required=True, type=Path, help="output: the images of the shown pairs, CSV")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
     arguments = parser.parse_args()
 
     from openset_distill.analysis.gradcam import Pairs

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openset_distill.core.command import run
+from openset_distill.core.command import positive, run
 
 if TYPE_CHECKING:
     from openset_distill.datasets.prepared import PackedDataset
@@ -51,7 +51,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--reference", type=Path, default=Path("config/reference"), help="folder with protocols.json")
     parser.add_argument("--csv", required=True, type=Path, help="output: the numbers")
     parser.add_argument("--markdown", required=True, type=Path, help="output: for a web page")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
     return parser.parse_args()
 
 

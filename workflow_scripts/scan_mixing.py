@@ -6,13 +6,13 @@ import argparse
 import json
 from pathlib import Path
 
-from openset_distill.core.command import run
+from openset_distill.core.command import natural, positive, run
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", required=True, help="JSON: mixing, lams, samples, teacher")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the images and their partners")
+    parser.add_argument("--seed", type=natural, default=0, help="seed of the images and their partners")
     parser.add_argument("--prepared", required=True, type=Path, help="folder of the prepared dataset")
     parser.add_argument(
         "--other", action="append", default=[], type=Path, help="prepared dataset of unknowns, in order"
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--weights", action="append", required=True, type=Path, help="weights of a run (repeatable)")
     parser.add_argument("--config", action="append", required=True, type=Path, help="its resolved settings, same order")
     parser.add_argument("--mixing", required=True, type=Path, help="output: one row a run, lambda and quantity, CSV")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
     arguments = parser.parse_args()
 
     from openset_distill.analysis.mixing_scan import mixing_response

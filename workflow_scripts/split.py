@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from openset_distill.core.command import run
+from openset_distill.core.command import natural, run
 from openset_distill.core.errors import SettingsError
 from openset_distill.core.files import write_json, written_whole
 from openset_distill.datasets.prepared import open_packed
@@ -49,8 +49,8 @@ def main() -> None:
     parser.add_argument("--protocol", type=specification, required=True, help="name, or JSON with settings")
     parser.add_argument("--published", type=Path, help="authors' file of a semantic shift split (.pkl)")
     parser.add_argument("--reference", type=Path, default=REFERENCE, help="folder with protocols.json")
-    parser.add_argument("--split", type=int, default=0, help="number of the split, from 0")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draw of validation images")
+    parser.add_argument("--split", type=natural, default=0, help="number of the split, from 0")
+    parser.add_argument("--seed", type=natural, default=0, help="seed of the draw of validation images")
     parser.add_argument("--validation-fraction", type=float, default=0.1, help="of the known training images")
     parser.add_argument("--arrays", type=Path, required=True, help="output: image indices and labels (.npz)")
     parser.add_argument("--description", type=Path, required=True, help="output: class names and sources (.json)")

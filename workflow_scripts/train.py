@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from openset_distill.core.command import run
+from openset_distill.core.command import positive, run
 
 
 def parse() -> argparse.Namespace:
@@ -27,7 +27,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--config", required=True, type=Path, help="output: the resolved settings")
     parser.add_argument("--provenance", required=True, type=Path, help="output: versions, hardware, inputs, time")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
     return parser.parse_args()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from openset_distill.core.command import run
+from openset_distill.core.command import positive, run
 
 
 def main() -> None:
@@ -18,9 +18,9 @@ def main() -> None:
     parser.add_argument("--description", required=True, type=Path, help="split.json")
     parser.add_argument("--weights", required=True, type=Path, help="weights of the run")
     parser.add_argument("--config", required=True, type=Path, help="resolved settings of the run")
-    parser.add_argument("--samples", type=int, default=50_000, help="training images at most, evenly from the classes")
+    parser.add_argument("--samples", type=positive, default=50_000, help="training images at most, evenly by class")
     parser.add_argument("--training", required=True, type=Path, help="output: features, logits, labels and the head")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
     arguments = parser.parse_args()
 
     from openset_distill.core.device import prepare_device

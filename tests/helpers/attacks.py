@@ -296,7 +296,7 @@ def _script(name: str) -> Path:
 def in_process(words: list[str], folder: Path) -> Outcome:
     """Runs a command through its own entry in this process: the same code, without the seconds of a start."""
     output, errors = io.StringIO(), io.StringIO()
-    before, argv, handlers = Path.cwd(), sys.argv, {}
+    before, argv, path, handlers = Path.cwd(), sys.argv, list(sys.path), {}
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM):
         handlers[number] = signal.getsignal(number)
     signal.signal(signal.SIGALRM, _too_long)
@@ -314,6 +314,7 @@ def in_process(words: list[str], folder: Path) -> Outcome:
                 else:
                     script = _script(words[0])
                     sys.argv = [str(script), *words[1:]]
+                    sys.path.insert(0, str(script.parent))  # as Python does for a script
                     runpy.run_path(str(script), run_name="__main__")
             except SystemExit as end:
                 status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
@@ -326,7 +327,7 @@ def in_process(words: list[str], folder: Path) -> Outcome:
         signal.alarm(0)
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        sys.argv = argv
+        sys.argv, sys.path[:] = argv, path
         os.chdir(before)
     return Outcome(status, output.getvalue(), errors.getvalue())
 

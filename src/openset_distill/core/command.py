@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import json
 import os
 import sys
 import tempfile
@@ -16,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .errors import OpenSetError
 from .signals import INTERRUPTED_STATUS
@@ -102,6 +103,50 @@ def write_trace(error: BaseException) -> Path | None:
 def _place_of(error: BaseException) -> str:
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"in {last.filename}, line {last.lineno}"
+
+
+def natural(text: str) -> int:
+    """A whole number from 0, as an argument's type.
+
+    Raises:
+        argparse.ArgumentTypeError: not one, or beyond 64 bits.
+    """
+    return _whole(text, 0)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1, as an argument's type.
+
+    Raises:
+        argparse.ArgumentTypeError: not one, or beyond 64 bits.
+    """
+    return _whole(text, 1)
+
+
+def _whole(text: str, least: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if not least <= number < 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least}")
+    return number
+
+
+def json_object(*keys: str) -> Callable[[str], dict[str, Any]]:
+    """A JSON object with at least these keys, as an argument's type."""
+
+    def read(text: str) -> dict[str, Any]:
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise argparse.ArgumentTypeError(f"it is not valid JSON ({error})") from error
+        missing = [key for key in keys if not isinstance(value, dict) or key not in value]
+        if missing or not isinstance(value, dict):
+            raise argparse.ArgumentTypeError(f"it must be a JSON object with the keys {', '.join(keys)}")
+        return value
+
+    return read
 
 
 def named_path(text: str) -> tuple[str, str]:
