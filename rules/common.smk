@@ -40,7 +40,9 @@ except OpenSetError as error:
 SOURCE = shlex.quote(str(Path(workflow.basedir, "src"))).replace("{", "{{").replace("}", "}}")
 # Jobs find the library of this very checkout, also in an environment where it is not installed. A scheduler's SIGTERM
 # goes to the whole job: the shell outlives it, so that a training has the time to save its state.
-shell.prefix(f"set -euo pipefail; trap : TERM; export PYTHONPATH={SOURCE}; ")
+# The GPUs that a scheduler gave to the job are passed on: a job that finds none of them must not train on the CPU.
+GPUS = "export OPENSET_GPUS=${{SLURM_JOB_GPUS:-}}; "
+shell.prefix(f"set -euo pipefail; trap : TERM; {GPUS}export PYTHONPATH={SOURCE}; ")
 
 ENVIRONMENT = "../environment.yml"
 SETTINGS = EXPERIMENT.settings

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from openset_distill.core.command import positive, run
 
 if TYPE_CHECKING:
+    import torch
+
     from openset_distill.datasets.prepared import PackedDataset
 
 PROTOCOL = "tinyimagenet"
@@ -55,18 +57,16 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def evaluate(path: Path, split: int, data: PackedDataset, reference: Path, threads: int) -> dict[str, Any]:
+def evaluate(path: Path, split: int, data: PackedDataset, reference: Path, device: torch.device) -> dict[str, Any]:
     """Accuracy, AUROC and OSCR (fractions) of one checkpoint on its split, with the numbers of images."""
     import torch
 
-    from openset_distill.core.device import prepare_device
     from openset_distill.datasets import protocols as protocol
     from openset_distill.datasets.loader import Feed, Normalize
     from openset_distill.evaluation import metrics
     from openset_distill.models.inference import predict
     from openset_distill.models.published import load_vgg32
 
-    device = prepare_device(threads)
     datasets = protocol.Datasets(data.name, data.classes, {})
     classes = protocol.class_split(PROTOCOL, split, datasets, protocol.Resources(reference))
     test = protocol.test_images(classes, data.test.labels)
@@ -91,6 +91,7 @@ def main() -> None:
     # heavy imports wait until the command line is known to be right
     import pandas as pd
 
+    from openset_distill.core.device import prepare_device
     from openset_distill.core.errors import DataError
     from openset_distill.core.files import written_whole
     from openset_distill.datasets.prepared import open_packed
@@ -99,9 +100,10 @@ def main() -> None:
     data = open_packed(arguments.prepared)
     if data.test.shape != (64, 64, 3):
         raise DataError(f"{arguments.prepared} is not 64x64 RGB; prepare Tiny-ImageNet with --size 64 --channels 3")
+    device = prepare_device(arguments.threads)
     rows = []
     for split, path in sorted(arguments.checkpoint):
-        row = evaluate(path, split, data, arguments.reference, arguments.threads)
+        row = evaluate(path, split, data, arguments.reference, device)
         print(", ".join(f"{key} {value:.6g}" for key, value in row.items()), file=sys.stderr, flush=True)
         rows.append(row)
 

@@ -119,7 +119,8 @@ def _path() -> str:
 def environment(folder: Path) -> dict[str, str]:
     """The variables with which SLURM's commands, and Snakemake, find this cluster."""
     path = os.pathsep.join([str(folder / "bin"), _path()])
-    return os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": path}
+    # its GPU is a name without hardware: what asks for it computes on the CPU
+    return os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": path, "OPENSET_DEVICE": "cpu"}
 
 
 def command(folder: Path, *arguments: str, timeout: float = 60) -> str:

@@ -6,12 +6,19 @@ import ctypes
 import fcntl
 import hashlib
 import os
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 import torch
+
+from .errors import OpenSetError
+
+# where a scheduler, a launcher or a user says that this job has GPUs, and the values that say that it has none
+GIVEN_GPU = ("CUDA_VISIBLE_DEVICES", "OPENSET_GPUS")
+NO_GPU = ("", "-1", "NoDevFiles", "void", "none")
 
 
 def prepare_device(threads: int) -> torch.device:
@@ -21,21 +28,58 @@ def prepare_device(threads: int) -> torch.device:
     others have taken: workflow jobs that run side by side spread over the machine, or share its one GPU.
 
     Sums of floats depend on the number of threads: the same seed gives the same bits for the same `threads`.
+    With `OPENSET_DEVICE=cpu` in the environment the CPU is used although there are GPUs.
+
+    Raises:
+        OpenSetError: the job was given a GPU (`GIVEN_GPU`), and torch finds none that it can use.
     """
     torch.set_num_threads(threads)
     keep_freed_memory()
-    if not torch.cuda.is_available():
+    # float32 means float32: convolutions would otherwise multiply with ten bits of mantissa on Ampere and newer
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    on_cpu = os.environ.get("OPENSET_DEVICE") == "cpu"
+    if not on_cpu and not torch.cuda.is_available():
+        require_no_gpu()
+    if on_cpu or not torch.cuda.is_available():
+        say_device("cpu", threads)
         return torch.device("cpu")  # its kernels are deterministic; asking for it would import the compiler, a second
     # read by cuBLAS when its first handle is made; without it deterministic algorithms refuse to run
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
+    # deterministic algorithms alone give the same bits; filling every new tensor with NaN only costs kernels
+    torch.utils.deterministic.fill_uninitialized_memory = False
     if "LOCAL_RANK" in os.environ:
         number = int(os.environ["LOCAL_RANK"])
     else:
         names = [str(torch.cuda.get_device_properties(number).uuid) for number in range(torch.cuda.device_count())]
         number = least_taken(names, Path(tempfile.gettempdir()))
     torch.cuda.set_device(number)
+    say_device(f"cuda:{number}, {torch.cuda.get_device_name(number)}", threads)
     return torch.device("cuda", number)
+
+
+def require_no_gpu() -> None:
+    """Raises an OpenSetError with torch's own reason if this job was given a GPU: torch has found none."""
+    given = next((name for name in GIVEN_GPU if os.environ.get(name, "") not in NO_GPU), None)
+    if given is None:
+        return
+    try:
+        torch.cuda.init()
+        reason = "it sees no device"
+    except (RuntimeError, AssertionError) as error:  # the latter from a build without CUDA
+        reason = " ".join(str(error).split())
+    raise OpenSetError(
+        f"this job was given a GPU ({given}={os.environ[given]}), and PyTorch {torch.__version__} cannot use it: "
+        f"{reason} "
+        "Update the driver, give the container its GPUs (--nv, --gpus), or set OPENSET_DEVICE=cpu to compute on the CPU"
+    )
+
+
+def say_device(name: str, threads: int) -> None:
+    """The first line of a job's log; of several processes of one training the first speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"device: {name}; threads: {threads}", file=sys.stderr, flush=True)
 
 
 def keep_freed_memory() -> None:

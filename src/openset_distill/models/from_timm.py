@@ -85,7 +85,19 @@ class Encoder(nn.Module):
         if self.input_size is not None and images.shape[-1] != self.input_size:
             images = F.interpolate(images, self.input_size, mode="bilinear", align_corners=False, antialias=True)
         features = self.body(images)
-        return F.adaptive_avg_pool2d(features, self.side).flatten(1) if self.has_map else features
+        if not self.has_map:
+            return features
+        return F.adaptive_avg_pool2d(features, 1).flatten(1) if self.side == 1 else pool_2x2(features)
+
+
+def pool_2x2(maps: Tensor) -> Tensor:
+    """Maps `[batch, channels, h, w]` -> `[batch, channels * 4]`: the mean of each quarter; odd sides share a row.
+
+    The numbers of `adaptive_avg_pool2d(maps, 2)`, whose backward has no deterministic kernel on GPUs.
+    """
+    rows, columns = ((slice(0, (size + 1) // 2), slice(size // 2, size)) for size in maps.shape[-2:])
+    quarters = [maps[..., row, column].mean(dim=(2, 3)) for row in rows for column in columns]
+    return torch.stack(quarters, dim=-1).flatten(1)
 
 
 def _create(settings: Timm, channels: int, **more: Any) -> nn.Module:
