@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from openset_distill.core.command import run
+from openset_distill.core.command import json_object, run
 from openset_distill.report.aggregate import Collector
+
+LAYOUT = ("experiment", "dataset", "protocol", "splits", "seeds", "baseline", "embedded", "runs", "networks")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", required=True, type=Path, help="folder of the experiment")
-    parser.add_argument("--layout", required=True, help="JSON: splits, seeds, runs with label and family, baseline...")
+    parser.add_argument(
+        "--layout",
+        required=True,
+        type=json_object(
+            "experiment", "dataset", "protocol", "splits", "seeds", "baseline", "embedded", "runs", "networks"
+        ),
+        help="JSON: splits, seeds, runs with label and family, baseline...",
+    )
     parser.add_argument("--folder", required=True, type=Path, help="output: folder of the tidy tables")
     arguments = parser.parse_args()
-    Collector(arguments.results, json.loads(arguments.layout)).write(arguments.folder)
+    Collector(arguments.results, arguments.layout).write(arguments.folder)
 
 
 if __name__ == "__main__":

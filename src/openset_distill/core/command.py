@@ -49,7 +49,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     """
     try:
         status = main() or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by whoever started the command
+            sys.stdout.flush()
     except OpenSetError as error:
         status = _say(str(error), error.status)
     except KeyboardInterrupt:
