@@ -17,9 +17,7 @@ def main() -> None:
     parser.add_argument(
         "--layout",
         required=True,
-        type=json_object(
-            "experiment", "dataset", "protocol", "splits", "seeds", "baseline", "embedded", "runs", "networks"
-        ),
+        type=json_object(*LAYOUT),
         help="JSON: splits, seeds, runs with label and family, baseline...",
     )
     parser.add_argument("--folder", required=True, type=Path, help="output: folder of the tidy tables")

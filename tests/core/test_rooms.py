@@ -12,6 +12,7 @@ LIBRARY = REPOSITORY / "src" / "openset_distill"
 
 # A room imports from itself and from rooms below it. Rooms of one line stand side by side and do not know each other.
 FLOORS = (
+    ("__main__",),
     ("cli",),
     ("recognition",),
     ("config",),
