@@ -15,7 +15,7 @@ from openset_distill.core.files import write_json
 from openset_distill.evaluation.detectors import detect, load_training_outputs, served
 from openset_distill.evaluation.evaluate import curves, evaluate, headline, load_outputs, load_validation
 from openset_distill.evaluation.scores import score
-from openset_distill.evaluation.thresholds import DEFAULT_ACCEPTANCE, operating_points
+from openset_distill.evaluation.thresholds import DEFAULT_ACCEPTANCE, VALIDATION, operating_points
 from openset_distill.report.aggregate import write_rows
 
 
@@ -74,9 +74,7 @@ def main() -> None:
     result = {"headline": headline(rows, compared_by), "rows": finite}
     validation = load_validation(arguments.outputs)
     if validation is not None:
-        points = operating_points(
-            validation[:2], accept=[DEFAULT_ACCEPTANCE], source="validation images of the training"
-        )
+        points = operating_points(validation[:2], accept=[DEFAULT_ACCEPTANCE], source=VALIDATION)
         result["operating_points"] = {name: dataclasses.asdict(point) for name, (point,) in points.items()}
     write_json(arguments.metrics, result)
 

@@ -67,7 +67,8 @@ class Indexed:
         return data
 
 
-def _available_cores() -> int:
+def available_cores() -> int:
+    """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -83,7 +84,7 @@ class StreamedImages:
     labels: np.ndarray
     size: int
     channels: int
-    workers: int = field(default_factory=_available_cores)
+    workers: int = field(default_factory=available_cores)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -24,6 +24,7 @@ from ..core.text import printable
 from ..datasets.archives import open_archive
 from ..datasets.decode import decode, square
 from ..datasets.folders import LEFTOVERS, leftover
+from ..datasets.index import available_cores
 from ..datasets.readers import ARCHIVE_SUFFIXES, IMAGE_SUFFIXES
 from .description import Preprocessing
 
@@ -268,11 +269,6 @@ def decoded_batches(
         finally:
             for _, future in waiting:
                 future.cancel()
-
-
-def available_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _decode(source: Source, preprocessing: Preprocessing, thumbnails: int) -> Decoded:
