@@ -130,3 +130,4 @@ MADE = (
         ),
     ]
 )
+RUNS_ARE_HERE = any(Path(RESULTS).glob("split*"))

@@ -24,7 +24,8 @@ for figure in SETTINGS.show.figures:
                 for table in FIGURES[figure].beside
                 if table in EXPERIMENT.tables
             ],
-            MADE,
+            # a figure is drawn from tidy tables alone where nothing else is here, as after a `dvc pull` of these
+            MADE if RUNS_ARE_HERE else [],
         localrule: True
 
     rule:
