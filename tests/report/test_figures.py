@@ -18,7 +18,6 @@ from PIL import Image
 from scipy import stats
 
 from openset_distill.core.errors import DataError, OpenSetError, SettingsError
-from openset_distill.evaluation import metrics
 from openset_distill.report import tidy
 from openset_distill.report.context import counted
 from openset_distill.report.figures import FIGURES, figure_spec, read_context, style
@@ -212,17 +211,26 @@ def test_two_sides_draws_the_points_of_its_data(drawn):
     assert sum(getattr(text, "arrow_patch", None) is not None for text in axes.texts) == 2
 
 
-def test_feature_discrimination_is_normalised_and_states_its_auroc(drawn):
-    tables, _, data = drawn("one", "feature_discrimination")
+def test_feature_discrimination_is_normalised_and_states_the_auroc_of_all_test_images(drawn):
+    tables, figure, data = drawn("full", "feature_discrimination")
     for _, bars in data.groupby(["run", "quantity", "group"]):
         assert ((bars["bin_high"] - bars["bin_low"]) * bars["density"]).sum() == pytest.approx(1)
-    table = tables["activations"]
-    own = table[table["run"] == "cutmix"]
-    expected = metrics.auroc(
-        own.loc[own["known"] == 1, "feature_norm"].to_numpy(), own.loc[own["known"] == 0, "feature_norm"].to_numpy()
+    runs = tables["runs"].query("metric == 'auroc' and group == 'all' and sampling == 'full'")
+    for (run, quantity), bars in data.groupby(["run", "quantity"]):
+        own = runs[(runs["run"] == run) & (runs["score"] == quantity)]
+        of_table = 100 * own.groupby("class_set")["value"].mean().mean()
+        assert bars["auroc_percent"].unique() == pytest.approx(of_table)
+        assert any(text.get_text() == f"AUROC {of_table:.1f}" for axes in figure.axes for text in axes.texts)
+
+
+def test_feature_discrimination_prints_no_auroc_of_a_score_that_was_not_evaluated(drawn):
+    tables, _, _ = drawn("full", "feature_discrimination")
+    runs = tables["runs"].query("score != 'feature_norm'")
+    figure, data = FIGURES["feature_discrimination"].draw(
+        {**tables, "runs": runs}, read_context(synthetic_tables.context())
     )
-    chosen = (data["run"] == "cutmix") & (data["quantity"] == "feature_norm")
-    assert data.loc[chosen, "auroc_percent"].unique() == pytest.approx(100 * expected)
+    assert data.query("quantity == 'feature_norm'")["auroc_percent"].isna().all()
+    assert sum(text.get_text().startswith("AUROC") for axes in figure.axes for text in axes.texts) == 4
 
 
 def test_ablation_compares_pairs_with_the_first_row(drawn):

@@ -83,10 +83,10 @@ FIGURES: dict[str, FigureSpec] = {
         FigureSpec(
             name="feature_discrimination",
             module=f"{__name__}.feature_discrimination",
-            tables=("activations",),
+            tables=("activations", "runs"),
             title="Feature discrimination of knowns and unknowns",
-            caption="Distributions of the maximum logit and of the feature norm for known and unknown test images, "
-            "with the means and the AUROC of the images drawn." + _EXPERIMENT,
+            caption="Distributions of the maximum logit and of the feature norm of a sample of known and unknown test "
+            "images, with its means, and the AUROC over all test images." + _EXPERIMENT,
             needs=needs_families(("cross_entropy",), ("msa",)),
         ),
         FigureSpec(

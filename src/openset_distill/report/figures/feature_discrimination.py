@@ -9,7 +9,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from ...evaluation import metrics, statistics
 from .. import tidy
 from ..context import Context
 from . import style
@@ -20,12 +19,18 @@ BINS = 40
 
 @style.styled
 def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, pd.DataFrame]:
-    """A column for each run, a row for each quantity; `tables` needs `activations`."""
+    """A column for each run, a row for each quantity; `tables` needs `activations` and `runs`.
+
+    Histograms and means are of the sample of images in `activations`. The AUROC is that of all test images, from
+    `runs`, the number that tables print; it is left out where the quantity is not among the scores evaluated.
+    """
     activations = tables["activations"]
     picked = tidy.pick(context, activations)
     runs = picked.main(limit=4)
     tidy.require_runs("figure 'feature_discrimination'", runs, "a run of cross entropy, MSA or asymmetric distillation")
     labels = tidy.labels(activations)
+    aurocs = {quantity: tidy.pair_values(tables["runs"], "auroc", score=quantity) for quantity in QUANTITIES}
+    aurocs = {quantity: tidy.of_class_sets(values).mean() for quantity, values in aurocs.items()}
     shown = activations[activations["run"].isin(runs)]
 
     figure = style.new_figure(style.DOUBLE_COLUMN, 3.2)
@@ -35,7 +40,7 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
         edges = np.histogram_bin_edges(shown[quantity], bins=BINS)
         for axes, run in zip(row, runs, strict=True):
             part = shown[shown["run"] == run]
-            drawn += _panel(axes, part, run, labels[run], quantity, edges)
+            drawn += _panel(axes, part, run, labels[run], quantity, edges, aurocs[quantity].get(run, np.nan))
         row[0].set_ylabel("Density")
     data = pd.DataFrame(drawn)
     for axes, run in zip(grid[0], runs, strict=True):
@@ -54,14 +59,19 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
         Patch(facecolor=style.KNOWN, alpha=0.45, edgecolor=style.KNOWN, label="known"),
         Patch(facecolor="none", edgecolor=style.UNKNOWN, hatch="//////", label="unknown"),
     ]
-    note = f"Vertical lines: means. AUROC of the images drawn, mean over class sets. {picked.note(*tidy.STORY)}"
+    images = int(shown.groupby(["run", "split", "seed"]).size().max())
+    note = (
+        f"Drawn: a sample of at most {images:,} test images for each split and seed; vertical lines: its means. AUROC: "
+        f"all test images, mean over class sets. {picked.note(*tidy.STORY)}"
+    )
     style.finish(figure, "feature_discrimination", context, note, legend=(handles, ["known", "unknown"]))
     return figure, data
 
 
-def _panel(axes, part: pd.DataFrame, run: str, label: str, quantity: str, edges: np.ndarray) -> list[dict]:
+def _panel(
+    axes, part: pd.DataFrame, run: str, label: str, quantity: str, edges: np.ndarray, auroc: float
+) -> list[dict]:
     rows = []
-    auroc = 100 * _separation(part, quantity)
     looks = {
         1: {"facecolor": (*_rgb(style.KNOWN), 0.4), "edgecolor": style.KNOWN, "linewidth": 1.0},
         0: {"facecolor": "none", "edgecolor": style.UNKNOWN, "hatch": "//////", "linewidth": 1.0},
@@ -105,14 +115,3 @@ def _weights(images: pd.DataFrame) -> np.ndarray:
     """A weight for each image, so that a class set counts once, however many replicates it has."""
     replicates = images.groupby(tidy.CLASS_SET)[["split", "seed"]].apply(lambda unit: len(unit.drop_duplicates()))
     return 1.0 / images[tidy.CLASS_SET].map(replicates).to_numpy(dtype=float)
-
-
-def _separation(part: pd.DataFrame, quantity: str) -> float:
-    """Mean AUROC over class sets; NaN where knowns or unknowns are missing everywhere."""
-    areas = {}
-    for unit, pair in part.groupby([tidy.CLASS_SET, "split", "seed"]):
-        known = pair.loc[pair["known"] == 1, quantity].to_numpy()
-        unknown = pair.loc[pair["known"] == 0, quantity].to_numpy()
-        if known.size and unknown.size:
-            areas[unit] = metrics.auroc(known, unknown)
-    return statistics.mean_std(statistics.class_set_means(areas).values()).mean
