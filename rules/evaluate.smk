@@ -34,13 +34,26 @@ rule training_outputs:
         "--samples {params.samples} --training {output.training:q} --threads {threads} > {log:q} 2>&1"
 
 
+# Of a user's own images the answers are listed by file.
+PREDICTIONS = {"predictions": f"{RUN}/predictions.csv"} if EXPERIMENT.has_own_images else {}
+
+
+def options_of_predictions(input, output):
+    arrays, description = input.split
+    told = ["--predictions", output.predictions, "--split", arrays, "--description", description]
+    return told + options("--prepared", map(folder_of, input.prepared))
+
+
 # Needs no network, only what training left in outputs.npz: a new score or metric costs no training.
 rule evaluate:
     input:
         code="workflow_scripts/evaluate.py",
         outputs=f"{RUN}/outputs.npz",
         training=[f"{RUN}/training_outputs.npz"] if EXPERIMENT.detectors else [],
+        split=[f"{SPLIT}/split.npz", f"{SPLIT}/split.json"] if PREDICTIONS else [],
+        prepared=[f"{folder}/manifest.json" for folder in (KNOWN, *OTHERS.values())] if PREDICTIONS else [],
     output:
+        **PREDICTIONS,
         metrics=f"{RUN}/metrics.json",
         curves=f"{RUN}/curves.csv",
         activations=f"{RUN}/activations.csv",
@@ -56,9 +69,10 @@ rule evaluate:
     params:
         settings=literal(as_json(EXPERIMENT.evaluation_job())),
         training=lambda wildcards, input: options("--training", input.training),
+        predictions=lambda wildcards, input, output: options_of_predictions(input, output) if PREDICTIONS else [],
     shell:
         "python {input.code} --outputs {input.outputs:q} {params.training:q} --settings {params.settings:q} "
-        "--seed {wildcards.seed} "
+        "--seed {wildcards.seed} {params.predictions:q} "
         "--metrics {output.metrics:q} --curves {output.curves:q} --activations {output.activations:q} "
         "> {log:q} 2>&1"
 
@@ -128,6 +142,7 @@ MADE = (
             run=EXPERIMENT.runs,
             file=["weights.safetensors", "outputs.npz", "config.json", "provenance.json"],
         ),
+        *expand(PREDICTIONS.values(), **GRID, run=EXPERIMENT.runs),
     ]
 )
 RUNS_ARE_HERE = any(Path(RESULTS).glob("split*"))

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from openset_distill.core.command import json_object, natural, run
-from openset_distill.core.errors import SettingsError
-from openset_distill.core.files import write_json
+from openset_distill.core.errors import DataError, SettingsError
+from openset_distill.core.files import AGAIN, read_npz, read_record, write_json
 from openset_distill.evaluation.detectors import detect, load_training_outputs, served
 from openset_distill.evaluation.evaluate import curves, evaluate, headline, load_outputs, load_validation
 from openset_distill.evaluation.scores import score
-from openset_distill.evaluation.thresholds import DEFAULT_ACCEPTANCE, VALIDATION, operating_points
+from openset_distill.evaluation.thresholds import DEFAULT_ACCEPTANCE, VALIDATION, OperatingPoint, operating_points
 from openset_distill.report.aggregate import write_rows
 
 
@@ -33,6 +33,12 @@ def main() -> None:
     parser.add_argument("--metrics", required=True, type=Path, help="output: headline and all rows, JSON")
     parser.add_argument("--curves", required=True, type=Path, help="output: ROC and OSCR curves, CSV")
     parser.add_argument("--activations", required=True, type=Path, help="output: maximum logit and norm of images, CSV")
+    parser.add_argument("--predictions", type=Path, help="output: the answer to each test image by its file, CSV")
+    parser.add_argument("--split", type=Path, help="split.npz, which --predictions needs")
+    parser.add_argument("--description", type=Path, help="split.json, likewise")
+    parser.add_argument(
+        "--prepared", action="append", default=[], type=Path, help="prepared datasets in the split's order, likewise"
+    )
     arguments = parser.parse_args()
     settings = arguments.settings
     compared_by = settings.get("headline", "maximum_logit")
@@ -73,10 +79,57 @@ def main() -> None:
     ]
     result = {"headline": headline(rows, compared_by), "rows": finite}
     validation = load_validation(arguments.outputs)
+    operating = {}
     if validation is not None:
         points = operating_points(validation[:2], accept=[DEFAULT_ACCEPTANCE], source=VALIDATION)
-        result["operating_points"] = {name: dataclasses.asdict(point) for name, (point,) in points.items()}
+        operating = {name: point for name, (point,) in points.items()}
+        result["operating_points"] = {name: dataclasses.asdict(point) for name, point in operating.items()}
+    if arguments.predictions:
+        values = detected.get(compared_by)
+        if values is None:
+            values = score(compared_by, outputs["features"], outputs["logits"])
+        write_answers(arguments, outputs, compared_by, values, operating.get(compared_by))
     write_json(arguments.metrics, result)
+
+
+def write_answers(
+    arguments: argparse.Namespace,
+    outputs: dict[str, np.ndarray],
+    compared_by: str,
+    values: np.ndarray,
+    point: OperatingPoint | None,
+) -> None:
+    """The answer to each test image by its file and true class; an image of a catalogued dataset has a number."""
+    from openset_distill.datasets.prepared import open_packed, read_test_files
+    from openset_distill.recognition.judgement import Judgement, write_predictions
+    from openset_distill.recognition.own_outputs import OwnOutputs
+
+    if not (arguments.split and arguments.description and arguments.prepared):
+        raise SettingsError("--predictions names the split's images; give --split, --description and --prepared")
+    arrays = read_npz(arguments.split, "the images of a split")
+    known = read_record(arguments.description, {"known": list})["known"]
+    datasets = [(open_packed(folder), read_test_files(folder)) for folder in arguments.prepared]
+    files, true = [], []
+    try:
+        for label, source, index in zip(outputs["labels"], arrays["test_source"], arrays["test_index"], strict=True):
+            dataset, names = datasets[source]
+            files.append(f"{dataset.name} {index}" if names is None else names[index])
+            true.append(dataset.classes[dataset.test.labels[index]])
+            if label >= 0 and known[label] != true[-1]:
+                raise ValueError(f"{files[-1]} shows {true[-1]}, not {known[label]}")
+    except (IndexError, ValueError, KeyError) as error:
+        raise DataError(f"{arguments.outputs} is not of the images of {arguments.split} ({error}); {AGAIN}") from error
+    own = OwnOutputs(
+        classes=tuple(known),
+        labels=outputs["labels"],
+        predicted=outputs["logits"].argmax(axis=1),
+        logits=outputs["logits"],
+        features=None,
+        scores=values,
+        group=outputs["group_names"][outputs["group"]],
+        files=tuple(files),
+    )
+    write_predictions(arguments.predictions, Judgement(own, (), {compared_by: values}, compared_by, point), true=true)
 
 
 def sample_activations(outputs: dict[str, np.ndarray], samples: int, seed: int) -> list[dict[str, float]]:

@@ -241,6 +241,7 @@ def test_snakemake_plans_every_file(name: str, tmp_path: Path, in_repository: Pa
         more = ["--config", "data={images: images}"]
     process = snakemake(folder, "-n", "paper_figures", "--configfile", file_of(name), *more)
     assert process.returncode == 0, process.stdout + process.stderr
+    assert ("/ce/predictions.csv" in process.stdout) == (name == "image_folder")
     counts = dict(line.split() for line in process.stdout.splitlines() if len(line.split()) == 2)
     jobs = len(loaded.runs) * len(loaded.splits)
     assert int(counts.get("train_teacher", 0)) + int(counts["train_student"]) == jobs

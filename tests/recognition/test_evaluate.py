@@ -8,12 +8,16 @@ import os
 import shutil
 from pathlib import Path
 
+import archives
 import numpy as np
 import pytest
+from commands import script, succeed
 from PIL import Image
 
 from openset_distill import OpenSetClassifier
-from openset_distill.evaluation.evaluate import evaluate, load_outputs
+from openset_distill.datasets.prepared import open_packed, write
+from openset_distill.datasets.readers import READERS
+from openset_distill.evaluation.evaluate import evaluate, load_outputs, save_outputs
 from openset_distill.evaluation.scores import SCORES
 from openset_distill.recognition.own_outputs import read_outputs
 
@@ -124,6 +128,42 @@ def test_knowns_alone_have_an_accuracy(packaged, pictures, openset):
     process = openset("evaluate", packaged, pictures / "known", "--bootstrap", 20)
     assert process.returncode == 0 and "closed-set accuracy" in process.stdout, process.stderr
     assert "auroc" not in process.stdout and "knowns accepted" in process.stdout
+
+
+def test_a_run_on_own_images_lists_its_answers_by_file(digits, tmp_path):
+    archives.image_folder(tmp_path / "images")
+    own = tmp_path / "prepared"
+    write(READERS["image_folder"](tmp_path / "images"), own, name="image_folder", size=8, channels=1)
+    made = ["--arrays", tmp_path / "split.npz", "--description", tmp_path / "split.json"]
+    given = ["--prepared", own, "--other", f"digits={digits}"]
+    succeed(script("split.py", *given, "--protocol", "all_known", "--validation-fraction", 0.25, *made))
+    with np.load(tmp_path / "split.npz") as arrays:
+        labels, group = arrays["test_label"], arrays["test_group"]
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(len(labels), 3)).astype(np.float32)
+    validation = (np.ones((3, 2)), np.array([[2.0, 0, 0], [1, 0, 0], [0.5, 0, 0]]), np.zeros(3, int))
+    names = json.loads((tmp_path / "split.json").read_text())["groups"]
+    of_images = {"features": np.ones((len(labels), 2)), "logits": logits, "labels": labels, "group": group}
+    save_outputs(tmp_path / "outputs.npz", **of_images, group_names=names, validation=validation)
+    settings = {"scores": ["maximum_logit"], "detectors": [], "sampling": ["full"], "bootstrap": 0}
+    words = ["--outputs", tmp_path / "outputs.npz", "--settings", json.dumps(settings | {"activation_samples": 5})]
+    words += [word for name in ("metrics", "curves", "activations") for word in (f"--{name}", tmp_path / f"{name}.out")]
+    words += ["--predictions", tmp_path / "predictions.csv", "--prepared", own]
+    words += ["--split", tmp_path / "split.npz", "--description", tmp_path / "split.json"]
+    succeed(script("evaluate.py", *words, "--prepared", digits))
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").read_text().splitlines()))
+    assert len(rows) == len(labels) == 8 + len(open_packed(digits).test)
+    assert {row["file"]: row["true"] for row in rows[:8]} == {
+        f"test/{name}/{number}.png": name for name in ("cat", "dog", "owl", "fox") for number in (0, 1)
+    }
+    assert [row["known"] for row in rows] == [str(bool(label >= 0)).lower() for label in labels]
+    assert all(row["file"].startswith("digits ") and row["true"] in "0123456789" for row in rows[8:])
+    assert [row["predicted"] for row in rows] == [("cat", "dog", "owl")[i] for i in logits.argmax(axis=1)]
+    threshold = json.loads((tmp_path / "metrics.out").read_text())["operating_points"]["maximum_logit"]["threshold"]
+    assert [row["rejected"] == "true" for row in rows] == (logits.max(axis=1) < threshold).tolist()
+    # images of another preparation are noticed
+    swapped = script("evaluate.py", *words[:-6], *words[-4:], "--prepared", digits)
+    assert swapped.returncode == 2 and "is not of the images of" in swapped.stderr, swapped.stderr
 
 
 def npz(path: Path, own: dict[str, np.ndarray], **changes: object) -> Path:

@@ -766,6 +766,11 @@ class Experiment:
         return f"-{stem}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
 
     @property
+    def has_own_images(self) -> bool:
+        """Whether images of the user's own are among those that are tested."""
+        return USERS_OWN in (self.settings.data.dataset, *self.settings.data.others)
+
+    @property
     def protocol(self) -> dict[str, Any]:
         """The protocol with every default filled in."""
         return protocols.PROTOCOLS.resolve(self.settings.protocol.name)

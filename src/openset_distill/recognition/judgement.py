@@ -284,21 +284,28 @@ def _short(name: str) -> str:
 # ---------------------------------------------------------------------------------------------------------- files
 
 
-def write_predictions(path: Path, judgement: Judgement) -> None:
-    """`predictions.csv`: a row an image with file, true class, predicted class, score and whether it is rejected."""
+def write_predictions(path: Path, judgement: Judgement, *, true: Sequence[str] | None = None) -> None:
+    """`predictions.csv`: a row an image with file, true class, predicted class, score and whether it is rejected.
+
+    Args:
+        true: what each image shows, where more is known than the model's classes and `unknown`.
+
+    Without an operating point `rejected` is empty: nothing can be rejected.
+    """
     outputs, values = judgement.outputs, judgement.scores[judgement.score]
     names = (*outputs.classes, UNKNOWN)
-    threshold = -np.inf if judgement.point is None else judgement.point.threshold
     with written_whole(path) as partial, open(partial, "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["file", "true", "known", "predicted", "score", "rejected"])
         for i, label in enumerate(outputs.labels):
             file = outputs.files[i] if outputs.files else str(i)
             predicted = "" if outputs.predicted is None else names[outputs.predicted[i]]
-            cells = (spreadsheet_cell(printable(text)) for text in (file, names[label], predicted))
-            file, true, predicted = cells
-            known, rejected = str(bool(label >= 0)).lower(), str(not values[i] >= threshold).lower()
-            writer.writerow([file, true, known, predicted, repr(float(values[i])), rejected])
+            shown = names[label] if true is None else true[i]
+            known, rejected = str(bool(label >= 0)).lower(), ""
+            if judgement.point is not None:
+                rejected = str(not values[i] >= judgement.point.threshold).lower()
+            cells = [spreadsheet_cell(printable(text)) for text in (file, shown, predicted)]
+            writer.writerow([*cells[:2], known, cells[2], repr(float(values[i])), rejected])
 
 
 def draw(folder: Path, judgement: Judgement) -> list[Path]:
