@@ -32,7 +32,7 @@ def main() -> None:
 
     job = read_job(arguments.job, IMAGES)
     data = open_split(arguments.prepared, arguments.other, arguments.split, arguments.description)
-    device = prepare_device(arguments.threads)
+    device = prepare_device(arguments.threads, job["optimization"]["precision"])
     record(
         arguments.answers,
         load_networks(arguments.teacher, data.classes, device, precision=job["optimization"]["precision"]),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
-from openset_distill.core.command import positive, run
+from openset_distill.core.command import natural, positive, run
 
 
 def parse() -> argparse.Namespace:
@@ -27,13 +28,20 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--config", required=True, type=Path, help="output: the resolved settings")
     parser.add_argument("--provenance", required=True, type=Path, help="output: versions, hardware, inputs, time")
-    parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
+    parser.add_argument("--threads", type=positive, default=1, help="CPU threads, of all processes together")
+    parser.add_argument(
+        "--processes", type=natural, default=1, help="share the training between as many, each with a GPU; 0 is 1"
+    )
     return parser.parse_args()
 
 
 def main() -> None:
     arguments = parse()
     # heavy imports wait until the command line is known to be right
+    if arguments.processes > 1 and "LOCAL_RANK" not in os.environ:
+        from openset_distill.training.distributed import launch
+
+        launch(arguments.processes, sys.argv)
     from openset_distill.core.device import prepare_device
     from openset_distill.core.files import write_json
     from openset_distill.core.provenance import Provenance
@@ -49,6 +57,7 @@ def main() -> None:
         open_split,
         save_test_outputs,
         views,
+        with_precision,
         write_history,
     )
     from openset_distill.training.teachers import Recording, load_networks
@@ -60,11 +69,16 @@ def main() -> None:
     manifests = [folder / "manifest.json" for folder in (arguments.prepared, *arguments.other)]
     recordings = [arguments.answers] if arguments.answers else []
     given = [Path(job["backbone"]["weights"])] if job["backbone"].get("weights") else []
+    device = prepare_device(arguments.threads, job["optimization"]["precision"])
     provenance = Provenance([arguments.split, *manifests, *arguments.teacher, *recordings, *given])
-    device = prepare_device(arguments.threads)
     world = World.join(device) if started_by_torchrun() else None
     if world:
         world.check_batch(job["optimization"]["batch_size"])
+
+    def report(line: str) -> None:
+        if world is None or world.leads:
+            print(f"{job['run']}: {line}", file=sys.stderr, flush=True)
+
     teacher = None
     if arguments.answers:
         teacher = Recording(arguments.answers, views(job, data, arguments.teacher, device), device)
@@ -75,16 +89,24 @@ def main() -> None:
     training = Training(
         arguments.weights.with_name("state.safetensors"),
         identity(data, arguments.teacher, arguments.answers),
-        lambda line: print(f"{job['run']}: {line}", file=sys.stderr, flush=True),
+        report,
     )
     history = training.run(job, student, teacher, data, device, world=world)
     if world is None or world.leads:
         save_test_outputs(arguments.outputs, student, data, job, device)
         write_history(arguments.history, history)
-        write_json(arguments.config, job)
+        stored = with_precision(job, device)
+        write_json(arguments.config, stored)
         write_json(
             arguments.provenance,
-            provenance.record(command=sys.argv, device=str(device), threads=arguments.threads, epochs=len(history)),
+            provenance.record(
+                command=sys.argv,
+                device=str(device),
+                precision=stored["optimization"]["precision"],
+                processes=world.size if world else 1,
+                threads=arguments.threads,
+                epochs=len(history),
+            ),
         )
         save_classifier(arguments.weights, student, describe(job, data))
         training.finish()

@@ -95,3 +95,32 @@ def test_the_reason_is_recorded_and_said_once(tmp_path, monkeypatch, capsys):
     record = Provenance([]).record()
     assert record["git_commit"] is None and "not a git repository" in record["git_unknown"]
     assert capsys.readouterr().err.count("warning: the commit of this code is unknown") == 1
+
+
+def test_the_energy_of_a_gpu_is_that_of_the_chosen_one(monkeypatch, tmp_path):
+    import pynvml
+
+    counters = {"GPU-aa": 1_000, "GPU-bb": 70_000}
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+
+    def handle(uuid: str) -> str:
+        if uuid not in counters:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NO_PERMISSION)
+        return uuid
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", handle)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", counters.__getitem__)
+    monkeypatch.setattr(provenance, "gpu", lambda: {"uuid": "bb"})
+    energy = provenance.Energy(tmp_path)
+    counters.update({"GPU-aa": 900_000, "GPU-bb": 72_500})
+    assert energy.joules()["gpus"] == 2.5
+    # a driver that does not tell, of this GPU alone
+    del counters["GPU-bb"]
+    assert energy.joules()["gpus"] is None
+
+
+def test_a_job_without_a_gpu_names_none(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    record = Provenance([]).record()
+    assert (record["gpus"], record["gpu"], record["slurm_job"]) == ([], None, "17")
+    assert 1 <= record["cores_allocated"] <= record["cores"]

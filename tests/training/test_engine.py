@@ -316,7 +316,7 @@ def test_a_batch_that_two_processes_cannot_share(digits, split, tmp_path):
 def test_a_process_takes_the_device_that_fewest_others_hold(tmp_path):
     program = (
         "import sys; from pathlib import Path; from openset_distill.core.device import least_taken\n"
-        "print(least_taken(['a', 'b'], Path(sys.argv[1])), flush=True); sys.stdin.read()"
+        "print(*least_taken(['a', 'b'], Path(sys.argv[1])), flush=True); sys.stdin.read()"
     )
 
     def start() -> tuple[subprocess.Popen[str], int]:
@@ -330,7 +330,7 @@ def test_a_process_takes_the_device_that_fewest_others_hold(tmp_path):
         assert [number for _, number in started] == [0, 1, 0]
         started[1][0].kill()
         started[1][0].wait(timeout=30)
-        assert least_taken(["a", "b"], tmp_path) == 1
+        assert least_taken(["a", "b"], tmp_path) == [1]
     finally:
         for process, _ in started:
             process.kill()

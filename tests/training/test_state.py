@@ -15,7 +15,7 @@ from commands import job, make_split, script, succeed, train
 from trained import OUTPUTS, fails
 
 from openset_distill.core.device import prepare_device
-from openset_distill.core.errors import OpenSetError
+from openset_distill.core.errors import CheckpointError, OpenSetError
 from openset_distill.core.files import sha256
 from openset_distill.models.checkpoint import load_tensors, save_classifier, save_tensors
 from openset_distill.training.batches import Batches
@@ -193,7 +193,8 @@ def test_a_state_of_other_images_teachers_settings_or_precision_is_left_aside(di
     found = json.loads(metadata["identity"]) | {"precision": "bfloat16"}
     save_tensors(tmp_path / "edited", tensors, metadata | {"identity": json.dumps(found)})
     state = (tmp_path / "edited").read_bytes()
-    assert "with another precision; training" in first_line(made, data, [weights])
+    with pytest.raises(CheckpointError, match="was computed in bfloat16, and `precision: auto` is float32"):
+        first_line(made, data, [weights])
 
 
 def _state(state: bytes, folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

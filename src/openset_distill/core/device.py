@@ -10,7 +10,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 import torch
 
@@ -21,42 +20,87 @@ GIVEN_GPU = ("CUDA_VISIBLE_DEVICES", "OPENSET_GPUS")
 NO_GPU = ("", "-1", "NoDevFiles", "void", "none")
 
 
-def prepare_device(threads: int) -> torch.device:
+def prepare_device(threads: int, precision: str = "float32") -> torch.device:
     """Picks the GPU if there is one, with deterministic kernels, and sets the number of CPU threads.
 
-    Of several GPUs a process of `torchrun` takes the one of its number, any other process the one that the fewest
-    others have taken: workflow jobs that run side by side spread over the machine, or share its one GPU.
+    Of several GPUs a process of `torchrun` takes the one of its number among those that `choose_gpus` left visible, any
+    other process the one that the fewest others have taken: workflow jobs that run side by side spread over the
+    machine, or share its one GPU. Processes of `torchrun` share `threads`.
 
     Sums of floats depend on the number of threads: the same seed gives the same bits for the same `threads`.
     With `OPENSET_DEVICE=cpu` in the environment the CPU is used although there are GPUs.
 
+    Args:
+        precision: of the training, as `autocast_dtype` reads it; the first line of the log has what it means here.
+
     Raises:
         OpenSetError: the job was given a GPU (`GIVEN_GPU`), and torch finds none that it can use.
     """
+    threads = max(1, threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     torch.set_num_threads(threads)
     keep_freed_memory()
-    # float32 means float32: convolutions would otherwise multiply with ten bits of mantissa on Ampere and newer
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
-    on_cpu = os.environ.get("OPENSET_DEVICE") == "cpu"
-    if not on_cpu and not torch.cuda.is_available():
-        require_no_gpu()
-    if on_cpu or not torch.cuda.is_available():
-        say_device("cpu", threads)
-        return torch.device("cpu")  # its kernels are deterministic; asking for it would import the compiler, a second
+    exact_float32()
+    if not has_gpu():
+        device = torch.device("cpu")  # its kernels are deterministic; asking for it would import the compiler, a second
+        say_device("cpu", precision_name(autocast_dtype(precision, device)), threads)
+        return device
     # read by cuBLAS when its first handle is made; without it deterministic algorithms refuse to run
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     # deterministic algorithms alone give the same bits; filling every new tensor with NaN only costs kernels
     torch.utils.deterministic.fill_uninitialized_memory = False
-    if "LOCAL_RANK" in os.environ:
-        number = int(os.environ["LOCAL_RANK"])
-    else:
-        names = [str(torch.cuda.get_device_properties(number).uuid) for number in range(torch.cuda.device_count())]
-        number = least_taken(names, Path(tempfile.gettempdir()))
+    number = int(os.environ["LOCAL_RANK"]) if "LOCAL_RANK" in os.environ else _free_gpus(1)[0]
     torch.cuda.set_device(number)
-    say_device(f"cuda:{number}, {torch.cuda.get_device_name(number)}", threads)
-    return torch.device("cuda", number)
+    device = torch.device("cuda", number)
+    name = f"cuda:{number}, {torch.cuda.get_device_name(number)}"
+    say_device(name, precision_name(autocast_dtype(precision, device)), threads)
+    return device
+
+
+def exact_float32() -> None:
+    """Makes float32 mean float32 in this process: a GPU would otherwise multiply with ten bits of mantissa (TF32)."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def has_gpu() -> bool:
+    """Whether this process computes on a GPU.
+
+    Raises:
+        OpenSetError: as `prepare_device`.
+    """
+    if os.environ.get("OPENSET_DEVICE") == "cpu":
+        return False
+    if torch.cuda.is_available():
+        return True
+    require_no_gpu()
+    return False
+
+
+def choose_gpus(count: int) -> dict[str, str]:
+    """The environment in which `count` processes that are started together each have a GPU of their own.
+
+    They are those that the fewest other processes hold. This process holds them until it, or the program that takes
+    its place, ends. Empty on the CPU.
+
+    Raises:
+        OpenSetError: there are fewer GPUs.
+    """
+    if not has_gpu():
+        return {}
+    if torch.cuda.device_count() < count:
+        raise OpenSetError(
+            f"this job sees {torch.cuda.device_count()} GPU(s), and was to train on {count}; lower `gpu` in resources, "
+            "or ask the scheduler for more"
+        )
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    chosen = sorted(_free_gpus(count))
+    return {"CUDA_VISIBLE_DEVICES": ",".join(visible[number] if visible else str(number) for number in chosen)}
+
+
+def _free_gpus(count: int) -> list[int]:
+    names = [str(torch.cuda.get_device_properties(number).uuid) for number in range(torch.cuda.device_count())]
+    return least_taken(names, Path(tempfile.gettempdir()), count)
 
 
 def require_no_gpu() -> None:
@@ -76,10 +120,10 @@ def require_no_gpu() -> None:
     )
 
 
-def say_device(name: str, threads: int) -> None:
+def say_device(name: str, precision: str, threads: int) -> None:
     """The first line of a job's log; of several processes of one training the first speaks."""
     if os.environ.get("RANK", "0") == "0":
-        print(f"device: {name}; threads: {threads}", file=sys.stderr, flush=True)
+        print(f"device: {name}; precision: {precision}; threads: {threads}", file=sys.stderr, flush=True)
 
 
 def keep_freed_memory() -> None:
@@ -95,27 +139,43 @@ def keep_freed_memory() -> None:
             library.mallopt(parameter, size)
 
 
-_held: list[IO[str]] = []  # open as long as the process lives: the system ends a lock with its process, however it ends
+_held: list[int] = []  # open as long as the process lives: the system ends a lock with its process, however it ends
 
 
-def least_taken(names: Sequence[str], folder: Path) -> int:
-    """The position of the device that the fewest processes hold; this process holds it until it ends.
+def least_taken(names: Sequence[str], folder: Path, count: int = 1) -> list[int]:
+    """The positions of the `count` devices that the fewest of this user's processes hold; this process holds them until
+    it ends, or the program that takes its place by `exec`.
 
     Args:
-        names: of the devices, the same in every process.
-        folder: where the lock files lie, one for each device and place on it.
+        names: of the devices, at least `count`, the same in every process.
+        folder: where the lock files are, one for each user, device and place on it.
     """
+    chosen: list[int] = []
     for place in range(1000):
         for number, name in enumerate(names):
-            path = folder / f"openset-device-{name}-{place}.lock"
-            try:
-                stream = open(path, "a")  # noqa: SIM115 - must outlive this function
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:  # held by another process, or made by another user
+            if number in chosen or not _lock(folder / f"openset-device-{os.geteuid()}-{name}-{place}.lock"):
                 continue
-            _held.append(stream)
-            return number
-    return 0
+            chosen.append(number)
+            if len(chosen) == count:
+                return chosen
+    return [*chosen, *(number for number in range(len(names)) if number not in chosen)][:count]
+
+
+def _lock(path: Path) -> bool:
+    """Whether this process holds a file of locks from now on."""
+    try:
+        # in a folder that all users write to: a link that somebody put there is not followed
+        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # held by another process
+        os.close(number)
+        return False
+    os.set_inheritable(number, True)
+    _held.append(number)
+    return True
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

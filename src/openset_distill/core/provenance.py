@@ -112,20 +112,59 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def gpus() -> list[str]:
-    """The names of the GPUs; none where torch is not in use or sees none."""
+def gpu() -> dict[str, Any] | None:
+    """The GPU that this process computes on, with what decides its bits; None where it computes on none.
+
+    `name`; `uuid`; `driver`; `cuda` and `cudnn` of the PyTorch build; `tf32`: whether a float32 convolution or product
+    may be computed in it; `peak_memory_mib` of this process.
+    """
     torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        return []
-    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    number = torch.cuda.current_device()
+    properties = torch.cuda.get_device_properties(number)
+    return {
+        "name": properties.name,
+        "uuid": str(properties.uuid),
+        "driver": _driver(),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "tf32": bool(torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32),
+        "peak_memory_mib": torch.cuda.max_memory_allocated(number) // 2**20,
+    }
+
+
+def _driver() -> str | None:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except pynvml.NVMLError:
+        return None
+
+
+def _gpu_millijoules(uuid: str) -> int | None:
+    """The energy counter of one NVIDIA GPU by its identity; None where it has none, as a slice of a GPU (MIG)."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}")
+        return pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+    except pynvml.NVMLError:
+        return None  # older than Volta, or a driver that does not say
 
 
 class Energy:
-    """What the machine's own counters say was used since this was made. They count all jobs on the machine."""
+    """What the machine's own counters say was used since this was made, after `prepare_device`: by all jobs on its
+    processors, and on the GPU that this process computes on."""
 
     def __init__(self, powercap: Path = POWERCAP):
         self._powercap = powercap
-        self._before, self._gpu_before = self._processors(), self._gpus()
+        here = gpu()
+        self._uuid = here["uuid"] if here else None
+        self._before, self._gpu_before = self._processors(), self._gpu()
 
     def _processors(self) -> dict[Path, int]:
         """Counter of each processor package (microjoules); those of its parts, `intel-rapl:0:0`, are in it."""
@@ -138,23 +177,12 @@ class Energy:
                     return {}  # readable by root alone on many systems
         return counters
 
-    @staticmethod
-    def _gpus() -> list[int]:
-        """Counter of each NVIDIA GPU in this machine (millijoules)."""
-        if not gpus():
-            return []
-        import pynvml
-
-        try:
-            pynvml.nvmlInit()
-            handles = [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(pynvml.nvmlDeviceGetCount())]
-            return [pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in handles]
-        except pynvml.NVMLError:
-            return []  # older than Volta, or a driver that does not say
+    def _gpu(self) -> int | None:
+        return None if self._uuid is None else _gpu_millijoules(self._uuid)
 
     def joules(self) -> dict[str, float | None]:
         """`processors` and `gpus`; None where the machine has no counter, or does not show it."""
-        after, gpu_after = self._processors(), self._gpus()
+        after, gpu_after = self._processors(), self._gpu()
         processors = None
         if self._before and after.keys() == self._before.keys():
             used = 0
@@ -164,10 +192,10 @@ class Energy:
                     difference += int((zone / "max_energy_range_uj").read_text())
                 used += difference
             processors = round(used / 1e6, 3)
-        known = self._gpu_before and len(gpu_after) == len(self._gpu_before)
+        known = gpu_after is not None and self._gpu_before is not None
         return {
             "processors": processors,
-            "gpus": round((sum(gpu_after) - sum(self._gpu_before)) / 1e3, 3) if known else None,
+            "gpus": round((gpu_after - self._gpu_before) / 1e3, 3) if known else None,
         }
 
 
@@ -200,6 +228,7 @@ class Provenance:
     def record(self, **more: Any) -> Mapping[str, Any]:
         """The record: `more` is added as it is (device, images seen...). Sizes in MiB, times in seconds."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        on = gpu()
         return {
             "git_commit": self.code.commit,
             "git_changed": list(self.code.changed),
@@ -210,8 +239,11 @@ class Provenance:
             "system": platform.platform(),
             "processor": processor(),
             "cores": os.cpu_count(),
+            "cores_allocated": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "memory_mib": psutil.virtual_memory().total // 2**20,
-            "gpus": gpus(),
+            "gpus": [on["name"]] if on else [],
+            "gpu": on,
+            "slurm_job": os.environ.get("SLURM_JOB_ID"),
             "started_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
             "wall_seconds": round(time.time() - self.started, 3),
             "peak_memory_mib": round(peak, 1),

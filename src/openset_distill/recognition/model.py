@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from .. import __version__
+from ..core.device import exact_float32, has_gpu
 from ..core.errors import CheckpointError, DataError, OpenSetError, SettingsError, nearest
 from ..core.files import sha256, written_whole
 from ..datasets.loader import Normalize
@@ -95,13 +96,19 @@ class OpenSetClassifier:
     Args:
         network: in evaluation mode.
         description: what `model.json` holds; `weights_sha256` is filled in by `save`.
-        device: where the network computes; None is a GPU if there is one.
+        device: where the network computes; None is a GPU if there is one. On a GPU, TF32 is off in this process from
+            then on: the thresholds are those of float32.
+
+    Raises:
+        OpenSetError: without `device`, if this process was given a GPU that torch cannot use.
     """
 
     def __init__(self, network: Classifier, description: ModelDescription, device: str | torch.device | None = None):
         if device is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            device = "cuda" if has_gpu() else "cpu"
         self.device = torch.device(device)
+        if self.device.type == "cuda":
+            exact_float32()
         self.network = network.to(self.device, memory_format=torch.channels_last).eval()
         self.description = description
         preprocessing = description.preprocessing

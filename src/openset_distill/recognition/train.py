@@ -51,6 +51,7 @@ from ..training.setup import (
     make_student,
     open_split,
     save_test_outputs,
+    with_precision,
     write_history,
 )
 from ..training.setup import (
@@ -315,8 +316,12 @@ def _train(request: Request, images: OwnImages, work: Path, started: float, repo
     history = training.run(job, student, None, data, device)
     save_test_outputs(run / "outputs.npz", student, data, job, device)
     write_history(run / "history.csv", history)
-    write_json(run / "config.json", job)
-    record = provenance.record(command=sys.argv, device=str(device), threads=threads, epochs=len(history))
+    stored = with_precision(job, device)
+    write_json(run / "config.json", stored)
+    precision = stored["optimization"]["precision"]
+    record = provenance.record(
+        command=sys.argv, device=str(device), precision=precision, threads=threads, epochs=len(history)
+    )
     write_json(run / "provenance.json", record)
     save_classifier(run / "weights.safetensors", student, describe_weights(job, data))
     per_class = {name: len(files) for name, files in images.train.items()}

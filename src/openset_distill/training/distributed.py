@@ -4,26 +4,45 @@ Every process makes the whole batch (augmentation is cheap beside the networks),
 and gathers the logits of all: a loss that relates samples to each other, or mixes them, sees the whole batch and needs
 to know nothing of this. Gradients are summed. Only dropout differs: each process drops units of its own rows.
 
-The processes are started by `torchrun`, whose environment variables are read here.
+The processes are started by `launch` or by `torchrun`, whose environment variables are read here.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ..core.device import choose_gpus
 from ..core.errors import SettingsError
+
+# how long the launcher waits for processes that were told to stop, before it ends them
+SHUTDOWN_SECONDS = 300
 
 
 def started_by_torchrun() -> bool:
     """Whether this process is one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def launch(processes: int, command: Sequence[str]) -> NoReturn:
+    """Runs a Python command as several processes of one training on this machine, in place of this process.
+
+    Each has a GPU of its own (`core.device.choose_gpus`); without GPUs they compute on the CPU.
+
+    Raises:
+        OpenSetError: there are fewer GPUs.
+    """
+    # the name of a node need not resolve on it; a training saves its state before it ends, which may take minutes
+    options = ["--standalone", "--local-addr", "localhost", "--shutdown-timeout", str(SHUTDOWN_SECONDS)]
+    words = [sys.executable, "-m", "torch.distributed.run", *options, "--nproc-per-node", str(processes), *command]
+    os.execve(sys.executable, words, os.environ | choose_gpus(processes))
 
 
 @dataclass(frozen=True)

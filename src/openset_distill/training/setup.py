@@ -229,6 +229,14 @@ def views(job: dict[str, Any], data: SplitData, teachers: Sequence[Path], device
     }
 
 
+def with_precision(job: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The job with what `precision: auto` means on a device in its place: it differs from node to node, and everything
+    that is stored with a result says what it was.
+    """
+    precision = precision_name(autocast_dtype(job["optimization"]["precision"], device))
+    return {**job, "optimization": {**job["optimization"], "precision": precision}}
+
+
 def _hash(path: Path) -> str:
     try:
         return sha256(path)

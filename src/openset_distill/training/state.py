@@ -122,6 +122,10 @@ def restore(
     A state belongs to a training when all that the training is computed from is the same: settings, split, classes,
     prepared images, teacher and precision. Any other state, one of another version and a damaged one are left aside,
     which `report` says in one line.
+
+    Raises:
+        CheckpointError: the same settings mean another precision here: on other hardware hours of training would
+            silently begin anew, or change their precision midway.
     """
     if not path.exists():
         return None
@@ -137,6 +141,11 @@ def restore(
     try:
         found = json.loads(metadata["identity"])
         differing = [words for key, words in DIFFERENCES.items() if found.get(key) != wanted.get(key)]
+        if differing == [DIFFERENCES["precision"]]:
+            raise CheckpointError(
+                f"{path} was computed in {found.get('precision')}, and `precision: auto` is {wanted.get('precision')} "
+                "on this machine; continue on hardware like the first, or delete the state to begin anew"
+            )
         if differing:
             report(f"{path} was saved by a training with {', '.join(differing)}; training starts anew")
             return None
