@@ -14,7 +14,6 @@ in testing and afterwards. What a file may hold, and what becomes of it:
 from __future__ import annotations
 
 import io
-import math
 import os
 import stat
 from collections import Counter
@@ -113,18 +112,16 @@ def decode(
     with _stream(source, where) as stream:
         try:
             with Image.open(stream, formats=FORMATS) as image:
-                height = image.size[1]
-                # JPEG only: the decoder itself reduces a large image, to no less than twice the target
-                image.draft(None, (2 * size, 2 * size))
-                reduced_banner = banner * image.size[1] / height
-                return square(_plain(image, channels, notes), size, channels, banner=reduced_banner)
+                # never `draft`, in which JPEG's decoder reduces the image itself: pixels would differ from those of the
+                # same image in memory
+                return square(_plain(image, channels, notes), size, channels, banner=banner)
         except MemoryError:
             raise
         except Exception as error:
             raise _refusal(error, where, stream) from error
 
 
-def square(image: Image.Image, size: int, channels: int, *, banner: float = 0) -> np.ndarray:
+def square(image: Image.Image, size: int, channels: int, *, banner: int = 0) -> np.ndarray:
     """Resizes the shorter side to `size` pixels and keeps the centre; uint8 `[size, size, channels]`.
 
     Bilinear with antialiasing (Pillow's own filter, whose support grows with the reduction). Only the central
@@ -136,7 +133,7 @@ def square(image: Image.Image, size: int, channels: int, *, banner: float = 0) -
     """
     image = _plain(image, channels, None)
     if banner:
-        image = image.crop((0, 0, image.size[0], max(0, math.floor(image.size[1] - banner))))
+        image = image.crop((0, 0, image.size[0], max(0, image.size[1] - banner)))
     width, height = image.size
     side = min(width, height)
     if side < 1:

@@ -9,15 +9,17 @@ import glob
 import io
 import os
 import stat
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..core.errors import DataError, nearest
 from ..core.text import printable
@@ -31,6 +33,7 @@ from .description import Preprocessing
 # pixels of one batch: enough to keep the cores busy, few enough that the first answers come at once
 _BATCH_PIXELS = 2**21
 _LARGEST_BATCH = 128
+_DECODING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -279,16 +282,29 @@ def _decode(source: Source, preprocessing: Preprocessing, thumbnails: int) -> De
     if isinstance(contents, bytes):
         pixels = decode(contents, size, channels, where=printable(source.name))
     elif isinstance(contents, Image.Image):
-        try:
-            pixels = square(ImageOps.exif_transpose(contents), size, channels)
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"image {source.name} cannot be read ({error}); convert it to RGB or leave it out"
-            ) from error
+        pixels = _square_picture(contents, size, channels, where=f"image {source.name}")
     else:
         pixels = square_array(contents, size, channels, where=f"image {source.name}")
     thumbnail = _thumbnail(contents, pixels, thumbnails) if thumbnails else b""
     return Decoded(source.name, source.folder, pixels, thumbnail)
+
+
+def _square_picture(image: Image.Image, size: int, channels: int, *, where: str) -> np.ndarray:
+    """A PIL image as uint8 `[size, size, channels]`: the very pixels that its file has for `decode`.
+
+    Raises:
+        DataError: it cannot be decoded, or has pixels without a known range.
+    """
+    # PIL decodes an opened file at its first use, and the same image may be given twice
+    with _DECODING if getattr(image, "tile", None) else nullcontext():
+        try:
+            return square(image, size, channels)
+        except MemoryError:
+            raise
+        except Exception as error:  # as in `decode`
+            raise DataError(
+                f"{where} cannot be read ({printable(str(error))}); convert it to RGB or leave it out"
+            ) from error
 
 
 def square_array(array: np.ndarray, size: int, channels: int, *, where: str) -> np.ndarray:
