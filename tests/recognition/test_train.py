@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,8 +21,10 @@ from safetensors.torch import save_file
 from openset_distill import OpenSetClassifier
 from openset_distill.config.experiment import load
 from openset_distill.core.errors import DataError, OpenSetError, SettingsError
+from openset_distill.core.signals import Interrupted
 from openset_distill.recognition.own_images import read
 from openset_distill.recognition.train import Request, choose_backbone, configuration, configuration_text, train_folder
+from openset_distill.training import features
 
 TINY = "{name: fast_cnn, widths: [8, 16]}"
 COLOURS = {"green": (40, 190, 60), "red": (200, 40, 50), "blue": (40, 60, 200)}
@@ -118,13 +121,16 @@ def test_names_that_meet_in_one_class_stay_apart(tmp_path: Path):
     assert {name for name in linked if "/unknown_/" in name} == {"test/unknown_/000.png", "test/unknown_/001.png"}
 
 
-def test_a_frozen_network_on_own_images(folder: Path, tmp_path: Path):
+def frozen(folder: Path, more: str = "") -> str:
+    """A tiny network, frozen, with the weights of a file."""
     torch.manual_seed(0)
-    save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "tiny.safetensors")
-    said: list[str] = []
-    given = (
-        f"{{name: timm, model: test_resnet, stem: imagenet, weights: '{tmp_path / 'tiny.safetensors'}', freeze: true}}"
-    )
+    save_file(timm.create_model("test_resnet").state_dict(), folder / "tiny.safetensors")
+    weights = folder / "tiny.safetensors"
+    return f"{{name: timm, model: test_resnet, stem: imagenet, weights: '{weights}', freeze: true{more}}}"
+
+
+def test_a_frozen_network_on_own_images(folder: Path, tmp_path: Path):
+    given, said = frozen(tmp_path), []
     text = train_folder(request(folder, backbone=given, epochs=40), said.append)
     assert "frozen: features once for each image" in said[1] and "may have seen" in text
     # a budget of time is measured on training images alone
@@ -152,6 +158,67 @@ def test_a_time_budget_decides_the_epochs(folder: Path, monkeypatch: pytest.Monk
         train_folder(request(folder, epochs=None, minutes=0.0001), said.append)
     with pytest.raises(SettingsError, match="give one of them"):
         train_folder(request(folder, minutes=1), said.append)
+
+
+class SlowMachine:
+    """A clock that features alone move on: at 160 pixels an image takes `seconds`, at others as its area says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float):
+        self.now, self.sizes = 0.0, []
+        true = features.features_of
+
+        def features_of(model, images):
+            size = model.encoder.input_size
+            self.sizes += [size] * len(images)
+            self.now += seconds * (size / 160) ** 2 * len(images)
+            return true(model, images)
+
+        monkeypatch.setattr(features, "features_of", features_of)
+        monkeypatch.setattr(features, "CHUNK", 8)
+        monkeypatch.setattr("openset_distill.recognition.train.time", SimpleNamespace(monotonic=lambda: self.now))
+        # the plan, made before the machine turned slow: everything fits
+        monkeypatch.setattr("openset_distill.recognition.train.measured", lambda *_: (0.0, 0.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("minutes", "sizes", "words"),
+    [
+        (5, {160}, None),  # 48 images of 4 s, and as much for each of the 21 that are tested: 276 s
+        (3, {160, 96}, "images are seen at 96 pixels"),
+        (0.7, {160}, "minutes more are needed"),
+    ],
+)
+def test_features_that_take_longer_than_planned_are_of_smaller_images(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, minutes: float, sizes: set[int], words: str | None
+):
+    given, said = frozen(folder.parent, ", input_size: 160"), []
+    machine = SlowMachine(monkeypatch, 4)
+    train_folder(request(folder, backbone=given, epochs=2, minutes=minutes), said.append)
+    assert set(machine.sizes) == sizes
+    slower = [line for line in said if "slower than when this was planned" in line]
+    assert [words in line for line in slower] == ([True] if words else [])
+    backbone = OpenSetClassifier.load(folder.parent / "model").description.architecture.backbone
+    assert backbone["input_size"] == min(sizes)
+
+
+def test_a_plan_is_made_once(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    planned = []
+
+    def measured(*_):
+        planned.append(1)
+        return (1.0, 0.5, 0.0)
+
+    monkeypatch.setattr("openset_distill.recognition.train.measured", measured)
+    with monkeypatch.context() as patched:
+        patched.setattr("openset_distill.recognition.train.save_test_outputs", interrupted)
+        with pytest.raises(Interrupted):
+            train_folder(request(folder, epochs=None, minutes=2), print)
+    train_folder(request(folder, epochs=None, minutes=2), print)
+    assert planned == [1]
+
+
+def interrupted(*_arguments: object) -> None:
+    raise Interrupted("stopped", signal.SIGTERM)
 
 
 def test_the_experiment_file_is_one_that_the_workflow_takes(folder: Path, in_repository: Path, monkeypatch):

@@ -7,6 +7,7 @@ between are in a hidden folder next to the model until it is complete; the same 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -74,6 +75,8 @@ PHOTOGRAPH = 32
 SIZES = (160, 128, 96, 64)
 # of the time that was asked for, what is planned with: estimates on a busy machine are a few percent off
 PLANNED = 0.93
+# seconds from which on a rate is believed more than the plan
+TRUSTED = 5
 # epochs beyond which a folder of images is only learned by heart
 LONGEST = 400
 
@@ -306,14 +309,28 @@ def _train(request: Request, images: OwnImages, work: Path, started: float, repo
     device = prepare_device(threads)
     data = _prepared_split(plain, images, work, threads, report)
     provenance = Provenance([work / "split.npz", work / "prepared" / MANIFEST])
+    asked, pace = plain, None
     if request.minutes is not None:
-        plain = _remembered_plan(work, plain, lambda: _within_time(request, plain, data, device, work, started, report))
-    job = load(plain, stands_alone=True).training_job(RUN, SPLIT, request.seed)
-    report(_what_is_trained(job))
-    student = make_student(job, data, device)
+
+        def decide() -> dict[str, Any]:
+            return _within_time(request, copy.deepcopy(asked), data, device, work, started, report)
+
+        plain = _remembered_plan(work, asked, decide)
+        pace = Pace(started + 60 * request.minutes, report)
     run = work / RUN
     training = Training(run / "state.safetensors", identity(data, []), report)
-    history = training.run(job, student, None, data, device)
+    history = None
+    while history is None:
+        job = load(plain, stands_alone=True).training_job(RUN, SPLIT, request.seed)
+        report(_what_is_trained(job))
+        student = make_student(job, data, device)
+        if pace is not None:
+            pace.begin(job, data)
+        try:
+            history = training.run(job, student, None, data, device, watch=pace)
+        except TooSlow as slow:
+            plain["runs"][RUN]["backbone"]["input_size"] = slow.size
+            _remember_plan(work, asked, plain)
     save_test_outputs(run / "outputs.npz", student, data, job, device)
     write_history(run / "history.csv", history)
     stored = with_precision(job, device)
@@ -421,8 +438,60 @@ def _remembered_plan(work: Path, plain: dict[str, Any], decide: Callable[[], dic
         except (OpenSetError, KeyError, TypeError):
             pass  # a plan costs seconds: it is made again
     planned = decide()
-    write_json(path, {"asked": plain, "planned": planned})
+    _remember_plan(work, plain, planned)
     return planned
+
+
+def _remember_plan(work: Path, asked: dict[str, Any], planned: dict[str, Any]) -> None:
+    write_json(work / "plan.json", {"asked": asked, "planned": planned})
+
+
+class TooSlow(Exception):
+    """The features of a frozen network take longer than planned; with images of `size` pixels they would fit."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+
+class Pace:
+    """Watches the features of a frozen network, on which such a training spends its time.
+
+    A plan is made from a few images; a machine may turn slower afterwards. Then smaller images are seen from there on,
+    if there is a size that fits into the time that is left; if not, the training takes the time that it needs.
+
+    Args:
+        deadline: of the whole command, as `time.monotonic()` counts.
+    """
+
+    def __init__(self, deadline: float, report: Callable[[str], None]):
+        self.deadline, self.report = deadline, report
+        self.told = False
+
+    def begin(self, job: dict[str, Any], data: SplitData) -> None:
+        """Begins with a job's features, from wherever they are."""
+        self.size = job["backbone"].get("input_size")
+        self.later = len(data.arrays["validation_index"]) + len(data.arrays["test_index"])  # tested in the end
+        self.first: tuple[float, int] | None = None
+
+    def __call__(self, done: int, of: int) -> None:
+        now = time.monotonic()
+        if self.first is None:
+            self.first = (now, done)
+            return
+        if now - self.first[0] < TRUSTED:
+            return
+        per_image = (now - self.first[0]) / (done - self.first[1])
+        left = self.deadline - now
+        if per_image * (of - done + self.later) <= left or self.told:
+            return
+        sizes = [size for size in SIZES if self.size in SIZES and size < self.size]
+        for size in sizes:
+            if per_image * (size / self.size) ** 2 * (of + self.later) <= PLANNED * left:
+                self.report(f"the machine is slower than when this was planned: images are seen at {size} pixels")
+                raise TooSlow(size)
+        minutes = (per_image * (of - done + self.later) - left) / 60
+        self.report(f"the machine is slower than when this was planned: about {minutes:.1f} minutes more are needed")
+        self.told = True
 
 
 def _within_time(

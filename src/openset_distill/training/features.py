@@ -107,12 +107,18 @@ class FeatureStore:
     def __init__(self, folder: Path, key: str, report: Callable[[str], None]):
         self.folder, self.key, self.report = folder, key, report
 
-    def computed(self, passes: Sequence[tuple[Feed, Callable[[Tensor, int], Tensor]]], model: Classifier) -> np.ndarray:
+    def computed(
+        self,
+        passes: Sequence[tuple[Feed, Callable[[Tensor, int], Tensor]]],
+        model: Classifier,
+        watch: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
         """Features of all images of all passes, one after another: float32 `[rows, d]`, memory-mapped.
 
         Args:
             passes: images, and what becomes of a chunk of uint8 `[chunk, channels, height, width]` with its number
                 before the backbone.
+            watch: is told after each chunk how many features are done, and of how many; what it raises ends this.
 
         Raises:
             OpenSetError: the folder cannot be written, or the disk is full.
@@ -138,6 +144,8 @@ class FeatureStore:
                     array[rows] = features_of(model, prepared(feed.batch(positions, following=following), number))
                     done = rows.stop
                     bar.update(len(positions))
+                    if watch is not None:
+                        watch(done, shape[0])
                     if stop.requested or time.monotonic() - saved > 30:
                         self._save(array, done)
                         saved = time.monotonic()
@@ -218,6 +226,7 @@ def cached_batches(
     identity: Mapping[str, Any],
     folder: Path,
     report: Callable[[str], None],
+    watch: Callable[[int, int], None] | None = None,
 ) -> tuple[FeatureBatches, tuple[FeatureFeed, Tensor], FeatureStore]:
     """The batches and the validation images of a run with a frozen backbone, as features.
 
@@ -226,6 +235,7 @@ def cached_batches(
         labels: int64 `[n]` on the device, of the training images.
         identity: of the data (`setup.identity`).
         folder: where the features are kept until `FeatureStore.remove`.
+        watch: as for `FeatureStore.computed`.
 
     Raises: as `FeatureStore.computed`.
     """
@@ -256,7 +266,7 @@ def cached_batches(
         "threads": torch.get_num_threads(),
     }
     store = FeatureStore(folder, fingerprint(computed_from), report)
-    array = store.computed([*passes, (validation[0], plain)], model)
+    array = store.computed([*passes, (validation[0], plain)], model, watch)
     n = len(training)
     of_views = array[: len(passes) * n].reshape(len(passes), n, -1)
     of_validation = FeatureFeed(array[len(passes) * n :], device)

@@ -40,8 +40,13 @@ class Training:
         device: torch.device,
         *,
         world: World | None = None,
+        watch: Callable[[int, int], None] | None = None,
     ) -> list[dict[str, float]]:
-        """Trains `student` in place and returns one row per epoch. Arguments and errors as in `loop.train`."""
+        """Trains `student` in place and returns one row per epoch. Arguments and errors as in `loop.train`.
+
+        Args:
+            watch: is told of the progress of the features of a frozen backbone (`FeatureStore.computed`).
+        """
         weights = job["backbone"].get("weights")
         if weights:  # a file of the user's, which may change under the same name
             self.identity = {**self.identity, "weights": sha256(weights)}
@@ -63,6 +68,7 @@ class Training:
             identity=self.identity,
             folder=folder,
             report=self.report,
+            watch=watch,
         )
         common["identity"] = {**self.identity, "features": self.store.key}
         history = train(job, HeadOnly(student), None, batches, validation, **common)
