@@ -14,7 +14,7 @@ container: "openset-distill.sif"
 
 
 include: "rules/common.smk"
-include: "rules/site.smk"
+include: "rules/slurm.smk"
 include: "rules/data.smk"
 include: "rules/train.smk"
 include: "rules/evaluate.smk"
@@ -70,8 +70,7 @@ check_targets()
 
 onstart:
     if workflow.executor_plugin.name == "slurm":
-        check_site()
-        name_jobs()
+        begin_on_slurm()
 
 
 onsuccess:

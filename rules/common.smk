@@ -124,12 +124,6 @@ def recording_job(wildcards):
     return as_json(EXPERIMENT.recording_job(wildcards.recording, int(wildcards.split), int(wildcards.seed)))
 
 
-def launch(kind):
-    """How Python starts a training: plainly, or as one process for each of its GPUs."""
-    gpus = wanted(kind).gpu
-    return f"-m torch.distributed.run --standalone --nproc-per-node {gpus}" if gpus > 1 else ""
-
-
 def check_targets():
     """Refuses a target that nothing makes and names the nearest one. Called when the whole workflow is known.
 

@@ -1,12 +1,13 @@
 # Teachers and students: one network a job.
 
 
-# {params.launch} is empty, or starts one process for each GPU of the job
+# one process for each GPU of the job; from a resource, because how a training is launched is no reason to train again
 TRAIN = (
-    "python {params.launch} {input.code} --job {params.job:q} --prepared {params.prepared:q} {params.others:q} "
+    "python {input.code} --job {params.job:q} --prepared {params.prepared:q} {params.others:q} "
     "--split {input.split:q} --description {input.description:q} {params.teachers:q} {params.answers:q} "
     "--weights {output.weights:q} --history {output.history:q} --outputs {output.outputs:q} "
-    "--config {output.config:q} --provenance {output.provenance:q} --threads {threads} > {log:q} 2>&1"
+    "--config {output.config:q} --provenance {output.provenance:q} --threads {threads} --processes {resources.processes} "
+    "> {log:q} 2>&1"
 )
 
 
@@ -44,7 +45,6 @@ rule train_teacher:
         others=literal(options("--other", OTHERS.values())),
         teachers=[],
         answers=[],
-        launch=launch("train_teacher"),
     shell:
         TRAIN
 
@@ -108,4 +108,3 @@ use rule train_teacher as train_student with:
         others=literal(options("--other", OTHERS.values())),
         teachers=lambda wildcards, input: options("--teacher", input.get("teachers", [])),
         answers=lambda wildcards, input: options("--answers", input.get("answers", [])),
-        launch=launch("train_student"),

@@ -72,7 +72,7 @@ GresTypes=gpu
 # jobs of the partition `urgent` push those of `batch` aside, which then wait for their turn again
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=16000 Gres=gpu:1 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=16000 Gres=gpu:a-100:1 State=UNKNOWN
 PartitionName=batch Nodes={host} Default=YES MaxTime=1440 PriorityTier=1 GraceTime=20
 PartitionName=short Nodes={host} MaxTime=5 PriorityTier=1
 PartitionName=urgent Nodes={host} MaxTime=1440 PriorityTier=2
@@ -264,7 +264,7 @@ def _write_configuration(folder: Path) -> None:
     }
     (folder / "slurmdbd.conf").touch(mode=0o600)
     (folder / "slurmdbd.conf").write_text(SLURMDBD_CONF.format(**values))
-    (folder / "gres.conf").write_text(f"NodeName={values['host']} Name=gpu File=/dev/null\n")
+    (folder / "gres.conf").write_text(f"NodeName={values['host']} Name=gpu Type=a-100 File=/dev/null\n")
     # Snakemake's job step takes SLURM_CONF out of the environment of `srun`, because it expects /etc/slurm
     srun = folder / "bin" / "srun"
     srun.parent.mkdir(exist_ok=True)

@@ -283,7 +283,8 @@ def test_a_time_limit(cluster, limited):
 
 def test_a_preempted_training_goes_on_by_itself_to_the_same_bits(cluster, copy, uninterrupted):
     began = time.time()
-    process = begin(cluster, copy, *longer(EPOCHS, ONE_GPU))
+    # by the name of its type, with a dash as SLURM itself names GPUs
+    process = begin(cluster, copy, *longer(EPOCHS, ONE_GPU), site={"train_student": {"gres": "gpu:a-100"}})
     number = wait_until_it_trains(copy, process, began)
     urgent = ["sbatch", "--parsable", "--partition=urgent", "--cpus-per-task=4", "--output=/dev/null", "--wrap=sleep 3"]
     slurm_cluster.command(cluster, *urgent)
@@ -331,6 +332,21 @@ def test_a_node_that_goes_down_and_comes_back(cluster, copy, uninterrupted, tmp_
     assert weights(without) == weights(uninterrupted)
 
 
+def test_a_limit_of_submissions_is_read_and_kept(cluster, copy):
+    def limit(number: int) -> None:
+        change = ["modify", "qos", "normal", "set", f"MaxSubmitJobsPerUser={number}"]
+        slurm_cluster.command(cluster, "sacctmgr", "--immediate", *change)
+
+    limit(1)
+    try:
+        both = [*longer(3), str(WEIGHTS).replace("split0", "split1")]
+        finished = run(cluster, copy, "--retries", "0", *both)
+    finally:
+        limit(-1)
+    assert finished.returncode == 0 and "Provided remote nodes: 1" in finished.output, finished.output
+    assert len(finished.submitted) == 2 and "refuse" not in finished.output
+
+
 # ------------------------------------------------------------------------------------------------ wrong input
 
 
@@ -345,6 +361,7 @@ def test_a_node_that_goes_down_and_comes_back(cluster, copy, uninterrupted, tmp_
         ({"every": {"partitoin": "batch"}}, ["site.yaml: every", "'partitoin'", "did you mean 'partition'"]),
         ({"train_studnet": {"partition": "batch"}}, ["'train_studnet'", "did you mean 'train_student'"]),
         ({"every": {"threads": 0}}, ["every.threads", "greater than or equal to 1"]),
+        ({"train_student": {"extra": "--exclude=gpu-n --nice=1"}}, ["refuse", "'-n'", "number of tasks", "site.yaml"]),
         ({"train_student": {"mail": "nobody", "extra": "--no-such-option"}}, ["refuse", "no-such-option"]),
     ],
 )
