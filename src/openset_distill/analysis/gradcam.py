@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..augment import MULTI_SAMPLE
 from ..augment.base import numpy_generator
+from ..core.determinism import named_if_not_deterministic
 from ..core.device import generator
 from ..models.classifier import Classifier
 from .mixing_scan import other_class_partners
@@ -59,7 +60,8 @@ def grad_cam(model: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
     for part in images.split(BATCH):
         with torch.no_grad():
             said = model(part)[1].argmax(dim=1)
-        found = explain.attribute(part, target=said, relu_attributions=True)
+        with named_if_not_deterministic(model):
+            found = explain.attribute(part, target=said, relu_attributions=True)
         found = LayerAttribution.interpolate(found.detach().float(), part.shape[-2:], "bilinear")
         maps.append(found[:, 0].clamp(min=0).cpu())
         classes.append(said.cpu())

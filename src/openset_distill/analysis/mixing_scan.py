@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from ..augment import MULTI_SAMPLE
 from ..core.device import generator
 from ..methods.losses import hard_samples
 from ..models.classifier import Classifier
-from ..models.inference import BATCH
+from ..models.inference import in_batches
 
 
 def other_class_partners(labels: Tensor, draws: torch.Generator) -> Tensor:
@@ -26,6 +26,11 @@ def other_class_partners(labels: Tensor, draws: torch.Generator) -> Tensor:
         own, rest = torch.nonzero(labels == label).flatten(), order[labels[order] != label]
         partner[own] = rest[torch.randint(len(rest), (len(own),), generator=draws)]
     return partner
+
+
+def part_of(images: Tensor) -> Callable[[int, int, int], Tensor]:
+    """Images that are there already, as `in_batches` asks for them."""
+    return lambda first, last, _following: images[first:last]
 
 
 @torch.inference_mode()
@@ -59,8 +64,7 @@ def mixing_response(
     for lam in lams:
         mixed = mixer.mix(images, partner.to(images.device), float(lam))
         for run, model in models.items():
-            answers = [model(part) for part in mixed.images.split(BATCH)]
-            features, logits = (torch.cat(part).float() for part in zip(*answers, strict=True))
+            features, logits = in_batches(model, len(labels), part_of(mixed.images))
             means = {
                 "maximum_logit": logits.amax(dim=1).mean(),
                 "feature_norm": features.norm(dim=1).mean(),

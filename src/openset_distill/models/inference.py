@@ -2,25 +2,66 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+
 import torch
 
+from ..core.errors import OpenSetError
 from ..datasets.loader import Feed, Normalize
 from .classifier import Classifier
 
+# images at once; halved where a GPU has no room for so many: 512 of 448 pixels need 20 GiB in a ResNet-50
 BATCH = 512
 
 
 @torch.inference_mode()
 def predict(model: Classifier, feed: Feed, normalize: Normalize) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features float32 `[n, d]` and logits float32 `[n, classes]` on the CPU, in the order of the feed."""
+    """Features float32 `[n, d]` and logits float32 `[n, classes]` on the CPU, in the order of the feed.
+
+    Raises:
+        OpenSetError: the GPU has no memory for a single image.
+    """
+
+    def images(first: int, last: int, following: int) -> torch.Tensor:
+        positions, after = torch.arange(first, last), torch.arange(last, following)
+        return normalize(feed.batch(positions, following=after if len(after) else None))
+
     was_training = model.training
     model.eval()
-    features, logits = [], []
-    for positions in torch.arange(len(feed)).split(BATCH):
-        batch_features, batch_logits = model(normalize(feed.batch(positions)))
-        features.append(batch_features.float().cpu())
-        logits.append(batch_logits.float().cpu())
+    outputs = in_batches(model, len(feed), images)
     model.train(was_training)
+    return outputs
+
+
+def in_batches(
+    model: Classifier, count: int, images: Callable[[int, int, int], torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features and logits of `count` images, float32 on the CPU, in batches that the device has memory for.
+
+    Args:
+        images: gives those from its first argument up to its second, normalised; up to its third they are asked for
+            next.
+
+    Raises:
+        OpenSetError: the GPU has no memory for a single image.
+    """
+    features, logits, first, size = [], [], 0, BATCH
+    while first < count:
+        last = min(first + size, count)
+        try:
+            batch_features, batch_logits = model(images(first, last, min(last + size, count)))
+            features.append(batch_features.float().cpu())
+            logits.append(batch_logits.float().cpu())
+        except torch.OutOfMemoryError as error:
+            if size == 1:
+                raise OpenSetError(
+                    "this GPU has no memory for one image in this network; use another GPU, or OPENSET_DEVICE=cpu"
+                ) from error
+            size //= 2
+            print(f"this GPU has no memory for {2 * size} images at once; trying {size}", file=sys.stderr, flush=True)
+            continue
+        first = last
     return torch.cat(features), torch.cat(logits)
 
 

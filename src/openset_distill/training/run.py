@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..core.determinism import named_if_not_deterministic
 from ..core.files import remove_leftovers, sha256
 from ..methods import Teacher
 from ..models.classifier import Classifier
@@ -55,7 +56,8 @@ class Training:
             if job["backbone"].get("freeze"):
                 self.report("images are mixed, or shown to a teacher: the frozen backbone is asked at every step")
             batches = make_batches(job, data, device)
-            return train(job, student, teacher, batches, data.validation(device), **common)
+            with named_if_not_deterministic(student):
+                return train(job, student, teacher, batches, data.validation(device), **common)
         # each process computes all features, in a folder of its own: they are the same, and heads are small
         folder = self.state.parent if world is None or world.leads else self.state.parent / f".features{world.rank}"
         batches, validation, self.store = cached_batches(

@@ -83,11 +83,12 @@ class SplitData:
 
     def known_test(self, samples: int, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """At most `samples` known test images, drawn: uint8 `[n, channels, height, width]`, and labels int64 `[n]`."""
-        # they come first in a split, all from the known dataset
-        feed, labels = self.test(device)[0], torch.from_numpy(self.arrays["test_label"])
+        labels = torch.from_numpy(self.arrays["test_label"])
         known = torch.nonzero(labels >= 0).flatten()
         chosen = known[torch.randperm(len(known), generator=generator(seed, "images"))[:samples]]
-        return feed.batch(chosen), labels[chosen]
+        # all from the known dataset; only these images are read
+        feed = Feed(self.parts[0], self.arrays["test_index"][chosen.numpy()], device)
+        return feed.batch(torch.arange(len(chosen))), labels[chosen]
 
     def normalize(self, job: dict[str, Any], device: torch.device) -> Normalize:
         return Normalize(**job["normalization"], channels=self.channels, device=device)

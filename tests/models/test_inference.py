@@ -1,0 +1,65 @@
+"""Outputs of many images: in batches that the device has memory for, in order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from commands import job
+from torch import Tensor, nn
+
+from openset_distill.core.errors import OpenSetError
+from openset_distill.datasets.loader import Feed, Normalize
+from openset_distill.datasets.prepared import Images
+from openset_distill.models.inference import predict
+from openset_distill.training.setup import open_split
+
+CPU = torch.device("cpu")
+
+
+class Small(nn.Module):
+    """A network on a device that has memory for `most` images, as PyTorch reports it."""
+
+    def __init__(self, most: int):
+        super().__init__()
+        self.most, self.seen = most, []
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        if len(images) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        self.seen.append(len(images))
+        means = images.mean(dim=(1, 2, 3))
+        return means[:, None], torch.stack([means, -means], dim=1)
+
+
+def feed(n: int) -> Feed:
+    pixels = np.arange(n, dtype=np.uint8)[:, None, None, None].repeat(2, axis=1).repeat(2, axis=2)
+    return Feed(Images(pixels, np.zeros(n, np.int64)), np.arange(n)[::-1].copy(), CPU)
+
+
+def test_a_batch_is_halved_until_it_fits_and_no_image_is_lost(capsys):
+    network = Small(70)
+    features, logits = predict(network, feed(200), Normalize([0.0], [1.0], 1, CPU))
+    torch.testing.assert_close(features[:, 0] * 255, torch.arange(199.0, -1.0, -1.0))
+    assert logits.shape == (200, 2) and network.seen == [64, 64, 64, 8]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"this GPU has no memory for {2 * size} images at once; trying {size}" for size in (256, 128, 64)]
+
+
+def test_no_memory_for_one_image_is_an_error():
+    with pytest.raises(OpenSetError, match="no memory for one image"):
+        predict(Small(0), feed(3), Normalize([0.0], [1.0], 1, CPU))
+
+
+def test_a_choice_of_test_images_reads_no_others(digits, split, monkeypatch):
+    data, read = open_split(digits, [], split / "split.npz", split / "split.json"), []
+    whole, batch = data.test(CPU)[0], Images.batch
+    monkeypatch.setattr(Images, "batch", lambda self, indices: read.append(len(indices)) or batch(self, indices))
+    images, labels = data.known_test(5, job("ce")["seed"], CPU)
+    assert read == [5] and len(images) == 5
+    # the same images as before, by their labels' place among all
+    known = np.flatnonzero(data.arrays["test_label"] >= 0)
+    everything = whole.batch(torch.from_numpy(known))
+    for image, label in zip(images, labels, strict=True):
+        same = (everything == image).all(dim=(1, 2, 3)).nonzero().flatten()
+        assert label in data.arrays["test_label"][known[same.numpy()]]
