@@ -88,7 +88,7 @@ def begin(cluster: Path, folder: Path, *arguments: str, site: dict | None = None
     return process
 
 
-def finish(process: subprocess.Popen[str], timeout: float = 300) -> Finished:
+def finish(process: subprocess.Popen[str], timeout: float = 900) -> Finished:
     try:
         output, _ = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
