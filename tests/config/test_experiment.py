@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from openset_distill.config.experiment import Experiment, load, merge, read_configuration
@@ -280,3 +282,40 @@ def test_a_configuration_file_that_cannot_be_read(tmp_path, text, words):
     with pytest.raises(SettingsError) as caught:
         read_configuration(path)
     assert all(word in str(caught.value) for word in words)
+
+
+def test_captions_state_what_was_set():
+    sentence = changed({}).context().about()
+    assert sentence == (
+        "Images of 8\N{MULTIPLICATION SIGN}8 pixels; teacher small_resnet 32-64, students small_resnet 16-32; "
+        "30 epochs, batches of 64 images. The paper: teacher ResNet-50, students ResNet-18, 200 epochs."
+    )
+    other = changed(
+        {
+            "data": {"image_size": 16},
+            "scale_note": "On a laptop",
+            "defaults": {"backbone": "resnet18", "optimization": {"epochs": 1, "batch_size": 32}},
+            "runs": {"cutmix": {"backbone": {"name": "mobilenet_v2", "pretrained": True}}},
+        }
+    )
+    assert other.context().about() == (
+        "Images of 16\N{MULTIPLICATION SIGN}16 pixels (the dataset's: 8\N{MULTIPLICATION SIGN}8); "
+        "teacher small_resnet 32-64, students ResNet-18 and MobileNetV2 (pretrained); 1 epoch, batches of 32 images. "
+        "The paper: teacher ResNet-50, students ResNet-18, 200 epochs. On a laptop."
+    )
+    alone = changed(
+        {"only": ["ce", "cutmix"], "show": {"figures": ["two_sides"]}, "runs": {"ce": {"optimization": {"epochs": 7}}}}
+    )
+    assert "; networks small_resnet 16-32; 7 to 30 epochs, batches of 64 images. " in alone.context().about()
+
+
+def test_captions_at_the_papers_own_settings_do_not_name_them_twice():
+    assert (
+        "The paper"
+        not in load({"extends": "config/experiments/tinyimagenet.yaml"}, stands_alone=True).context().about()
+    )
+
+
+def test_no_experiment_types_what_is_set():
+    for path in sorted(Path("config/experiments").glob("*.yaml")):
+        assert "scale_note" not in read_configuration(path), path

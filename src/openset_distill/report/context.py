@@ -96,7 +96,8 @@ class Context:
     seeds: Counted  # number of seeds for each split
     class_sets: dict[Split, str] = pydantic.Field(default_factory=dict)
     score: str = "maximum_logit"  # the score that runs are compared by
-    scale_note: str = ""  # how this experiment differs from the paper's own scale
+    setting: str = ""  # images, networks and length of training, from the resolved configuration (`config.setting`)
+    scale_note: str = ""  # what the configuration adds in words of its own
     highlight: Highlight = Highlight()
 
     def scale(self) -> str:
@@ -122,6 +123,10 @@ class Context:
         groups = "; ".join(f"splits {listed(group)} have the same classes" for group in self.twins)
         return f"{counted(len(set(self.class_sets.values())), 'class set')} ({groups})"
 
+    def about(self) -> str:
+        """Setting and scale note as sentences."""
+        return " ".join(filter(None, map(sentence, (self.setting, self.scale_note))))
+
     def words(self) -> dict[str, str]:
         """What a caption template may name."""
         return {
@@ -129,7 +134,7 @@ class Context:
             "title": self.title,
             "dataset": self.dataset_title,
             "scale": self.scale(),
-            "scale_note": sentence(self.scale_note),
+            "setting": self.about(),
             "score": score_words(self.score),
         }
 

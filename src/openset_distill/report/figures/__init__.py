@@ -29,7 +29,7 @@ class FigureSpec:
     module: str  # imported only when the figure is drawn
     tables: tuple[str, ...]
     title: str
-    caption: str  # may name {experiment}, {title}, {dataset}, {scale}, {score} and {scale_note}
+    caption: str  # may name {experiment}, {title}, {dataset}, {scale}, {score} and {setting}
     needs: Needs
     beside: tuple[str, ...] = ()  # tables that are made together with it
 
@@ -62,7 +62,7 @@ def figure_spec(name: str) -> FigureSpec:
     return FIGURES[name]
 
 
-_EXPERIMENT = " Experiment {experiment} on {dataset}, {scale}. {scale_note}"
+_EXPERIMENT = " Experiment {experiment} on {dataset}, {scale}. {setting}"
 _TEACHER_FAMILIES = ("teacher", "distillation", "asymmetric", "ablation")
 _ANY_RUN = ("cross_entropy", "ssa", "msa", "distillation", "asymmetric", "ablation")
 

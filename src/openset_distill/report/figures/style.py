@@ -216,7 +216,7 @@ def finish(
 ) -> None:
     """Adds heading, footer and a legend below the axes, lays the figure out once and keeps that layout.
 
-    The footer states experiment, splits, seeds and the scale note, so that a figure taken out of its context still
+    The footer states experiment, splits, seeds, dataset and setting, so that a figure taken out of its context still
     says what it shows. Freezing the layout makes every later drawing, PNG or PDF, the same.
 
     Args:
@@ -227,7 +227,7 @@ def finish(
     width, panels = figure.get_size_inches() * 72  # points
     margin, gap = 6.0, 4.0
     about = sentence(f"{context.title} ({context.experiment}), {context.scale()}")
-    about = f"{about} {sentence(context.scale_note or context.dataset_title)}"
+    about = f"{about} {sentence(context.dataset_title)} {context.about()}".rstrip()
     small = "\n".join(wrapped(printable(part), width - 2 * margin) for part in (sentence(note), about) if part)
     heading = figure.text(margin / width, 1, FIGURES[name].title, weight="bold", size=9, va="top")
     footer = figure.text(margin / width, 0, small, size=SMALL, color=SOFT, va="bottom", linespacing=1.25)

@@ -40,7 +40,7 @@ __all__ = [
     "to_markdown",
 ]
 
-EXPERIMENT = " Experiment {experiment} on {dataset}, {scale}{count}. {scale_note}"
+EXPERIMENT = " Experiment {experiment} on {dataset}, {scale}{count}. {setting}"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class TableSpec:
     name: str  # and its module here, imported only when the table is made
     tables: tuple[str, ...]
     title: str
-    caption: str  # may name {experiment}, {title}, {dataset}, {scale}, {score} and {scale_note}
+    caption: str  # may name {experiment}, {title}, {dataset}, {scale}, {score} and {setting}
     needs: Callable[[Configured], list[str]]
     published: bool = False  # whether it prints published numbers too
 
