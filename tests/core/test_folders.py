@@ -53,6 +53,29 @@ def test_what_a_killed_process_left_is_cleared_and_the_old_folder_comes_back(tmp
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_an_error_of_the_block_is_not_blamed_on_the_folder(tmp_path):
+    def fill(new: Path) -> None:
+        (tmp_path / "absent.txt").read_text()
+
+    def overflow(new: Path) -> None:
+        raise OSError(28, "No space left on device")  # writing names no file
+
+    def misplace(new: Path) -> None:
+        (new / "a" / "b").mkdir()
+
+    for block, kind, words in (
+        (fill, FileNotFoundError, "absent.txt"),
+        (overflow, OpenSetError, "cannot write the folder .*out: No space left"),
+        (misplace, OpenSetError, "cannot write the folder .*out: No such file"),
+    ):
+        with (
+            pytest.raises(kind, match=words),
+            replaced_folder(tmp_path / "out", tool="test", own=lambda _: {"a.txt"}) as new,
+        ):
+            block(new)
+        assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("other", ["notes.md", "sub/c.txt", ".hidden", "link"])
 def test_a_folder_that_holds_anything_else_is_refused_and_kept(other, tmp_path):
     folder = tmp_path / "out"

@@ -124,6 +124,19 @@ def test_a_model_on_folders(packaged, pictures, openset, tmp_path):
     assert "knowns accepted with the right class" in text and "unknowns accepted" in text
 
 
+def test_groups_of_unknowns_may_have_any_name(packaged, pictures, openset, tmp_path):
+    for number, name in enumerate(("known", "all", "unknown", "train")):
+        (tmp_path / name).mkdir()
+        for path in sorted((pictures / "unknown").iterdir())[number:40:4]:
+            shutil.copy(path, tmp_path / name)
+    given = ["evaluate", packaged, pictures / "known", "--unknown", tmp_path, "--bootstrap", 0, "--json"]
+    found = values(openset(*given))
+    assert {group for _, group, _ in found} == {"known", "known_", "all", "all_", "unknown", "train"}
+    rows = {(row["group"], row["metric"]): row for row in json.loads(openset(*given).stdout)["metrics"]}
+    assert rows["all", "auroc"]["n_unknown"] == 40 and rows["all_", "auroc"]["n_unknown"] == 10
+    assert rows["known_", "auroc"]["n_unknown"] == 10
+
+
 def test_knowns_alone_have_an_accuracy(packaged, pictures, openset):
     process = openset("evaluate", packaged, pictures / "known", "--bootstrap", 20)
     assert process.returncode == 0 and "closed-set accuracy" in process.stdout, process.stderr

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from commands import REPOSITORY
 
 from openset_distill import OpenSetClassifier
-from openset_distill.evaluation.scores import SCORES
+from openset_distill.evaluation.scores import SCORES, score
 from openset_distill.models import build_classifier
 from openset_distill.models.checkpoint import Described
 from openset_distill.recognition.export import _SCORES, export_onnx
@@ -24,11 +25,16 @@ pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
 
 def test_every_score_has_its_form_in_onnx():
     assert set(_SCORES) == set(SCORES)
+    generator = np.random.default_rng(0)
+    features, logits = (generator.normal(size=(20, n)).astype(np.float32) for n in (7, 4))
+    for name, of_tensors in _SCORES.items():
+        found = of_tensors(torch.from_numpy(features), torch.from_numpy(logits)).numpy()
+        np.testing.assert_allclose(found, score(name, features, logits), rtol=1e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("score", ["maximum_logit", "energy", "gradnorm"])
-def test_parity_with_torch_for_any_size_of_batch(model, score, tmp_path):
-    model = model.with_score(score)
+@pytest.mark.parametrize("name", ["maximum_logit", "energy", "gradnorm"])
+def test_parity_with_torch_for_any_size_of_batch(model, name, tmp_path):
+    model = model.with_score(name)
     session = onnxruntime.InferenceSession(export_onnx(model, tmp_path / "model.onnx"))
     for n in (1, 2, 33):
         pixels = np.random.default_rng(n).integers(0, 256, (n, 8, 8, 1), dtype=np.uint8)
@@ -49,11 +55,15 @@ def test_parity_with_torch_for_any_size_of_batch(model, score, tmp_path):
         ({"name": "timm", "model": "resnet18", "pool": "flatten_2x2"}, "linear"),
         ({"name": "small_resnet", "widths": [4, 8]}, "reciprocal_points"),
         ({"name": "small_resnet", "widths": [4, 8]}, "placeholders"),
+        ({"name": "timm", "model": "test_vit", "stem": "imagenet"}, "linear"),
+        ({"name": "timm", "model": "test_resnet", "stem": "imagenet", "input_size": 48}, "linear"),
+        # its export takes ten seconds
+        pytest.param(
+            {"name": "efficientnet_lite0", "freeze": True, "input_size": 64}, "linear", marks=pytest.mark.stories
+        ),
     ],
 )
 def test_parity_of_other_networks(backbone, head, tmp_path):
-    import torch
-
     torch.manual_seed(0)
     classes = ("a", "b", "c")
     network = build_classifier(backbone, classes=3, channels=3, head=head).eval()

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from openset_distill.core.errors import DataError
 from openset_distill.recognition.description import Preprocessing
-from openset_distill.recognition.images import decoded_batches, sources_of
+from openset_distill.recognition.images import decoded_batches, find_images, sources_of
 
 HOW = {channels: Preprocessing(image_size=24, channels=channels, mean=(0.5,), std=(0.5,)) for channels in (1, 3)}
 
@@ -86,6 +86,28 @@ def test_one_opened_picture_may_be_given_many_times(tmp_path: Path):
     [batch] = decoded_batches(sources_of([image] * 20), HOW[3], workers=4)
     for decoded in batch:
         np.testing.assert_array_equal(decoded.pixels, pixels(tmp_path / "a.jpg", 3))
+
+
+def test_folders_that_link_to_each_other_end(tmp_path: Path):
+    """Every one of 12 folders links to all others: followed without memory these are a billion paths."""
+    folders = [tmp_path / "images" / "cat" / str(number) for number in range(12)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        scene().resize((9, 9)).save(folder / "a.png")
+        for other in folders:
+            if other is not folder:
+                (folder / f"to_{other.name}").symlink_to(other)
+    found = [source.name for source in find_images([tmp_path / "images"])]
+    assert len(found) == 12 and found == sorted(found)
+
+
+def test_what_cannot_be_followed_is_told_and_other_files_are_not(tmp_path: Path):
+    for name in ("a.png", "classes", "notes.txt"):
+        (tmp_path / name).symlink_to(tmp_path / "never_fetched")
+    (tmp_path / "README.txt").write_text("no image")
+    errors = {Path(source.name).name: source.error for source in find_images([tmp_path])}
+    assert set(errors) == {"a.png", "classes"}
+    assert all("never_fetched, which cannot be followed" in error for error in errors.values())
 
 
 def test_a_damaged_picture_in_memory_is_one_line(tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -206,6 +207,42 @@ def test_the_card_says_that_pretraining_may_have_seen_the_unknowns(model):
     assert "Pretraining may have seen the unknowns" in model_card(
         model.description.model_copy(update={"architecture": architecture})
     )
+
+
+def test_the_card_says_settings_in_words_and_with_units(model):
+    from openset_distill.recognition.card import model_card
+
+    def card(size: int, **backbone: object) -> str:
+        description = model.description
+        of_network = description.architecture.model_copy(update={"backbone": backbone})
+        pixels = description.preprocessing.model_copy(update={"image_size": size})
+        return model_card(description.model_copy(update={"architecture": of_network, "preprocessing": pixels}))
+
+    plain = card(8, **model.description.architecture.backbone)
+    assert (
+        re.search(r"\| backbone \| `small_resnet`; .*widths 6, 8", plain)
+        and "| trained with | cross entropy |" in plain
+    )
+    assert "| trained for | 3 epochs |" in plain and "| input | 8 x 8 pixels, grey;" in plain
+    assert '- name: "Open-set classifier of 6 classes"' in plain and "inside the network" not in plain
+    frozen = card(32, name="efficientnet_lite0", pretrained=True, freeze=True, input_size=160, views=0)
+    assert "| backbone | `efficientnet_lite0` with trained weights; frozen: only the head was trained |" in frozen
+    assert "| inside the network | enlarged to 160 x 160 pixels |" in frozen
+    assert "| trained for | 3 epochs of the head |" in frozen
+
+
+def test_validation_images_that_chose_the_epoch_are_told(run_folder, tmp_path):
+    for path in run_folder.iterdir():
+        shutil.copy(path, tmp_path / path.name)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    settings["optimization"]["select"] = "best_validation_accuracy"
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    package_run(tmp_path).save(tmp_path / "model")
+    text = (tmp_path / "model" / CARD).read_text()
+    assert "validation images of the training, which also chose its epoch" in text
+    assert "its rates are a little optimistic" in text
+    package_run(run_folder).save(tmp_path / "model")
+    assert "chose" not in (tmp_path / "model" / CARD).read_text()
 
 
 # ---------------------------------------------------------------------------------------------------- what is no model

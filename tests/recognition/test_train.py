@@ -299,6 +299,10 @@ def half_a_layout(folder: Path) -> None:
     (folder / "green").rename(folder / "train")
 
 
+def a_lost_link(folder: Path) -> None:
+    (folder / "yellow").symlink_to(folder / "never_fetched")
+
+
 def a_broken_image(folder: Path) -> None:
     (folder / "red" / "003.png").write_bytes(b"no image")
 
@@ -315,6 +319,7 @@ def gone(folder: Path) -> None:
         (no_classes, "has 20 images in no class folder; put the images of each class into a folder"),
         (empty, "is empty: it has no class folders; put the images"),
         (empty_class, r"fewer than 5 images of void \(0\)"),
+        (a_lost_link, r"yellow is a link to .*never_fetched, which is not there \(1 such links\)"),
         (half_a_layout, "has a folder train and no folder test; add it"),
         (a_broken_image, "003.png"),
         (gone, "does not exist; check the path"),

@@ -161,6 +161,22 @@ def test_features_that_do_not_belong_here_are_computed_anew(backbone, data, tmp_
     assert counted == images and torch.equal(again, expected)
 
 
+def test_other_versions_have_other_features_and_nothing_is_left(backbone, data, tmp_path: Path, monkeypatch):
+    keys = set()
+    for version in ("2.11.0", "2.12.1"):
+        monkeypatch.setattr(torch, "__version__", version)
+        student = make_student(settings(backbone), data, CPU)
+        training = Training(tmp_path / "state.safetensors", identity(data, []), print)
+        training.run(settings(backbone), student, None, data, CPU)
+        keys.add(json.loads((tmp_path / "features.json").read_text())["key"])
+    assert len(keys) == 2
+    # a process of a training on several GPUs that was killed left these
+    (tmp_path / ".features1").mkdir()
+    (tmp_path / ".features1" / "features.npy").write_bytes(b"half")
+    training.finish()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_is_one_line_that_says_how_much_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 10})())
     with pytest.raises(OpenSetError, match="need 4 MB: free some space") as caught:

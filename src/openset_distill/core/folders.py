@@ -31,6 +31,7 @@ def replaced_folder(
 
     Raises:
         OpenSetError: the place is taken, by other files or by a folder that must stay, or cannot be written.
+        OSError: of the block itself, about a file elsewhere.
     """
     folder = Path(folder)
     _check_place(folder, [*apart, Path.cwd()], apart)
@@ -44,7 +45,12 @@ def replaced_folder(
                 shutil.rmtree(leftover)
         new.mkdir(parents=True)
         try:
-            yield new
+            try:
+                yield new
+            except OSError as error:
+                if _is_elsewhere(error, new):
+                    raise _OfTheBlock from error
+                raise
             if folder.exists():
                 folder.rename(old)
             try:
@@ -56,11 +62,23 @@ def replaced_folder(
         finally:
             shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+    except _OfTheBlock as carrier:
+        raise carrier.__cause__ from None
     except OSError as error:
         raise OpenSetError(
             f"cannot write the folder {folder}: {error.strerror or error}; what it held before is kept: free some "
             "space or choose another folder, then run again"
         ) from error
+
+
+class _OfTheBlock(Exception):
+    """Carries an error past the handlers of errors of the folder."""
+
+
+def _is_elsewhere(error: OSError, folder: Path) -> bool:
+    """Whether an error is about a file outside of `folder`; one that names no file is of writing, so inside."""
+    places = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return bool(places) and not any(folder in (place, *place.parents) for place in places)
 
 
 def _check_place(folder: Path, kept: Iterable[str | os.PathLike], apart: Iterable[str | os.PathLike]) -> None:

@@ -11,6 +11,8 @@ from pathlib import PurePosixPath
 
 from .errors import SettingsError
 
+# the label of an image of no known class, wherever labels are numbers
+UNKNOWN_LABEL = -1
 LONGEST_NAME = 64
 NAME_RULE = (
     "a name has letters A to Z, digits, and _ . + - inside, begins with a letter or digit, "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from ..core.errors import DataError
 from ..core.text import printable
@@ -78,45 +80,87 @@ def leftover(name: str) -> str | None:
     return next((kind for ending, kind in _ENDINGS.items() if lower.endswith(ending)), None)
 
 
-def walk(root: Path) -> Listing:
-    """Everything in the folder `root`, at any depth.
+class Kind(enum.Enum):
+    """What `each` finds."""
 
-    Links are followed, out of `root` too. A linked folder that holds the link itself, or that was read for the same
-    `part/class` already, is not entered again, which the listing counts. What cannot be followed or read is a problem.
+    FILE, FOLDER, SKIPPED, PROBLEM = range(4)
+
+
+class Found(NamedTuple):
+    """One file or folder: its path relative to the root, and what was left out, or what is wrong with it.
+
+    The path of a folder that cannot be read ends in a slash, and that of the root is empty.
     """
-    listing = Listing()
+
+    kind: Kind
+    name: str
+    words: str = ""
+
+
+def each(root: str | os.PathLike, *, apart: int) -> Iterator[Found]:
+    """Everything in the folder `root`, at any depth, one after another in the order of the names.
+
+    Links are followed, out of `root` too. A linked folder that holds the link itself, or that was read already, is not
+    entered again. What cannot be followed or read is a problem.
+
+    Args:
+        apart: what was read below one folder of this depth may be read again below another: 2 where `root` holds
+            `part/class`, 1 where it holds classes.
+    """
+    root = Path(root)
     entered: set[tuple[str, int, int]] = set()
-    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
-    while waiting:
-        folder, above = waiting.pop()
+    above: list[tuple[str, tuple[int, int], list[os.DirEntry]]] = []
+
+    def enter(folder: str) -> Found:
         place = root / folder
         try:
             status = place.stat()
             here = (status.st_dev, status.st_ino)
-            top = "/".join(folder.split("/")[:2])
-            if here in above or (top, *here) in entered:
-                listing.skipped["link to a folder that is read already"] += 1
-                continue
-            entered.add((top, *here))
-            entries = list(os.scandir(place))
+            top = "/".join(folder.split("/")[:apart])
+            if (top, *here) in entered or any(here == other for _, other, _ in above):
+                return Found(Kind.SKIPPED, folder, "link to a folder that is read already")
+            entries = sorted(os.scandir(place), key=lambda entry: entry.name)
         except OSError as error:
-            listing.problems.append(f"{printable(str(place))} cannot be read ({error.strerror})")
+            return Found(
+                Kind.PROBLEM, folder and f"{folder}/", f"{printable(str(place))} cannot be read ({error.strerror})"
+            )
+        entered.add((top, *here))
+        entries.reverse()
+        above.append((folder, here, entries))
+        return Found(Kind.FOLDER, folder)
+
+    yield enter("")
+    while above:
+        folder, _, entries = above[-1]
+        if not entries:
+            above.pop()
             continue
-        if folder:
-            listing.folders.append(folder)
-        for entry in entries:
-            name = f"{folder}/{entry.name}" if folder else entry.name
-            kind = leftover(entry.name)
-            if kind is not None:
-                listing.skipped[kind] += 1
-                continue
-            problem = _problem(entry)
-            if problem == "a folder":
-                waiting.append((name, above | {here}))
-            elif problem is None:
-                listing.names.append(name)
-            else:
-                listing.problems.append(f"{printable(entry.path)} {problem}")
+        entry = entries.pop()
+        name = f"{folder}/{entry.name}" if folder else entry.name
+        if (kind := leftover(entry.name)) is not None:
+            yield Found(Kind.SKIPPED, name, kind)
+            continue
+        problem = _problem(entry)
+        if problem == "a folder":
+            yield enter(name)
+        elif problem is None:
+            yield Found(Kind.FILE, name)
+        else:
+            yield Found(Kind.PROBLEM, name, f"{printable(entry.path)} {problem}")
+
+
+def walk(root: Path) -> Listing:
+    """Everything in the folder `root`, which may hold `part/class`, as `each` finds it."""
+    listing = Listing()
+    for kind, name, words in each(root, apart=2):
+        if kind is Kind.FILE:
+            listing.names.append(name)
+        elif kind is Kind.SKIPPED:
+            listing.skipped[words] += 1
+        elif kind is Kind.PROBLEM:
+            listing.problems.append(words)
+        elif name:  # not the root itself
+            listing.folders.append(name)
     listing.names.sort()
     listing.folders.sort()
     listing.problems.sort()

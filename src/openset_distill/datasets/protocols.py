@@ -24,10 +24,10 @@ from pydantic import BeforeValidator, Field
 
 from ..core.errors import DataError, SettingsError, nearest
 from ..core.files import read_json
+from ..core.names import UNKNOWN_LABEL
 from ..core.registry import Registry, settings_class
 
 REFERENCE = Path("config/reference")
-UNKNOWN_LABEL = -1
 # how many splits of a protocol with any number of them are used where none are named
 DEFAULT_SPLITS = 5
 SEMANTIC_SHIFT = "S. Vaze et al., Open-set recognition: a good closed-set classifier is all you need, ICLR 2022"

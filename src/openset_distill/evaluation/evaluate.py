@@ -14,6 +14,7 @@ import numpy as np
 
 from ..core.errors import DataError, SettingsError, nearest
 from ..core.files import AGAIN, read_npz, written_whole
+from ..core.names import UNKNOWN_LABEL
 from . import metrics, statistics
 from .scores import score as score_images
 
@@ -23,7 +24,6 @@ VALIDATION_ARRAYS = {"validation_features": 2, "validation_logits": 2, "validati
 SAMPLINGS = ("full", "balanced")
 HEADLINE = ("accuracy", *metrics.METRICS)
 KNOWN, ALL = "known", "all"
-UNKNOWN_LABEL = -1
 
 
 def save_outputs(

@@ -22,6 +22,8 @@ DEFAULT_ACCEPTANCE = 0.95
 CONFIDENCE = 0.95
 # the source of thresholds that every training leaves
 VALIDATION = "validation images of the training"
+# the same where these images also chose the epoch whose weights are kept: rates on them are a little optimistic
+VALIDATION_CHOSE = "validation images of the training, which also chose its epoch"
 # With fewer images than this beyond a threshold, one image more or less moves it too far to be relied on.
 LEAST_BEYOND = 20
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..evaluation.thresholds import OperatingPoint, Rate
+from ..evaluation.thresholds import VALIDATION_CHOSE, OperatingPoint, Rate
 from .description import ModelDescription
 
 METRIC_NAMES = {
@@ -26,7 +26,7 @@ def model_card(description: ModelDescription) -> str:
     points = description.operating_points.get(description.score, ())
     parts = [
         _front_matter(description, metrics),
-        f"# Open-set classifier of {len(description.classes)} classes",
+        f"# {_title(description)}",
         "It answers an image with one of its classes, or with `unknown`: none of these.",
         "## Classes",
         ", ".join(f"`{_code(name)}`" for name in description.classes),
@@ -48,6 +48,10 @@ def model_card(description: ModelDescription) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _title(description: ModelDescription) -> str:
+    return f"Open-set classifier of {len(description.classes)} classes"
+
+
 def _front_matter(description: ModelDescription, metrics: Sequence[Mapping[str, Any]]) -> str:
     """YAML between dashes. Strings are written as JSON, which YAML reads as they are, whatever is in them."""
     lines = [
@@ -62,7 +66,7 @@ def _front_matter(description: ModelDescription, metrics: Sequence[Mapping[str, 
     if metrics:
         lines += [
             "model-index:",
-            "- name: " + json.dumps(str(description.settings.get("run", "open-set classifier"))),
+            "- name: " + json.dumps(_title(description)),
             "  results:",
             "  - task:",
             "      type: image-classification",
@@ -78,24 +82,49 @@ def _front_matter(description: ModelDescription, metrics: Sequence[Mapping[str, 
 
 def _model_rows(description: ModelDescription) -> list[tuple[str, str]]:
     backbone, preprocessing = description.architecture.backbone, description.preprocessing
-    settings = ", ".join(f"{key}={value}" for key, value in backbone.items() if key != "name")
     method = description.settings.get("method", {})
+    size = f"{preprocessing.image_size} x {preprocessing.image_size} pixels"
     rows = [
-        ("backbone", f"`{_code(backbone.get('name', ''))}`" + (f" ({_text(settings)})" if settings else "")),
-        ("head", f"`{_code(description.architecture.head)}`"),
+        ("backbone", _backbone(backbone)),
+        ("head", _text(description.architecture.head.replace("_", " "))),
         (
             "input",
-            f"{preprocessing.image_size} x {preprocessing.image_size} pixels, "
-            f"{'RGB' if preprocessing.channels == 3 else 'grey'}; shorter side resized, central square kept",
+            f"{size}, {'RGB' if preprocessing.channels == 3 else 'grey'}; shorter side resized, central square kept",
         ),
-        ("score", f"`{description.score}`, larger = more known"),
     ]
+    inner = backbone.get("input_size")
+    if inner and inner != preprocessing.image_size:
+        change = "enlarged" if inner > preprocessing.image_size else "reduced"
+        rows.append(("inside the network", f"{change} to {inner} x {inner} pixels"))
+    rows.append(("score", f"`{description.score}`, larger = more known"))
     if method:
-        rows.append(("training method", f"`{_code(method.get('name', ''))}`"))
+        rows.append(("trained with", _text(str(method.get("name", "")).replace("_", " "))))
+    epochs = description.settings.get("optimization", {}).get("epochs")
+    if epochs:
+        rows.append(("trained for", f"{_text(epochs)} epochs" + (" of the head" if backbone.get("freeze") else "")))
     if "git_commit" in description.provenance:
         rows.append(("code", f"`{description.provenance['git_commit'] or 'no commit recorded'}`"))
     rows.append(("weights (SHA-256)", f"`{description.weights_sha256}`"))
     return rows
+
+
+# settings that the card says in words, or in another row
+_IN_WORDS = ("name", "model", "freeze", "pretrained", "weights", "input_size", "views", "mean", "std")
+
+
+def _backbone(backbone: Mapping[str, Any]) -> str:
+    """The backbone in words, for example `efficientnet_lite0` with trained weights, frozen."""
+    name = str(backbone.get("name", ""))
+    words = [f"`{_code(backbone.get('model'))}` of timm" if name == "timm" else f"`{_code(name)}`"]
+    if backbone.get("pretrained") or backbone.get("weights"):
+        words[0] += " with trained weights"
+    if backbone.get("freeze"):
+        words.append("frozen: only the head was trained")
+    for key, value in backbone.items():
+        if key not in _IN_WORDS and value not in (None, False, [], ()):
+            listed = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            words.append(_text(key.replace("_", " ") + ("" if value is True else f" {listed}")))
+    return "; ".join(words)
 
 
 def _training_data(description: ModelDescription) -> str:
@@ -181,6 +210,11 @@ def _limits(description: ModelDescription, points: Sequence[OperatingPoint]) -> 
         lines.append(
             "The backbone began with pretrained weights. Pretraining may have seen the unknowns, so the metrics are no "
             "evidence about how well new kinds are rejected that nobody has seen."
+        )
+    if any(point.source == VALIDATION_CHOSE for point in points):
+        lines.append(
+            "The images behind the threshold also chose the epoch, so its rates are a little optimistic; set it anew "
+            "on other images with `openset calibrate`."
         )
     warned = [point.warning() for point in points]
     return lines + [f"{line[0].upper()}{line[1:]}." for line in warned if line]

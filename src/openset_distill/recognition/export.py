@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -46,18 +46,10 @@ class _Whole(nn.Module):
 
     def __init__(self, model: OpenSetClassifier):
         super().__init__()
-        preprocessing = model.description.preprocessing
         self.network = model.network
         self.score = _SCORES[model.description.score]
-
-        def per_channel(values: Sequence[float]) -> Tensor:
-            statistic = torch.tensor(values, dtype=torch.float32)
-            if len(values) != preprocessing.channels:
-                statistic = statistic.mean().expand(preprocessing.channels)
-            return 255 * statistic[:, None, None]
-
-        self.register_buffer("mean", per_channel(preprocessing.mean))
-        self.register_buffer("std", per_channel(preprocessing.std))
+        self.register_buffer("mean", model.normalize.mean[:, None, None])
+        self.register_buffer("std", model.normalize.std[:, None, None])
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         features, logits = self.network((images.permute(0, 3, 1, 2).float() - self.mean) / self.std)

@@ -25,7 +25,7 @@ from ..core.errors import DataError, nearest
 from ..core.text import printable
 from ..datasets.archives import open_archive
 from ..datasets.decode import decode, square
-from ..datasets.folders import LEFTOVERS, leftover
+from ..datasets.folders import LEFTOVERS, Kind, each, leftover
 from ..datasets.index import available_cores
 from ..datasets.readers import ARCHIVE_SUFFIXES, IMAGE_SUFFIXES
 from .description import Preprocessing
@@ -98,12 +98,7 @@ def _find(path: str) -> Iterator[Source]:
         yield _missing(path, f"is no path: {error}")
         return
     if stat.S_ISDIR(mode):
-        found = False
-        for source in _walk(path, path, ()):
-            found = True
-            yield source
-        if not found:
-            yield _missing(path, f"has no images ({', '.join(sorted(IMAGE_SUFFIXES))}); name another folder")
+        yield from _in_folder(path)
     elif path.lower().endswith(ARCHIVE_SUFFIXES):
         yield from _in_archive(path)
     elif stat.S_ISREG(mode):
@@ -112,23 +107,20 @@ def _find(path: str) -> Iterator[Source]:
         yield _missing(path, "is no regular file; name an image, a folder or an archive")
 
 
-def _walk(root: str, folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[Source]:
-    try:
-        status = os.stat(folder)
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        yield _missing(folder, f"cannot be read: {error.strerror}; check its permissions")
-        return
-    here = (status.st_dev, status.st_ino)
-    if here in above:  # a link to a folder around it
-        return
-    for entry in entries:
-        if leftover(entry.name):
+def _in_folder(path: str) -> Iterator[Source]:
+    found = False
+    for kind, name, words in each(path, apart=1):
+        last = name.rpartition("/")[2]  # empty for a folder
+        # what has no suffix may be a link to a folder of images
+        if kind is Kind.PROBLEM and (is_image(name) or "." not in last):
+            yield Source(os.path.join(path, name), _nothing, error=f"{words}; fetch it, or change its permissions")
+        elif kind is Kind.FILE and is_image(name):
+            yield _file(os.path.join(path, name), _first_folder(name))
+        else:
             continue
-        if entry.is_dir():
-            yield from _walk(root, entry.path, (*above, here))
-        elif is_image(entry.name):
-            yield _file(entry.path, _first_folder(os.path.relpath(entry.path, root)))
+        found = True
+    if not found:
+        yield _missing(path, f"has no images ({', '.join(sorted(IMAGE_SUFFIXES))}); name another folder")
 
 
 def _in_archive(path: str) -> Iterator[Source]:

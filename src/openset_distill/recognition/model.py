@@ -28,6 +28,7 @@ from ..core.errors import CheckpointError, DataError, OpenSetError, SettingsErro
 from ..core.files import sha256, written_whole
 from ..datasets.loader import Normalize
 from ..evaluation import thresholds
+from ..evaluation.evaluate import ALL, KNOWN
 from ..evaluation.scores import SCORES
 from ..evaluation.scores import score as score_images
 from ..evaluation.thresholds import OperatingPoint
@@ -112,7 +113,7 @@ class OpenSetClassifier:
         self.network = network.to(self.device, memory_format=torch.channels_last).eval()
         self.description = description
         preprocessing = description.preprocessing
-        self._normalize = Normalize(preprocessing.mean, preprocessing.std, preprocessing.channels, self.device)
+        self.normalize = Normalize(preprocessing.mean, preprocessing.std, preprocessing.channels, self.device)
 
     @classmethod
     def load(cls, folder: str | os.PathLike, device: str | torch.device | None = None) -> OpenSetClassifier:
@@ -242,7 +243,7 @@ class OpenSetClassifier:
     def forward(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Features float32 `[n, d]` and logits float32 `[n, classes]` of uint8 `[n, size, size, channels]`."""
         images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
-        features, logits = self.network(self._normalize(images))
+        features, logits = self.network(self.normalize(images))
         return features.float().cpu().numpy(), logits.float().cpu().numpy()
 
     def outputs(self, images: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -284,7 +285,7 @@ class OpenSetClassifier:
                         )
                     names.append(decoded.name)
                     labels.append(rank[decoded.folder] if place is known else -1)
-                    groups.append("known" if place is known else decoded.folder or UNKNOWN)
+                    groups.append(KNOWN if place is known else unknown_group(decoded.folder))
         logits = np.concatenate([part.logits for part in parts])
         return OwnOutputs(
             classes=self.description.classes,
@@ -455,6 +456,11 @@ class OpenSetClassifier:
         if score not in SCORES:
             raise SettingsError(f"unknown score {score!r}; {nearest(score, SCORES)}")
         return OpenSetClassifier(self.network, self.description.model_copy(update={"score": score}), self.device)
+
+
+def unknown_group(folder: str) -> str:
+    """What a folder of unknown images is called as a group: other than the knowns, and than all unknowns together."""
+    return f"{folder}_" if folder in (KNOWN, ALL) else folder or UNKNOWN
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:

@@ -118,7 +118,7 @@ def read(folder: Path, unknown: Path | None, seed: int) -> OwnImages:
         if missing:
             raise DataError(
                 f"{printable(str(folder))} has a folder {({'train', 'test'} - missing).pop()} and no folder "
-                f"{missing.pop()}; add it, or name a folder of class folders"
+                f"{missing.pop()}; add it, or rename the folder if it is a class"
             )
         others, left_out = sorted(set(folders) - {"train", "test"}), 0
         if others:
@@ -170,9 +170,16 @@ def _check_folder(folder: Path) -> None:
 
 def _subfolders(folder: Path) -> list[str]:
     try:
-        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not leftover(entry.name))
+        entries = [entry for entry in os.scandir(folder) if not leftover(entry.name)]
     except OSError as error:
         raise DataError(f"{printable(str(folder))} cannot be read: {error.strerror}; check its permissions") from error
+    lost = sorted(entry.path for entry in entries if entry.is_symlink() and not os.path.exists(entry.path))
+    if lost:
+        raise DataError(
+            f"{printable(lost[0])} is a link to {printable(os.readlink(lost[0]))}, which is not there ({len(lost)} "
+            "such links); fetch what it leads to, or remove it"
+        )
+    return sorted(entry.name for entry in entries if entry.is_dir())
 
 
 def _files(sources: Iterable[Source]) -> list[str]:

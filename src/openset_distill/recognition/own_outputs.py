@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import DataError
-from ..evaluation.evaluate import ALL, KNOWN, UNKNOWN_LABEL
+from ..core.names import UNKNOWN_LABEL
+from ..evaluation.evaluate import ALL, KNOWN
 from .description import UNKNOWN
 
 

@@ -17,7 +17,7 @@ from ..core.errors import CheckpointError, OpenSetError, SettingsError, nearest
 from ..core.files import read_json, sha256
 from ..evaluation.evaluate import evaluate, load_outputs, load_validation
 from ..evaluation.scores import SCORES
-from ..evaluation.thresholds import DEFAULT_ACCEPTANCE, VALIDATION, operating_points
+from ..evaluation.thresholds import DEFAULT_ACCEPTANCE, VALIDATION, VALIDATION_CHOSE, operating_points
 from ..models.checkpoint import load_classifier
 from .description import WEIGHTS
 from .model import OpenSetClassifier
@@ -67,7 +67,9 @@ def package_run(
         metrics = test_metrics(run / "outputs.npz", score, seed=int(settings.get("seed", 0)))
         validation = load_validation(run / "outputs.npz")
         if validation is not None:
-            points = operating_points(validation[:2], accept=accept, source=VALIDATION)
+            chosen = settings.get("optimization", {}).get("select") == "best_validation_accuracy"
+            source = VALIDATION_CHOSE if chosen else VALIDATION
+            points = operating_points(validation[:2], accept=accept, source=source)
     provenance = _optional_json(run / "provenance.json")
     description = Path(split) if split is not None else run.parent / "split.json"
     return OpenSetClassifier.assemble(

@@ -15,6 +15,7 @@ from ..core.text import printable, spreadsheet_cell
 from ..datasets.protocols import PROTOCOLS, Published
 from ..datasets.protocols import class_sets as protocol_class_sets
 from ..evaluation import statistics
+from . import summary
 from .context import Context
 
 pd = lazy.load("pandas")
@@ -81,7 +82,7 @@ RULE = "aggregate"  # of the workflow, the one that writes the tidy tables
 
 
 CLASS_SET = "class_set"
-UNIT = [CLASS_SET, "split", "seed"]  # what one trained network of each run is of
+UNIT = list(summary.UNIT)  # what one trained network of each run is of
 
 
 def read_tidy(name: str, path: str | os.PathLike, class_sets: Mapping[int, str] | None = None) -> pd.DataFrame:

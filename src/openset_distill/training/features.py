@@ -161,11 +161,6 @@ class FeatureStore:
         self._save(array, done)
         return array
 
-    def remove(self) -> None:
-        """Removes the files, once the results of the training are written."""
-        for name in (ARRAY, RECORD):
-            (self.folder / name).unlink(missing_ok=True)
-
     def _opened(self, shape: tuple[int, int]) -> tuple[np.ndarray, int]:
         """The array, and how many of its rows are complete."""
         path = self.folder / ARRAY
@@ -178,7 +173,7 @@ class FeatureStore:
                     return array, record["done"]
         except (OpenSetError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             self.report(f"{path} cannot be continued ({' '.join(str(error).split())}); features are computed anew")
-        self.remove()
+        _remove(self.folder)
         needed = 4 * shape[0] * shape[1]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -198,6 +193,23 @@ class FeatureStore:
     def _save(self, array: np.ndarray, done: int) -> None:
         array.flush()
         write_json(self.folder / RECORD, {"key": self.key, "done": done})
+
+
+def folder_of_process(folder: Path, rank: int) -> Path:
+    """Where a process of a training in `folder` keeps its features; the first one keeps them in `folder` itself."""
+    return folder / f".features{rank}" if rank else folder
+
+
+def remove_features(folder: Path) -> None:
+    """Removes the features of all processes of a training in `folder`, also of those that were killed."""
+    _remove(folder)
+    for of_process in folder.glob(".features[0-9]*"):
+        shutil.rmtree(of_process, ignore_errors=True)
+
+
+def _remove(folder: Path) -> None:
+    for name in (ARRAY, RECORD):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _fill(path: Path) -> None:
@@ -234,7 +246,7 @@ def cached_batches(
         job: resolved settings, of which `run_config.caches_features` holds.
         labels: int64 `[n]` on the device, of the training images.
         identity: of the data (`setup.identity`).
-        folder: where the features are kept until `FeatureStore.remove`.
+        folder: where the features are kept until `remove_features`.
         watch: as for `FeatureStore.computed`.
 
     Raises: as `FeatureStore.computed`.
@@ -262,6 +274,9 @@ def cached_batches(
         "weights": _weights_hash(model.encoder),
         "normalization": job["normalization"],
         "precision": precision_name(model.precision),
+        # what rounds: a network's features on another device or by another version differ in their last bits
+        "device": device.type,
+        "torch": torch.__version__,
         "augment": [job["augment"]["single"], *key] if views else None,
         "threads": torch.get_num_threads(),
     }

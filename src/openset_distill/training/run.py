@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from ..core.files import remove_leftovers, sha256
 from ..methods import Teacher
 from ..models.classifier import Classifier
 from .distributed import World
-from .features import FeatureStore, HeadOnly, cached_batches
+from .features import HeadOnly, cached_batches, folder_of_process, remove_features
 from .loop import train
 from .run_config import caches_features
 from .setup import SplitData, make_batches
@@ -30,7 +31,6 @@ class Training:
 
     def __init__(self, state: Path, identity: Mapping[str, Any], report: Callable[[str], None]):
         self.state, self.identity, self.report = state, identity, report
-        self.store: FeatureStore | None = None
 
     def run(
         self,
@@ -59,8 +59,8 @@ class Training:
             with named_if_not_deterministic(student):
                 return train(job, student, teacher, batches, data.validation(device), **common)
         # each process computes all features, in a folder of its own: they are the same, and heads are small
-        folder = self.state.parent if world is None or world.leads else self.state.parent / f".features{world.rank}"
-        batches, validation, self.store = cached_batches(
+        folder = folder_of_process(self.state.parent, 0 if world is None else world.rank)
+        batches, validation, store = cached_batches(
             job,
             student,
             data.training(device),
@@ -72,17 +72,15 @@ class Training:
             report=self.report,
             watch=watch,
         )
-        common["identity"] = {**self.identity, "features": self.store.key}
+        common["identity"] = {**self.identity, "features": store.key}
         history = train(job, HeadOnly(student), None, batches, validation, **common)
         student.precision = None  # what is trained in bfloat16 is tested in float32
         if folder != self.state.parent:
-            self.store.remove()
-            folder.rmdir()
+            shutil.rmtree(folder, ignore_errors=True)
         return history
 
     def finish(self) -> None:
-        """Removes the state, once the results are written."""
-        if self.store is not None:
-            self.store.remove()
+        """Removes the state and the features, once the results are written."""
+        remove_features(self.state.parent)
         self.state.unlink(missing_ok=True)
         remove_leftovers(self.state)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from ..core.device import autocast_dtype, derive_seed, generator, precision_name
 from ..core.errors import CheckpointError, DataError
 from ..core.files import AGAIN, read_npz, read_record, sha256, written_whole
+from ..core.names import UNKNOWN_LABEL
 from ..datasets.loader import Feed, Normalize
 from ..datasets.prepared import Images, PackedDataset, open_packed
-from ..datasets.protocols import UNKNOWN_LABEL
 from ..evaluation.detectors import TrainingOutputs, balanced_choice
 from ..evaluation.evaluate import save_outputs
 from ..methods import METHODS
