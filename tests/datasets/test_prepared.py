@@ -250,8 +250,8 @@ def preparing(layout: str, raw: Path, folder: Path, pause: float) -> subprocess.
             pack.CHUNK = 8
             record = pack._Journal.record
 
-            def slow_record(journal, part, indices):
-                record(journal, part, indices)
+            def slow_record(journal, part, indices, notes):
+                record(journal, part, indices, notes)
                 print(len(indices), flush=True)
                 time.sleep({pause})
 
@@ -294,6 +294,31 @@ def test_killed_in_the_middle_and_run_again(layout: str, tmp_path: Path) -> None
     assert resumed <= complete - kept
     assert same_bytes(tmp_path / "out", tmp_path / "again")
     assert not (tmp_path / ".out.partial").exists()
+
+
+def test_a_resumed_preparation_has_the_notes_about_all_images(tmp_path: Path, monkeypatch) -> None:
+    raw = tmp_path / "raw"
+    for part in ("train", "test"):
+        for number in range(6):
+            path = raw / part / "ant" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGBA", (8, 8), (number, number, part == "test", 100 if number % 2 else 255)).save(path)
+    monkeypatch.setattr(pack, "CHUNK", 2)
+    record, chunks = pack._Journal.record, []
+
+    def killed(journal, *chunk):
+        record(journal, *chunk)
+        chunks.append(chunk)
+        if len(chunks) == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pack._Journal, "record", killed)
+        prepare("image_folder", raw, tmp_path / "out", 8)
+    resumed = prepare("image_folder", raw, tmp_path / "out", 8)
+    assert any(note.startswith("6 images have transparent pixels") for note in resumed.manifest["notes"])
+    prepare("image_folder", raw, tmp_path / "again", 8)
+    assert same_bytes(tmp_path / "out", tmp_path / "again")
 
 
 def test_a_worker_that_dies_is_an_error_with_a_remedy(tmp_path: Path) -> None:
@@ -568,11 +593,13 @@ JOURNALS = {
     "no text": lambda folder: (folder / "journal").write_bytes(b"\xff\xfe"),
     "no JSON": lambda folder: (folder / "journal").write_text(head(folder) + "[1\n"),
     "no list": lambda folder: (folder / "journal").write_text(head(folder) + "5\n"),
-    "another part": lambda folder: (folder / "journal").write_text(head(folder) + '["validation", [0]]\n'),
-    "an index beyond": lambda folder: (folder / "journal").write_text(head(folder) + '["train", [10000000]]\n'),
-    "a negative index": lambda folder: (folder / "journal").write_text(head(folder) + '["train", [-1]]\n'),
-    "no numbers": lambda folder: (folder / "journal").write_text(head(folder) + '["train", ["a"]]\n'),
-    "fractions": lambda folder: (folder / "journal").write_text(head(folder) + '["train", [0.5]]\n'),
+    "another part": lambda folder: (folder / "journal").write_text(head(folder) + '["validation", [0], {}]\n'),
+    "an index beyond": lambda folder: (folder / "journal").write_text(head(folder) + '["train", [10000000], {}]\n'),
+    "a negative index": lambda folder: (folder / "journal").write_text(head(folder) + '["train", [-1], {}]\n'),
+    "no numbers": lambda folder: (folder / "journal").write_text(head(folder) + '["train", ["a"], {}]\n'),
+    "fractions": lambda folder: (folder / "journal").write_text(head(folder) + '["train", [0.5], {}]\n'),
+    "of a version before": lambda folder: (folder / "journal").write_text(head(folder) + '["train", [0]]\n'),
+    "notes that are none": lambda folder: (folder / "journal").write_text(head(folder) + '["train", [0], {"x": 1}]\n'),
     "nested": lambda folder: (folder / "journal").write_text(head(folder) + "[" * 100_000 + "\n"),
     "images cut off": lambda folder: truncate(folder / "train_images.npy"),
     "images of another size": lambda folder: np.save(folder / "train_images.npy", np.zeros((2, 2, 2, 1), np.uint8)),
@@ -591,8 +618,8 @@ def test_a_damaged_journal_starts_anew_and_says_so(damage: str, tmp_path: Path, 
     monkeypatch.setattr(pack, "CHUNK", 8)
     record = pack._Journal.record
 
-    def killed(journal, part, indices):
-        record(journal, part, indices)
+    def killed(journal, part, indices, notes):
+        record(journal, part, indices, notes)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

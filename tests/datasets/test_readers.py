@@ -12,6 +12,7 @@ from pathlib import Path
 import archives
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.io import savemat
 
 from openset_distill.core.errors import DataError
@@ -404,6 +405,20 @@ def test_image_folder_with_an_empty_class_folder(tmp_path: Path) -> None:
     archives.image_folder(tmp_path / "pictures")
     (tmp_path / "pictures" / "train" / "bat").mkdir()
     refused("image_folder", tmp_path / "pictures", "train/bat", "no images")
+
+
+def test_an_empty_folder_with_an_images_name_is_an_image_that_was_lost(tmp_path: Path) -> None:
+    for part, name in (("train", "ant"), ("test", "ant"), ("train", "bee.png"), ("test", "bee.png")):
+        (tmp_path / part / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / part / name / "0.png")
+    (tmp_path / "train" / "ant" / "set.jpg").mkdir()
+    (tmp_path / "train" / "ant" / "set.jpg" / "1.png").write_bytes((tmp_path / "test" / "ant" / "0.png").read_bytes())
+    assert len(READERS["image_folder"](tmp_path).train.labels) == 3, "folders may have any name"
+    assert len(READERS["flat_images"](tmp_path).test.labels) == 5
+    (tmp_path / "train" / "ant" / "2.png").mkdir()
+    for reader in ("image_folder", "flat_images"):
+        with pytest.raises(DataError, match=r"train/ant/2\.png is an empty folder; restore the image, or remove the"):
+            READERS[reader](tmp_path)
 
 
 def test_image_folder_zip_with_an_empty_class_folder(tmp_path: Path) -> None:

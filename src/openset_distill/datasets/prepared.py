@@ -411,11 +411,13 @@ def _finished(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | Non
 class _Journal:
     """Which images of a preparation are done: one JSON line a finished chunk, after a line of what is prepared.
 
+    A chunk's line holds its part, the indices of its images, and how many of them a user should know of (`NOTES`).
     A line that was cut off by a crash is not counted. Another preparation's journal, or a damaged one, is thrown away.
     """
 
     def __init__(self, partial: Path, identity: Mapping[str, Any]):
         self.done = {part: np.zeros(identity["counts"][part], dtype=bool) for part in PARTS}
+        self.notes: Counter[str] = Counter()
         path = partial / "journal"
         head = json.dumps(identity)
         pixels = PARTS if identity["storage"] == "pixels" else ()
@@ -435,26 +437,30 @@ class _Journal:
         self._stream = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
 
     def _continued(self, path: Path, head: str, shape: Mapping[str, tuple[int, ...]]) -> list[str] | None:
-        """The complete lines of a journal of the same preparation, counted in `done`; None where there is none, or it
-        or what it counts is damaged."""
+        """The complete lines of a journal of the same preparation, counted in `done` and `notes`; None where there is
+        none, or it or what it counts is damaged."""
         done = {part: np.zeros_like(of_part) for part, of_part in self.done.items()}
+        noted: Counter[str] = Counter()
         try:
             lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # the last is empty, or torn
             if not lines or lines[0] != head:
                 return None
             for line in lines[1:]:
-                part, indices = json.loads(line)
+                part, indices, notes = json.loads(line)
                 places = np.asarray(indices)
                 if places.dtype.kind != "i" or places.ndim != 1 or places.min() < 0:
                     return None
+                if not all(kind in NOTES and isinstance(count, int) and count > 0 for kind, count in notes.items()):
+                    return None
                 done[part][places] = True
+                noted.update(notes)
             for part, expected in shape.items():
                 array = np.load(path.parent / f"{part}_images.npy", mmap_mode="r", allow_pickle=False)
                 if array.shape != expected or array.dtype != np.uint8:
                     return None
-        except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, AttributeError, RecursionError):
             return None
-        self.done = done
+        self.done, self.notes = done, noted
         return lines
 
     def __enter__(self) -> _Journal:
@@ -466,9 +472,10 @@ class _Journal:
     def pending(self, part: str) -> np.ndarray:
         return np.flatnonzero(~self.done[part])
 
-    def record(self, part: str, indices: list[int]) -> None:
+    def record(self, part: str, indices: list[int], notes: Mapping[str, int]) -> None:
         self.done[part][indices] = True
-        self._stream.write(json.dumps([part, indices]) + "\n")
+        self.notes.update(notes)
+        self._stream.write(json.dumps([part, indices, notes]) + "\n")
         self._stream.flush()
 
 
@@ -493,7 +500,8 @@ def _allocate(path: Path, shape: tuple[int, ...]) -> None:
 
 
 def _fill(raw: RawDataset, partial: Path, journal: _Journal, identity: Mapping[str, Any], workers: int) -> list[str]:
-    """Writes the labels, and every image that the journal does not count yet; returns notes about those for the log.
+    """Writes the labels, and every image that the journal does not count yet; returns notes about all images for the
+    log, also about those that an earlier call has written.
 
     Raises:
         DataError: images cannot be read or decoded. It names all of them; the others are done and kept.
@@ -515,21 +523,19 @@ def _fill(raw: RawDataset, partial: Path, journal: _Journal, identity: Mapping[s
                     chosen = np.stack([square(picture, size, channels) for picture in pictures])
                 target[indices] = chosen
                 target.flush()
-                journal.record(name, indices.tolist())
+                journal.record(name, indices.tolist(), {})
     tasks = _tasks(raw, partial, journal, size, channels)
     total, done = sum(identity["counts"].values()), sum(int(of_part.sum()) for of_part in journal.done.values())
     failures: list[str] = []
-    seen: Counter[str] = Counter()
     with tqdm(desc=identity["dataset"], total=total, initial=done, unit="image", disable=None) as progress:
         for finished in _run(tasks, workers):
             if finished.indices:
-                journal.record(finished.part, finished.indices)
+                journal.record(finished.part, finished.indices, finished.notes)
             progress.update(len(finished.indices))
             failures += finished.failures
-            seen.update(finished.notes)
     if failures:
         raise refused(sorted(failures), "images cannot be used")
-    return [f"{seen[kind]} images {words}" for kind, words in NOTES.items() if seen[kind]]
+    return [f"{journal.notes[kind]} images {words}" for kind, words in NOTES.items() if journal.notes[kind]]
 
 
 def _twice(raw: RawDataset, partial: Path) -> list[str]:
@@ -565,7 +571,7 @@ def _twice(raw: RawDataset, partial: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class _Finished:
-    """What became of a task: `indices` are done, `failures` say which images are not and why."""
+    """What became of a task: `indices` are done, with `notes` about them; `failures` say which are not and why."""
 
     part: str
     indices: list[int]
@@ -594,8 +600,10 @@ class _Task:
             where = f"{self.archive}: {name}"
             try:
                 data = _read_member(self.archive, name) if self.data is None else self.data[position]
-                target[index] = decode(data, self.size, self.channels, where=where, banner=self.banner, notes=notes)
+                found: Counter[str] = Counter()
+                target[index] = decode(data, self.size, self.channels, where=where, banner=self.banner, notes=found)
                 done.append(index)
+                notes += found
             except DataError as error:
                 failures.append(str(error))
         target.flush()

@@ -516,10 +516,14 @@ def image_folder(raw: Path) -> RawDataset:
     outer = {name.split("/")[0] for name in names}
     prefix = outer.pop() + "/" if len(outer) == 1 and not outer & {"train", "test"} else ""
     by_class: dict[str, dict[str, list[str]]] = {"train": {}, "test": {}}
+    within = []
     for folder in listing.folders:  # empty ones too
         place = folder.removeprefix(prefix).split("/")
         if len(place) == 2 and place[0] in by_class:
             by_class[place[0]].setdefault(place[1], [])
+        elif len(place) > 2:
+            within.append(folder)
+    _check_no_image_is_a_folder(archive, names, within)
     misplaced = []
     for name in names:
         place = name.removeprefix(prefix).split("/")
@@ -560,6 +564,16 @@ def image_folder(raw: Path) -> RawDataset:
             f"{len(test_only)} classes are in {prefix}test alone and count as unknown: {shortened(test_only, 50)}"
         )
     return RawDataset(tuple(rank), train, test, 3, (archive,), tuple(test_only), tuple(notes), users_own=True)
+
+
+def _check_no_image_is_a_folder(archive: Path, names: Iterable[str], folders: Iterable[str]) -> None:
+    """An empty folder with an image's name stands where an image was lost: container programs make one in place of a
+    file that they do not find."""
+    like_images = [folder for folder in folders if _is_image(folder)]
+    held = {str(parent) for name in names for parent in PurePosixPath(name).parents} if like_images else ()
+    lost = [printable(f"{archive}: {folder} is an empty folder") for folder in like_images if folder not in held]
+    if lost:
+        raise refused(lost, "folders are in the place of images", "restore the image, or remove the folder")
 
 
 def _check_class_names(archive: Path, names: Iterable[str]) -> None:
@@ -612,6 +626,7 @@ def flat_images(raw: Path) -> RawDataset:
     listing = _listing(archive)
     names = [name for name in listing.names if _is_image(name)]
     others = sorted(set(listing.names) - set(names))
+    _check_no_image_is_a_folder(archive, listing.names, listing.folders)
     if not names:
         raise DataError(f"{archive} has no images; put image files into it, or download the dataset first")
     test = _files_part(archive, [(name, 0) for name in names], names)
