@@ -47,7 +47,7 @@ def main() -> None:
     if settings["detectors"]:
         if arguments.training is None:
             raise SettingsError("detectors are fitted to training images; name their outputs with --training")
-        training = load_training_outputs(arguments.training)
+        training = load_training_outputs(arguments.training, arguments.outputs)
         specifications = served(settings["detectors"], training)
         for left_out in (one["name"] for one in settings["detectors"] if one not in specifications):
             if left_out == compared_by:

@@ -13,7 +13,8 @@ import numpy as np
 from openset_distill.analysis.feature_geometry import Reference, groups, measure
 from openset_distill.core.command import named_path, run
 from openset_distill.core.errors import CheckpointError, DataError, SettingsError, nearest
-from openset_distill.evaluation.evaluate import load_outputs
+from openset_distill.core.files import sha256
+from openset_distill.evaluation.evaluate import check_weights, load_outputs
 from openset_distill.report.aggregate import write_rows
 
 
@@ -46,6 +47,8 @@ def main() -> None:
         if labels is not None and not np.array_equal(outputs["labels"], labels):
             raise DataError(f"{path} holds other test images than those of {arguments.teacher}; train the run again")
         head = read_head(heads[name]) if name in heads else None
+        if name in heads:
+            check_weights(path, sha256(heads[name]), heads[name])
         compared = reference if name != arguments.teacher else None
         rows += [{"run": name, **row} for row in measure(outputs, head, compared)]
     write_rows(arguments.features, rows)

@@ -24,6 +24,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from openset_distill.core.device import prepare_device
+    from openset_distill.core.files import sha256
     from openset_distill.models.checkpoint import load_classifier
     from openset_distill.training.run_config import read_config
     from openset_distill.training.setup import open_split, save_training_outputs
@@ -32,7 +33,8 @@ def main() -> None:
     data = open_split(arguments.prepared, arguments.other, arguments.split, arguments.description)
     device = prepare_device(arguments.threads)
     model = load_classifier(arguments.weights, classes=data.classes)[0].to(device)
-    save_training_outputs(arguments.training, model, data, job, device, samples=arguments.samples)
+    digest = sha256(arguments.weights)
+    save_training_outputs(arguments.training, model, data, job, device, samples=arguments.samples, weights=digest)
 
 
 if __name__ == "__main__":

@@ -191,6 +191,21 @@ def test_training_outputs_are_whole_or_refused(tmp_path):
             load_training_outputs(path)
 
 
+def test_outputs_of_two_networks_are_refused(tmp_path):
+    group = (np.arange(len(LOGITS)) >= 60).astype(int)
+    labels = np.where(group == 0, np.resize(KNOWN[2], len(LOGITS)), -1)
+    arrays = {"features": FEATURES, "logits": LOGITS, "labels": labels, "group": group}
+    for name, digest in (("one", 64 * "1"), ("two", 64 * "2"), ("old", "")):
+        save_outputs(tmp_path / f"{name}.npz", **arrays, group_names=["known", "unknown"], weights=digest)
+        training(weights=digest).save(tmp_path / f"{name}_training.npz")
+    assert load_training_outputs(tmp_path / "one_training.npz", tmp_path / "one.npz").weights == 64 * "1"
+    with pytest.raises(DataError, match=r"one\.npz and .*two_training\.npz come from two networks .*; delete both"):
+        load_training_outputs(tmp_path / "two_training.npz", tmp_path / "one.npz")
+    # files of earlier versions do not say where they come from
+    load_training_outputs(tmp_path / "old_training.npz", tmp_path / "one.npz")
+    load_training_outputs(tmp_path / "one_training.npz", tmp_path / "old.npz")
+
+
 def test_the_evaluation_reports_detectors_beside_scores(tmp_path):
     n = len(LOGITS)
     group = (np.arange(n) >= 60).astype(int)

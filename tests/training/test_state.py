@@ -81,6 +81,8 @@ def lines_of(
     save_test_outputs(folder / "outputs.npz", student, data, made, CPU)
     write_history(folder / "history.csv", rows)
     save_classifier(folder / "weights.safetensors", student, describe(made, data))
+    with np.load(folder / "outputs.npz") as outputs:
+        assert str(outputs["weights_sha256"]) == sha256(folder / "weights.safetensors")
     return said
 
 

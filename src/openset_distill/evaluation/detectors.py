@@ -23,7 +23,7 @@ from pydantic import Field
 from ..core.errors import DataError, SettingsError
 from ..core.files import written_whole
 from ..core.registry import Registry, settings_class
-from .evaluate import read_arrays
+from .evaluate import WEIGHTS, check_weights, read_arrays
 from .scores import BLOCK
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class TrainingOutputs:
         labels: int64 `[n]`, of the known classes.
         head_weight: float32 `[classes, d]`; without rows where the head is not one linear layer.
         head_bias: float32 `[classes]`, zeros where the head has none.
+        weights: SHA-256 of the network's file of weights; empty where it is not known.
     """
 
     features: np.ndarray
@@ -52,6 +53,7 @@ class TrainingOutputs:
     labels: np.ndarray
     head_weight: np.ndarray
     head_bias: np.ndarray
+    weights: str = ""
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         """Features, logits and labels."""
@@ -81,17 +83,23 @@ class TrainingOutputs:
             OpenSetError: the folder cannot be written.
         """
         with written_whole(path) as partial, open(partial, "wb") as stream:
-            np.savez(stream, **{name: getattr(self, name) for name in ARRAYS})
+            told = {WEIGHTS: np.array(self.weights)} if self.weights else {}
+            np.savez(stream, **{name: getattr(self, name) for name in ARRAYS}, **told)
 
 
-def load_training_outputs(path: str | os.PathLike) -> TrainingOutputs:
+def load_training_outputs(path: str | os.PathLike, outputs: str | os.PathLike | None = None) -> TrainingOutputs:
     """Reads and checks what `TrainingOutputs.save` wrote.
 
+    Args:
+        outputs: file of the outputs of test images, which must come from the same network.
+
     Raises:
-        DataError: the file is missing, damaged, or its arrays do not fit together or are not finite.
+        DataError: the file is missing, damaged, or its arrays do not fit together or are not finite, or `outputs` are
+            those of another network.
     """
     path = Path(path)
-    arrays = read_arrays(path, ARRAYS, what="the outputs on training images")
+    arrays = read_arrays(path, ARRAYS, what="the outputs on training images", optional=[WEIGHTS])
+    weights = str(arrays.pop(WEIGHTS, ""))
     again = "delete it and make it again from the run's weights"
     for name, dimensions in ARRAYS.items():
         if arrays[name].ndim != dimensions:
@@ -103,7 +111,9 @@ def load_training_outputs(path: str | os.PathLike) -> TrainingOutputs:
     fits = len(arrays["features"]) == len(labels) == n > 0 and labels.min() >= 0 and labels.max() < classes
     if not fits or len(head) != len(arrays["head_bias"]) or (len(head) and head.shape[0] != classes):
         raise DataError(f"{path}: its arrays do not fit together; {again}")
-    return TrainingOutputs(**arrays)
+    if outputs is not None:
+        check_weights(outputs, weights, path)
+    return TrainingOutputs(**arrays, weights=weights)
 
 
 def balanced_choice(labels: np.ndarray, samples: int, generator: np.random.Generator) -> np.ndarray:

@@ -21,6 +21,8 @@ from .scores import score as score_images
 ARRAYS = {"features": 2, "logits": 2, "labels": 1, "group": 1, "group_names": 1}
 # of the validation images, beside those of the test images: what thresholds are chosen on
 VALIDATION_ARRAYS = {"validation_features": 2, "validation_logits": 2, "validation_labels": 1}
+# the SHA-256 of the file of weights that the outputs come from, beside the arrays; files of before have none
+WEIGHTS = "weights_sha256"
 SAMPLINGS = ("full", "balanced")
 HEADLINE = ("accuracy", *metrics.METRICS)
 KNOWN, ALL = "known", "all"
@@ -35,6 +37,7 @@ def save_outputs(
     group: np.ndarray,
     group_names: Sequence[str],
     validation: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+    weights: str = "",
     closed: bool = False,
 ) -> None:
     """Writes the outputs of a run as an uncompressed `.npz`; the file appears whole or not at all.
@@ -47,6 +50,7 @@ def save_outputs(
         group_names: in code order, beginning with "known".
         validation: features `[m, d]`, logits `[m, classes]` and labels `[m]` of the validation images, if there are
             any, stored as `VALIDATION_ARRAYS`.
+        weights: SHA-256 of the file of weights that they come from, stored as text where it is given.
         closed: whether images of known classes alone will do.
 
     Raises:
@@ -64,8 +68,29 @@ def save_outputs(
     if validation is not None:
         arrays = zip(VALIDATION_ARRAYS, validation, (np.float32, np.float32, np.int64), strict=True)
         outputs |= {name: np.asarray(array, dtype=dtype) for name, array, dtype in arrays}
+    if weights:
+        outputs[WEIGHTS] = np.array(weights)
     with written_whole(path) as partial, open(partial, "wb") as stream:
         np.savez(stream, **outputs)
+
+
+def check_weights(path: str | os.PathLike, weights: str, other: str | os.PathLike) -> None:
+    """Whether the outputs at `path` come from the network whose file of weights has the SHA-256 `weights`.
+
+    Outputs of earlier versions do not say where they come from; they are not checked.
+
+    Args:
+        other: the file that `weights` is known from, for the message.
+
+    Raises:
+        DataError: they come from another network, or the file is missing or damaged.
+    """
+    found = read_npz(path, "the outputs of a run").get(WEIGHTS)
+    if found is not None and weights and str(found) != weights:
+        raise DataError(
+            f"{path} and {other} come from two networks (the SHA-256 of their weights differ); delete both, and the "
+            "same command makes them again"
+        )
 
 
 def load_outputs(path: str | os.PathLike, *, closed: bool = False) -> dict[str, np.ndarray]:
@@ -94,8 +119,10 @@ def load_validation(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray, np
     return tuple(arrays[name] for name in VALIDATION_ARRAYS)
 
 
-def read_arrays(path: str | os.PathLike, names: Iterable[str], *, what: str) -> dict[str, np.ndarray]:
-    """The arrays `names` of an `.npz` file; `what` the file holds is for messages.
+def read_arrays(
+    path: str | os.PathLike, names: Iterable[str], *, what: str, optional: Iterable[str] = ()
+) -> dict[str, np.ndarray]:
+    """The arrays `names` of an `.npz` file, and those of `optional` that it has; `what` it holds is for messages.
 
     Raises:
         DataError: the file is missing, cut off, not an `.npz`, or lacks an array.
@@ -104,7 +131,7 @@ def read_arrays(path: str | os.PathLike, names: Iterable[str], *, what: str) -> 
     absent = [name for name in names if name not in arrays]
     if absent:
         raise DataError(f"{path} has no array {', '.join(map(repr, absent))}; {AGAIN}")
-    return {name: arrays[name] for name in names}
+    return {name: arrays[name] for name in (*names, *optional) if name in arrays}
 
 
 def check_outputs(outputs: Mapping[str, np.ndarray], where: str = "outputs", *, closed: bool = False) -> None:

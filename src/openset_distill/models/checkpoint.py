@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,11 +54,15 @@ def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapp
     Raises:
         OpenSetError: the folder cannot be written or the disk is full.
     """
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # not save_file: it writes through a hidden file of its own, which a killed process would leave behind
-    contents = save(contiguous, metadata={METADATA: json.dumps(dict(metadata), sort_keys=True)})
+    contents = _packed(tensors, metadata)
     with written_whole(path) as partial:
         partial.write_bytes(contents)
+
+
+def _packed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return save(contiguous, metadata={METADATA: json.dumps(dict(metadata), sort_keys=True)})
 
 
 def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -88,6 +93,11 @@ def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
 def save_classifier(path: Path | str, model: Classifier, described: Described) -> None:
     """Writes a classifier's weights with the description that rebuilds it."""
     save_tensors(path, model.state_dict(), described.metadata())
+
+
+def weights_digest(model: Classifier, described: Described) -> str:
+    """The SHA-256 of the file that `save_classifier` writes of the same network."""
+    return hashlib.sha256(_packed(model.state_dict(), described.metadata())).hexdigest()
 
 
 def load_classifier(path: Path | str, *, classes: tuple[str, ...] | None = None) -> tuple[Classifier, Described]:

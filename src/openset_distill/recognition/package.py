@@ -15,7 +15,7 @@ from typing import Any
 
 from ..core.errors import CheckpointError, OpenSetError, SettingsError, nearest
 from ..core.files import read_json, sha256
-from ..evaluation.evaluate import evaluate, load_outputs, load_validation
+from ..evaluation.evaluate import check_weights, evaluate, load_outputs, load_validation
 from ..evaluation.scores import SCORES
 from ..evaluation.thresholds import DEFAULT_ACCEPTANCE, VALIDATION, VALIDATION_CHOSE, operating_points
 from ..models.checkpoint import load_classifier
@@ -64,6 +64,7 @@ def package_run(
         )
     points, metrics = {}, ()
     if (run / "outputs.npz").is_file():
+        check_weights(run / "outputs.npz", sha256(run / WEIGHTS), run / WEIGHTS)
         metrics = test_metrics(run / "outputs.npz", score, seed=int(settings.get("seed", 0)))
         validation = load_validation(run / "outputs.npz")
         if validation is not None:

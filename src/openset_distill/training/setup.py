@@ -23,7 +23,7 @@ from ..evaluation.detectors import TrainingOutputs, balanced_choice
 from ..evaluation.evaluate import save_outputs
 from ..methods import METHODS
 from ..models import build_classifier
-from ..models.checkpoint import Described
+from ..models.checkpoint import Described, weights_digest
 from ..models.classifier import Classifier
 from ..models.inference import predict
 from .batches import Batches
@@ -272,14 +272,26 @@ def save_test_outputs(
         group=data.arrays["test_group"],
         group_names=data.groups,
         validation=validation,
+        weights=weights_digest(model, describe(job, data)),
         closed=len(data.groups) == 1,
     )
 
 
 def save_training_outputs(
-    path: Path, model: Classifier, data: SplitData, job: dict[str, Any], device: torch.device, *, samples: int
+    path: Path,
+    model: Classifier,
+    data: SplitData,
+    job: dict[str, Any],
+    device: torch.device,
+    *,
+    samples: int,
+    weights: str = "",
 ) -> None:
-    """Features and logits of at most `samples` training images of the split, without augmentation, and the head."""
+    """Features and logits of at most `samples` training images of the split, without augmentation, and the head.
+
+    Args:
+        weights: SHA-256 of the network's file of weights, by which these are known to be outputs of one network.
+    """
     generator = np.random.default_rng(derive_seed(job["seed"], job["split"], "detectors"))
     chosen = balanced_choice(data.train_label, samples, generator)
     feed = Feed(data.train_images, data.arrays["train_index"][chosen], device)
@@ -294,6 +306,7 @@ def save_training_outputs(
         labels=data.train_label[chosen],
         head_weight=weight.numpy(),
         head_bias=bias.numpy(),
+        weights=weights,
     ).save(path)
 
 
