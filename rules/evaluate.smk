@@ -108,6 +108,7 @@ rule aggregate:
         pictures=f"{RESULTS}/tidy/pictures.csv",
         embedding=f"{RESULTS}/tidy/embedding.csv",
         headline=f"{RESULTS}/tidy/headline.json",
+        checksums=f"{RESULTS}/tidy/SHA256SUMS",
     log:
         f"{LOGS}/aggregate.log",
     benchmark:

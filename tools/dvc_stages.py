@@ -20,6 +20,7 @@ import yaml
 from openset_distill.config.experiment import Experiment, load
 from openset_distill.core.command import run
 from openset_distill.core.errors import OpenSetError
+from openset_distill.report.tidy import CHECKSUMS
 
 CONFIGURATION = "config/config.yaml"
 RULES = {
@@ -131,6 +132,7 @@ def stages(experiment: Experiment) -> dict[str, Any]:
             "embedding",
         )
     ]
+    tidy.append(f"{results}/tidy/{CHECKSUMS}")
     headline = f"{results}/tidy/headline.json"
     made["tidy"] = stage(RULES["tidy"], [headline], [scripts["aggregate"]], splits, tidy, [headline])
     figures, tables = settings.show.figures, experiment.tables

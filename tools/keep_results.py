@@ -26,14 +26,14 @@ from openset_distill.core.files import read_json, write_json
 from openset_distill.core.folders import replaced_folder
 from openset_distill.report.figures import FIGURES
 from openset_distill.report.tables import TABLES
-from openset_distill.report.tidy import LAYOUTS
+from openset_distill.report.tidy import CHECKSUMS, LAYOUTS
 
 # the list of all files in a kept folder: only these are ever removed
 CONTENTS = ".contents.json"
 KEPT = ("figures/*.png", "figures/*.csv", "tables/*", "tidy/*")
 PICTURES = "pictures"  # the tidy table that holds images of the dataset
 # kept also where no figure or table reads them: small, and what a text about the results cites
-CITED = {"runs", "history", "features", "networks", "headline"}
+CITED = {"runs", "history", "features", "networks", "headline", CHECKSUMS}
 
 
 def main() -> None:
@@ -101,6 +101,7 @@ def written(folder: Path) -> set[str]:
     names |= {f"figures/{name}.{kind}" for name in FIGURES for kind in ("png", "pdf", "csv")}
     names |= {f"tables/{name}.{kind}" for name in TABLES for kind in ("md", "tex", "csv", "html")}
     names |= {f"tidy/{name}.{kind}" for name in (*LAYOUTS, "headline") for kind in ("csv", "json")}
+    names.add(f"tidy/{CHECKSUMS}")
     if (folder / CONTENTS).exists():
         listed = read_json(folder / CONTENTS)
         if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):

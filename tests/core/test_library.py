@@ -339,10 +339,32 @@ def test_a_history_without_hard_samples_and_validation_can_be_read_and_drawn_fro
     (tmp_path / "split0" / "seed0" / "ce").mkdir(parents=True)
     write_rows(tmp_path / "split0" / "seed0" / "ce" / "history.csv", epochs)
     runs = {"ce": {"label": "CE", "family": "cross_entropy"}}
-    write_rows(tmp_path / "history.csv", Collector(tmp_path, {"splits": [0], "seeds": [0], "runs": runs}).history())
+    layout = {"splits": [0], "seeds": [0], "runs": runs, "epochs": {"ce": 2}}
+    write_rows(tmp_path / "history.csv", Collector(tmp_path, layout).history())
     table = read_tidy("history", tmp_path / "history.csv")
     assert table["train_loss"].tolist() == [2.0, 1.5]
     assert table[["validation_accuracy", "hard_share"]].isna().all(axis=None)
+    write_rows(tmp_path / "split0" / "seed0" / "ce" / "history.csv", epochs[:1])
+    with pytest.raises(DataError, match=r"history\.csv has lost its end: its rows are not epochs 1 to 2; delete it"):
+        list(Collector(tmp_path, layout).history())
+
+
+def test_curves_and_activations_that_end_too_early_at_a_lines_end_are_refused(tmp_path):
+    curves = [{"curve": name, "x": x / 2, "y": 1.0} for name in ("roc", "oscr") for x in range(3)]
+    images = [{"known": 1, "maximum_logit": 2.0, "feature_norm": 3.0}] * 4
+    for run in ("ce", "kd"):
+        write_rows(tmp_path / "split0" / "seed0" / run / "curves.csv", curves)
+        write_rows(tmp_path / "split0" / "seed0" / run / "activations.csv", images)
+    runs = {run: {"label": run, "family": "cross_entropy"} for run in ("ce", "kd")}
+    collector = Collector(tmp_path, {"splits": [0], "seeds": [0], "runs": runs})
+    assert len(list(collector.curves())) == 12 and len(list(collector.activations())) == 8
+    for rows, of_curve in ((curves[:-1], "oscr"), (curves[:3], "oscr"), (curves[:2], "roc")):
+        write_rows(tmp_path / "split0" / "seed0" / "kd" / "curves.csv", rows)
+        with pytest.raises(DataError, match=rf"kd.curves\.csv has lost its end: the curve {of_curve} does not reach"):
+            list(collector.curves())
+    write_rows(tmp_path / "split0" / "seed0" / "ce" / "activations.csv", images[:3])
+    with pytest.raises(DataError, match=r"ce.activations\.csv has lost its end: it has 3 images, another run has 4"):
+        list(collector.activations())
 
 
 def test_networks_are_counted_from_the_weights(tmp_path):

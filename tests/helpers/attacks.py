@@ -31,6 +31,8 @@ import yaml
 from checkout import checkout
 from commands import REPOSITORY
 
+from openset_distill.report.tidy import write_checksums
+
 TABLES = REPOSITORY / "tests" / "attacks" / "cases"
 ENDS = ("clear_error", "accepted", "usage")
 LIMIT_SECONDS = 90
@@ -145,6 +147,11 @@ def damage(path: Path, do: str, **how: Any) -> None:
         path.write_bytes(b"")
     elif do == "cut":
         path.write_bytes(path.read_bytes()[: how.get("to", path.stat().st_size // 2)])
+    elif do == "lose_lines":  # the file ends too early, at a line's end
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join(lines[: how.get("keep", len(lines) // 2)]))
+    elif do == "record":  # as the rule that makes the tidy tables does
+        write_checksums(path, sorted(table.name for table in path.glob("*.csv")))
     elif do == "flip":
         content = bytearray(path.read_bytes())
         at = how.get("at", len(content) // 2)

@@ -476,6 +476,24 @@ def test_a_broken_table_is_one_clear_error(tmp_path, text):
         assert "make it again with the rule aggregate" in str(caught.value)
 
 
+def test_a_table_that_is_not_the_one_whose_checksum_was_recorded_is_refused(tmp_path):
+    path = synthetic_tables.write(tmp_path, {"runs": synthetic_tables.make(splits=1, runs=("ce",))["runs"]})["runs"]
+    tidy.write_checksums(tmp_path, ["runs.csv"])
+    read = tidy.read_tidy("runs", path)
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"\n", b"\r\n"))  # as git writes it on another system
+    assert tidy.read_tidy("runs", path).equals(read)
+    for changed in (whole[: whole.rindex(b"\n", 0, -1) + 1], whole.replace(b",full,", b",balanced,", 1)):
+        path.write_bytes(changed)
+        with pytest.raises(DataError, match=r"rows are missing or changed.* rule aggregate: .*if the change is meant"):
+            tidy.read_tidy("runs", path)
+    (tmp_path / tidy.CHECKSUMS).write_text("hello")
+    with pytest.raises(DataError, match="SHA256SUMS is no list of checksums"):
+        tidy.read_tidy("runs", path)
+    (tmp_path / tidy.CHECKSUMS).unlink()  # folders of before have none
+    tidy.read_tidy("runs", path)
+
+
 @pytest.mark.parametrize("keep", [0.5, 0.7, 0.95])
 def test_a_table_that_lost_its_end_is_refused(tmp_path, keep):
     paths = synthetic_tables.write(tmp_path, {"runs": synthetic_tables.make(splits=2, runs=("ce", "cutmix"))["runs"]})

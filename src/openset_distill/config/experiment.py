@@ -884,6 +884,7 @@ class Experiment:
             "embedded": self.compared_runs,
             "runs": {name: {"label": run.label, "family": run.family} for name, run in self.runs.items()},
             "networks": dict(self.configured.networks),
+            "epochs": {name: run.optimization.epochs for name, run in self.runs.items()},
         }
 
     def context(self) -> Context:

@@ -6,7 +6,7 @@ import csv
 import io
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,30 @@ from ..core.files import AGAIN, read_record, unreadable, write_json, written_who
 from ..datasets.protocols import class_set_name
 from ..evaluation.statistics import class_set_means, mean_std
 from .summary import METRIC_KEYS, summarize
+from .tidy import LAYOUTS, write_checksums
 
 # what batch normalization counts while it is trained, which is no parameter
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 # history.csv has these columns also where no run has validation images, or none meets hard samples
 ALWAYS = ("validation_accuracy", "hard_share")
+CURVES = ("roc", "oscr")
 
 Row = dict[str, Any]
+# run, and the rows of every run of its split and seed -> what the run's rows lack, in words; empty where nothing
+Lost = Callable[[str, Mapping[str, list[Row]]], str]
+
+
+def curves_lost(run: str, of_unit: Mapping[str, list[Row]]) -> str:
+    """Both curves end at x = 1."""
+    last = {row.get("curve"): row.get("x") for row in of_unit[run]}
+    open_ended = [name for name in CURVES if last.get(name) not in ("1.0", "1")]
+    return f"the curve {open_ended[0]} does not reach x = 1" if open_ended else ""
+
+
+def images_lost(run: str, of_unit: Mapping[str, list[Row]]) -> str:
+    """All runs of a split and seed tell of the same images."""
+    found, most = len(of_unit[run]), max(map(len, of_unit.values()))
+    return f"it has {found} images, another run has {most}" if found < most else ""
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -103,8 +120,8 @@ class Collector:
 
     Args:
         results: folder of the experiment.
-        layout: splits, seeds, runs (name -> label and family), networks (run -> name), baseline, experiment, dataset,
-            protocol (`Experiment.layout`).
+        layout: splits, seeds, runs (name -> label and family), networks and epochs (by run), baseline, experiment,
+            dataset, protocol (`Experiment.layout`).
     """
 
     def __init__(self, results: Path, layout: Mapping[str, Any]):
@@ -128,16 +145,36 @@ class Collector:
         for split, seed in itertools.product(self.layout["splits"], self.layout["seeds"]):
             yield split, seed, self.results / f"split{split}" / f"seed{seed}"
 
-    def run_rows(self, file: str) -> Iterator[Row]:
-        """The rows of one CSV file of every run, each preceded by what identifies the run."""
+    def run_rows(self, file: str, lost: Lost) -> Iterator[Row]:
+        """The rows of one CSV file of every run, each preceded by what identifies the run.
+
+        Raises:
+            DataError: a file is missing, damaged or lacks rows: one that ends too early, at a line's end, looks whole.
+        """
         for split, seed, folder in self.units():
-            for run in self.layout["runs"]:
-                for row in read_rows(folder / run / file):
+            of_unit = {run: read_rows(folder / run / file) for run in self.layout["runs"]}
+            for run, rows in of_unit.items():
+                if words := lost(run, of_unit):
+                    raise DataError(f"{folder / run / file} has lost its end: {words}; {AGAIN}")
+                for row in rows:
                     yield {**self.identity(run), "split": split, "seed": seed, **row}
 
     def history(self) -> Iterator[Row]:
         """history.csv: every epoch of every run."""
-        return (dict.fromkeys(ALWAYS, "") | row for row in self.run_rows("history.csv"))
+        return (dict.fromkeys(ALWAYS, "") | row for row in self.run_rows("history.csv", self._epochs_lost))
+
+    def _epochs_lost(self, run: str, of_unit: Mapping[str, list[Row]]) -> str:
+        epochs = self.layout["epochs"][run]
+        found = [row.get("epoch") for row in of_unit[run]]
+        return "" if found == [str(epoch + 1) for epoch in range(epochs)] else f"its rows are not epochs 1 to {epochs}"
+
+    def curves(self) -> Iterator[Row]:
+        """curves.csv: both curves of every run."""
+        return self.run_rows("curves.csv", curves_lost)
+
+    def activations(self) -> Iterator[Row]:
+        """activations.csv: a sample of the test images of every run."""
+        return self.run_rows("activations.csv", images_lost)
 
     def identity(self, run: str) -> Row:
         return {"run": run, **self.layout["runs"][run]}
@@ -199,8 +236,8 @@ class Collector:
         write_rows(folder / "runs.csv", metrics)
         write_rows(folder / "summary.csv", summarize(metrics, self.layout["baseline"]))
         write_rows(folder / "history.csv", self.history())
-        write_rows(folder / "curves.csv", self.run_rows("curves.csv"))
-        write_rows(folder / "activations.csv", self.run_rows("activations.csv"))
+        write_rows(folder / "curves.csv", self.curves())
+        write_rows(folder / "activations.csv", self.activations())
         write_rows(folder / "mixing.csv", self.unit_rows("mixing.csv"))
         write_rows(folder / "features.csv", self.unit_rows("features.csv"))
         write_rows(folder / "attention.csv", self.unit_rows("attention.csv", 1))
@@ -208,3 +245,4 @@ class Collector:
         write_rows(folder / "networks.csv", self.networks())
         write_rows(folder / "embedding.csv", self.embedding(self.layout["embedded"]))
         write_json(folder / "headline.json", self.headline())
+        write_checksums(folder, [*(f"{name}.csv" for name in LAYOUTS), "headline.json"])

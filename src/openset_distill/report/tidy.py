@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import io
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 # The registries of figures and tables are read while a workflow is parsed, which should not wait for pandas.
 import lazy_loader as lazy
 import numpy as np
 
 from ..core.errors import DataError, SettingsError, nearest
+from ..core.files import unreadable, written_whole
 from ..core.text import printable, spreadsheet_cell
 from ..datasets.protocols import PROTOCOLS, Published
 from ..datasets.protocols import class_sets as protocol_class_sets
@@ -79,6 +84,8 @@ LAYOUTS = {
     "embedding": Layout(text=(*_RUN, "class"), numbers=("split", "seed", "x", "y")),
 }
 RULE = "aggregate"  # of the workflow, the one that writes the tidy tables
+# next to the tidy tables: the SHA-256 of each, as `sha256sum` writes and checks them; folders of before have none
+CHECKSUMS = "SHA256SUMS"
 
 
 CLASS_SET = "class_set"
@@ -94,16 +101,16 @@ def read_tidy(name: str, path: str | os.PathLike, class_sets: Mapping[int, str] 
 
     Raises:
         SettingsError: there is no tidy table of this name.
-        DataError: the file is missing, empty, cut off or damaged, or has a row twice; the message names the command
-            that makes it again.
+        DataError: the file is missing, empty, cut off or damaged, has a row twice, or is not the one whose checksum
+            was recorded; the message names the command that makes it again.
     """
     if name not in LAYOUTS:
         raise SettingsError(f"there is no tidy table {name!r}; {nearest(name, LAYOUTS)}")
     layout = LAYOUTS[name]
     remedy = f"make it again with the rule {RULE}: snakemake --forcerun {RULE} -- {path}"
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        whole = _ends_a_line(path)
+        content = Path(path).read_bytes()
+        table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
     except FileNotFoundError as error:
         raise DataError(
             f"the table {name} is missing at {path}; make it with the rule {RULE}: snakemake -- {path}"
@@ -119,7 +126,7 @@ def read_tidy(name: str, path: str | os.PathLike, class_sets: Mapping[int, str] 
         raise DataError(f"the table {name} at {path} lacks the column {', '.join(missing)}; {remedy}")
     if table.empty:
         raise DataError(f"the table {name} at {path} has no rows; {remedy}")
-    if not whole:
+    if not content.endswith((b"\r", b"\n")):
         raise DataError(f"the table {name} at {path} is cut off: its last line has no end; {remedy}")
     for column in table.columns:
         if column not in (*layout.text, CLASS_SET):
@@ -145,6 +152,7 @@ def read_tidy(name: str, path: str | os.PathLike, class_sets: Mapping[int, str] 
                 f"the table {name} at {path} has a row twice, the second time in line "
                 f"{int(again.to_numpy().argmax()) + 2}; {remedy}"
             )
+    _check_recorded(name, path, content, remedy)
     if "split" in layout.numbers and CLASS_SET not in table.columns:
         table[CLASS_SET] = _class_sets(table, class_sets, f"the table {name} at {path}")
     return table
@@ -187,10 +195,40 @@ KEYS = {
 ONE_UNIT = ("attention", "pictures", "embedding")  # tables of the first split and seed alone
 
 
-def _ends_a_line(path: str | os.PathLike) -> bool:
-    with open(path, "rb") as stream:
-        stream.seek(-1, os.SEEK_END)
-        return stream.read(1) in b"\r\n"
+def write_checksums(folder: Path, names: Iterable[str]) -> None:
+    """Records the checksums of files in `folder` in its list `CHECKSUMS`."""
+    lines = [f"{_checksum((folder / name).read_bytes())}  {name}\n" for name in names]
+    with written_whole(folder / CHECKSUMS) as partial:
+        partial.write_text("".join(lines), encoding="utf-8")
+
+
+def _checksum(content: bytes) -> str:
+    # git may have checked the file out with another system's line ends
+    return hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest()
+
+
+def _check_recorded(name: str, path: str | os.PathLike, content: bytes, remedy: str) -> None:
+    """Raises a DataError where another checksum was recorded: rows were lost at a line's end, or a value changed."""
+    listed = Path(path).with_name(CHECKSUMS)
+    try:
+        lines = listed.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise DataError(unreadable(listed, error)) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{listed} is no list of checksums; {remedy}") from error
+    recorded = {}
+    for line in lines:
+        found = re.fullmatch(r"([0-9a-f]{64})  (.+)", line)
+        if found is None:
+            raise DataError(f"{listed} is no list of checksums; {remedy}")
+        recorded[found[2]] = found[1]
+    if recorded.get(Path(path).name, _checksum(content)) != _checksum(content):
+        raise DataError(
+            f"the table {name} at {path} is not the one that was made, rows are missing or changed: its checksum is "
+            f"not that in {listed}; {remedy} (or, if the change is meant, remove its line there)"
+        )
 
 
 def _class_sets(table: pd.DataFrame, class_sets: Mapping[int, str] | None, where: str) -> pd.Series:
