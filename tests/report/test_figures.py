@@ -290,11 +290,12 @@ def test_lines_are_means_over_splits(drawn, name, table, place, column, shown, f
     assert lines[shown].iloc[0] == pytest.approx(factor * rows[column].mean())
 
 
-def test_feature_space_shows_every_point_of_the_first_split(drawn):
+def test_feature_space_shows_every_known_of_the_first_split(drawn):
     tables, figure, data = drawn("full", "feature_space")
     table = tables["embedding"]
     assert set(data["run"]) == {"ce", "cutmix", "ad_as_released", "ad_as_described"}
-    assert len(data) == table["run"].isin(set(data["run"])).sum()
+    of_knowns = tidy.known_images(data)
+    assert of_knowns.sum() == (table["run"].isin(set(data["run"])) & tidy.known_images(table)).sum()
     drawn_points = sum(len(collection.get_offsets()) for axes in figure.axes for collection in axes.collections)
     assert drawn_points == len(data)
 
@@ -624,3 +625,28 @@ def test_a_label_in_a_crowd_keeps_its_place_from_one_drawing_to_the_next():
         assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
         placed.append([text.get_position() for text in axes.texts])
     assert placed[0] == placed[1]
+
+
+def test_bars_end_where_a_quantity_ends():
+    axes = style.new_figure(3, 3).subplots()
+    table = pd.DataFrame({"x": [0, 0], "y": [1.0, 60.0], tidy.CLASS_SET: ["a", "b"]})
+    look = style.looks(["ce"], {"ce": "cross_entropy"})["ce"]
+    style.mean_line(axes, table, "x", "y", look, "CE", limits=(0, 100))
+    (bars,) = axes.collections
+    assert [tuple(point) for point in bars.get_segments()[0]] == [(0, 0), (0, pytest.approx(30.5 + 59 / 2**0.5))]
+
+
+def test_feature_space_draws_no_more_unknowns_than_knowns_and_behind_them(drawn):
+    _, figure, data = drawn("full", "feature_space")
+    counts = data.assign(known=tidy.known_images(data)).groupby(["run", "known"]).size().unstack()
+    assert (counts[False] <= counts[True]).all() and counts[False].min() > 0
+    for axes in figure.axes:
+        behind, *knowns = sorted(axes.collections, key=lambda points: points.get_zorder())
+        assert knowns and behind.get_zorder() < min(points.get_zorder() for points in knowns)
+        assert len(behind.get_offsets()) == counts[False].iloc[0]
+    assert "t-SNE" in footer(figure)
+
+
+def test_classes_of_imagenet_have_words():
+    named = tidy.printable_columns(pd.DataFrame({"class": ["n02279972", "frog", "n00000000"]}))
+    assert list(named["class"]) == ["monarch", "frog", "n00000000"]

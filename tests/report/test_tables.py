@@ -22,10 +22,11 @@ from openset_distill.report import tables, tidy
 from openset_distill.report.context import SCORE_TITLES
 from openset_distill.report.figures import read_context
 from openset_distill.report.tables import TABLES, Block, Cell, Configured, Table, read_published, table_spec
+from openset_distill.report.tables.common import interval, spread
 from openset_distill.report.tables.comparison import compare
 
 SCRIPT = Path(__file__).resolve().parents[2] / "workflow_scripts" / "table.py"
-MINUS, PLUS_MINUS = "\N{MINUS SIGN}", "\N{PLUS-MINUS SIGN}"
+MINUS, PLUS_MINUS, NO_BREAK = "\N{MINUS SIGN}", "\N{PLUS-MINUS SIGN}", "\N{NO-BREAK SPACE}"
 PUBLISHED = """\
 dataset,method,backbone,protocol,metric,value,source,confidence
 tinyimagenet,First & Best,VGG32,ARPL/Vaze splits,auroc,83.0,README of a_b/c_d,primary
@@ -87,7 +88,7 @@ def markdown_tables(text: str) -> list[list[list[str]]]:
         elif token.type in ("th_close", "td_close"):
             cell = None
         elif token.type == "inline" and cell is not None:
-            cell.append("".join(child.content for child in token.children))
+            cell.append("".join(child.content for child in token.children).replace(NO_BREAK, " "))
     return found
 
 
@@ -631,3 +632,9 @@ def test_the_command_ends_with_a_message_and_no_file(tmp_path):
     assert not list(tmp_path.glob("out*"))
     done = command(tmp_path, "benchmark", "--table", "runs")
     assert done.returncode == 2 and "'runs' is not NAME=PATH" in done.stderr
+
+
+def test_a_number_and_its_spread_stay_on_one_line():
+    assert tables.markdown_escape(spread(91.4, 3.4)) == f"91.4{NO_BREAK}{PLUS_MINUS}{NO_BREAK}3.4"
+    assert tables.latex_escape(spread(91.4, 3.4)) == r"91.4~$\pm$~3.4"
+    assert " " not in tables.markdown_escape(interval(1.0, -0.5, 2.5))

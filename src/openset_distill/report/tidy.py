@@ -19,6 +19,7 @@ from ..core.files import unreadable, written_whole
 from ..core.text import printable, spreadsheet_cell
 from ..datasets.protocols import PROTOCOLS, Published
 from ..datasets.protocols import class_sets as protocol_class_sets
+from ..datasets.wordnet import class_words
 from ..evaluation import statistics
 from . import summary
 from .context import Context
@@ -159,7 +160,12 @@ def read_tidy(name: str, path: str | os.PathLike, class_sets: Mapping[int, str] 
 
 
 def printable_columns(table: pd.DataFrame) -> pd.DataFrame:
-    """`table` with its free text, labels and names of classes, as it can be drawn (`core.text.printable`)."""
+    """`table` with its free text, labels and names of classes, as it can be drawn (`core.text.printable`).
+
+    A class that is named by its WordNet identifier gets its words (`datasets.wordnet`).
+    """
+    if "class" in table.columns:
+        table = table.assign(**{"class": table["class"].map(class_words)})
     free = [column for column in ("label", "class") if column in table.columns]
     return table.assign(**{column: table[column].map(printable) for column in free})
 

@@ -103,8 +103,8 @@ FIGURES: dict[str, FigureSpec] = {
             module=f"{__name__}.feature_space",
             tables=("embedding",),
             title="Feature space",
-            caption="Two-dimensional embedding of the test features of one split and seed: knowns by class, unknowns "
-            "as crosses." + _EXPERIMENT,
+            caption="t-SNE of the test features of one split and seed: knowns by class, behind them a sample of the "
+            "unknowns in grey." + _EXPERIMENT,
             needs=needs_families(("cross_entropy",)),
         ),
         FigureSpec(
@@ -141,7 +141,7 @@ FIGURES: dict[str, FigureSpec] = {
             module=f"{__name__}.openset_curves",
             tables=("curves",),
             title="Open-set curves",
-            caption="ROC and OSCR curves of the {score}: mean over class sets, band of one standard "
+            caption="ROC and OSCR curves of the {score}: mean over class sets, bars of one standard "
             "deviation." + _EXPERIMENT,
             needs=needs_families(_ANY_RUN),
         ),
@@ -151,7 +151,7 @@ FIGURES: dict[str, FigureSpec] = {
             tables=("history",),
             title="Training dynamics",
             caption="Training loss, validation accuracy and the share of mixed samples that are hard (the top class of "
-            "the teacher is neither source) against the epoch: mean over class sets, band of one standard "
+            "the teacher is neither source) against the epoch: mean over class sets, bars of one standard "
             "deviation." + _EXPERIMENT,
             needs=needs_families(_ANY_RUN),
         ),

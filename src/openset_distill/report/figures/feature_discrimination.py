@@ -26,7 +26,7 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
     """
     activations = tables["activations"]
     picked = tidy.pick(context, activations)
-    runs = picked.main(limit=4)
+    runs = picked.main(limit=5)
     tidy.require_runs("figure 'feature_discrimination'", runs, "a run of cross entropy, MSA or asymmetric distillation")
     labels = tidy.labels(activations)
     aurocs = {quantity: tidy.pair_values(tables["runs"], "auroc", score=quantity) for quantity in QUANTITIES}
@@ -61,7 +61,7 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
     ]
     images = int(shown.groupby(["run", "split", "seed"]).size().max())
     note = (
-        f"Drawn: a sample of at most {images:,} test images for each split and seed; vertical lines: its means. AUROC: "
+        f"Drawn: a sample of at most {images:,} test images a split and seed; vertical lines: its means. AUROC: "
         f"all test images, mean over class sets. {picked.note(*tidy.STORY)}"
     )
     style.finish(figure, "feature_discrimination", context, note, legend=(handles, ["known", "unknown"]))

@@ -1,4 +1,4 @@
-"""Two-dimensional embedding of test features: where unknowns land among the known classes."""
+"""t-SNE of test features: where unknowns land among the known classes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from . import style
 
 COLORS = (style.BLUE, style.ORANGE, style.GREEN, style.VERMILLION, style.SKY, style.PURPLE)
 MARKERS = ("o", "s", "^", "D", "v", "p", "<")  # seven markers and six colours: 42 classes before a pair comes again
+UNKNOWN = "#b4b4b4"
+LEAST_UNKNOWNS = 100  # of each run
 NAMED_CLASSES = 12
 LEGEND_CLASSES = 24
 
@@ -25,7 +27,7 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
     """A panel for each run, of the first split and seed; `tables` needs `embedding`."""
     table = tables["embedding"]
     picked = tidy.pick(context, table)
-    runs = picked.main(limit=4)
+    runs = picked.main(limit=5)
     tidy.require_runs("figure 'feature_space'", runs, "a run of cross entropy, MSA or asymmetric distillation")
     split, seed = sorted(set(zip(table["split"], table["seed"], strict=True)))[0]
     first = (table["split"] == split) & (table["seed"] == seed) & table["run"].isin(runs)
@@ -37,26 +39,37 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
 
     width = style.DOUBLE_COLUMN
     figure = style.new_figure(width, width / max(len(runs), 2.6) + 0.2)
+    # as many unknowns as knowns say where unknowns land, and leave the knowns to be seen
+    most = max(LEAST_UNKNOWNS, int(known.sum() / len(runs)))
+    unknowns = data[~known].groupby("run", sort=False).head(most)
+    data = pd.concat([data[known], unknowns]).sort_index().reset_index(drop=True)
+    known = tidy.known_images(data)
     panels = figure.subplots(1, len(runs), squeeze=False)[0]
     for axes, run in zip(panels, runs, strict=True):
         part, unknown = data[(data["run"] == run) & known], data[(data["run"] == run) & ~known]
-        size = 9 * min(1.0, max(0.3, (700 / (len(part) + len(unknown))) ** 0.5))  # square points, smaller in a crowd
+        size = 11 * min(1.0, max(0.3, (400 / len(part)) ** 0.5))  # square points, smaller in a crowd
+        axes.scatter(
+            unknown["x"], unknown["y"], marker="x", color=UNKNOWN, s=0.7 * size, linewidths=0.6, alpha=0.8, zorder=1
+        )
         for position, name in enumerate(classes):
             points = part[part["class"] == name]
-            axes.scatter(points["x"], points["y"], **_look(position), s=size, alpha=0.75, linewidths=0, zorder=2)
-        axes.scatter(
-            unknown["x"], unknown["y"], marker="x", color="#2b2b2b", s=0.8 * size, linewidths=0.55, alpha=0.6, zorder=3
-        )
+            axes.scatter(points["x"], points["y"], **_look(position), s=size, alpha=0.85, linewidths=0, zorder=2)
         axes.set_title(style.wrapped(labels[run], width * 72 / len(runs) - 16, 8, "bold"))
         axes.set(xticks=[], yticks=[])
         axes.grid(False)
-        axes.margins(0.05)
-        axes.set_aspect("equal", adjustable="datalim")
+        # one square, the same scale in both directions: the layout would widen the limits of `adjustable="datalim"`
+        points = data.loc[data["run"] == run, ["x", "y"]]
+        centre, half = (points.max() + points.min()) / 2, 0.53 * (points.max() - points.min()).max()
+        axes.set(xlim=(centre["x"] - half, centre["x"] + half), ylim=(centre["y"] - half, centre["y"] + half))
+        axes.set_box_aspect(1)
         for side in axes.spines.values():
             side.set_visible(True)
     by_name = len(classes) <= NAMED_CLASSES and all(len(name) <= 12 for name in classes)
     handles, names = _legend(classes, by_name)
-    note = f"Split {split:g}, seed {seed:g}. Neighbourhoods count, distances between clusters do not."
+    note = (
+        f"t-SNE (features of the last layer before the head), split {split:g}, seed {seed:g}; unknowns: a sample of at "
+    )
+    note += f"most {most:,}. Neighbourhoods count, distances between clusters do not."
     note = f"{note} {picked.note(*tidy.STORY)}"
     style.finish(figure, "feature_space", context, note, legend=(handles, names))
     if by_name:
@@ -75,7 +88,7 @@ def _look(position: int) -> dict[str, str]:
 
 
 def _legend(classes: list[str], by_name: bool) -> tuple[list[Line2D], list[str]]:
-    unknown = Line2D([], [], marker="x", color="#2b2b2b", linestyle="none", markersize=4, markeredgewidth=0.8)
+    unknown = Line2D([], [], marker="x", color=UNKNOWN, linestyle="none", markersize=4, markeredgewidth=0.8)
     if len(classes) > LEGEND_CLASSES:
         known = Line2D([], [], **_look(0), linestyle="none", markersize=4)
         return [known, unknown], [f"known, {len(classes)} classes by colour and marker", "unknown"]

@@ -19,6 +19,11 @@ TEACHER = {
 }
 ANCHORS = {"teacher_confidence": 0.3, "hard_share": 0.7}
 STUDENT = {"maximum_logit": "Maximum logit", "feature_norm": "Feature norm"}
+HARD = "Hard: the teacher's top class is neither source."
+CUTMIX = (
+    "CutMix: \N{GREEK SMALL LETTER LAMDA} is the area of a that is left around a box of b in the middle. A small box "
+    "covers the middle of a, where the object is, and shows little of b's: the least is above one half."
+)
 MIXINGS = {"mixup": "Mixup", "cutmix": "CutMix"}
 
 
@@ -30,7 +35,7 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
     """
     table = tables["mixing"]
     picked = tidy.pick(context, table)
-    runs = picked.main(distillation=True, limit=5)
+    runs = picked.main(distillation=True, limit=6)
     mixings = [mixing for mixing in MIXINGS if mixing in set(table["mixing"])]
     mixings += sorted(set(table["mixing"]) - set(mixings))
     labels = tidy.labels(table)
@@ -47,7 +52,7 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
                 chosen = part[(part["run"] == run) & (part["quantity"] == quantity)]
                 if chosen.empty:
                     continue
-                line = style.mean_band(axes, chosen, "lam", "value", look[run], labels[run], marks=6)
+                line = style.mean_line(axes, chosen, "lam", "value", look[run], labels[run], marks=6)
                 drawn.append(line.assign(mixing=mixing, run=run, label=labels[run], quantity=quantity))
             axes.set_ylabel(STUDENT[quantity])
             axes.set_ylim(bottom=0)
@@ -62,12 +67,12 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
     handles = [Line2D([], [], **look[run].line()) for run in runs]
     several = table[tidy.CLASS_SET].nunique() > 1
-    band = "Bands: one standard deviation over class sets." if several else "One class set: no bands."
+    bars = style.BARS if several else style.NO_BARS
     style.finish(
         figure,
         "mixing_response",
         context,
-        note=f"Hard: the teacher's top class is neither source. {band} {picked.note(*tidy.STORY)}",
+        note=" ".join(filter(None, (HARD, CUTMIX if "cutmix" in mixings else "", bars, picked.note(*tidy.STORY)))),
         legend=(handles, [labels[run] for run in runs]) if runs else None,
     )
     for mixing, row in zip(mixings, grid, strict=True):
@@ -83,7 +88,7 @@ def _teacher_panel(axes, part: pd.DataFrame, mixing: str) -> list[pd.DataFrame]:
         if chosen.empty:
             continue
         percent = chosen.assign(value=100 * chosen["value"])
-        line = style.mean_band(axes, percent, "lam", "value", look, label, marks=6)
+        line = style.mean_line(axes, percent, "lam", "value", look, label, marks=6, limits=(0, 100))
         name = chosen["label"].iloc[0]
         drawn.append(line.assign(mixing=mixing, run=chosen["run"].iloc[0], label=name, quantity=f"{quantity}_percent"))
     axes.set_ylim(-4, 104)  # whole markers at 0 and 100

@@ -23,7 +23,7 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
     """A panel for each kind of curve; `tables` needs `curves`."""
     table = tables["curves"]
     picked = tidy.pick(context, table)
-    runs = picked.main(distillation=True, limit=5) or tidy.in_family_order(table)[:5]
+    runs = picked.main(distillation=True, limit=6) or tidy.in_family_order(table)[:6]
     labels = tidy.labels(table)
     look = style.looks(runs, tidy.families(table))
     percent = table.assign(x=100 * table["x"], y=100 * table["y"])
@@ -35,7 +35,7 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
             part = percent[(percent["run"] == run) & (percent["curve"] == curve)]
             if part.empty:
                 continue
-            line = style.mean_band(axes, part, "x", "y", look[run], labels[run], marks=8)
+            line = style.mean_line(axes, part, "x", "y", look[run], labels[run], marks=8, limits=(0, 100))
             drawn.append(line.assign(curve=curve, run=run, label=labels[run]))
         if curve == "roc":
             axes.plot([0, 100], [0, 100], color="#b0b0b0", linewidth=0.8, zorder=1)
@@ -43,13 +43,13 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
         axes.set(xlim=(0, 100), ylim=(0, 100), box_aspect=1)
     tidy.require_runs("figure 'openset_curves'", drawn, "an ROC or OSCR curve")
     data = pd.concat(drawn, ignore_index=True)
-    band = "Bands: one standard deviation over class sets." if data["n"].max() > 1 else "One class set: no bands."
+    bars = style.BARS if data["n"].max() > 1 else style.NO_BARS
     handles = [Line2D([], [], **look[run].line()) for run in runs]
     style.finish(
         figure,
         "openset_curves",
         context,
-        f"Score: {score_words(context.score)}. {band} {picked.note(*tidy.STORY, 'distillation')}",
+        f"Score: {score_words(context.score)}. {bars} {picked.note(*tidy.STORY, 'distillation')}",
         legend=(handles, [labels[run] for run in runs]),
     )
     columns = ["curve", "run", "label", "x", "mean", "std", "n"]

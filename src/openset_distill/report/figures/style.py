@@ -110,7 +110,14 @@ FAMILY_LOOK = {
     "asymmetric": (VERMILLION, "*"),
 }
 MARKER_SCALE = {"*": 1.6, "X": 1.15, "D": 0.9}
-DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.4, 1.2, 1.4)), (0, (3, 1.2, 1.2, 1.2, 1.2, 1.2)))
+DASHES = (
+    "-",
+    (0, (5, 1.6)),
+    (0, (1.2, 1.4)),
+    (0, (6, 1.4, 1.2, 1.4)),
+    (0, (3, 1.2, 1.2, 1.2, 1.2, 1.2)),
+    (0, (2.4, 1.2)),
+)
 Segment = tuple[tuple[float, float], tuple[float, float]]
 # behind labels on top of points; an outline around the letters would make the PDF's text unsearchable
 LABEL_GROUND = {"boxstyle": "round,pad=0.08", "facecolor": "white", "alpha": 0.72, "linewidth": 0}
@@ -165,7 +172,7 @@ class Look:
 
 
 def looks(runs: Sequence[str], families: dict[str, str]) -> dict[str, Look]:
-    """A look for each run: colour and marker by family, darker for the second of a family, dashes by position."""
+    """A look for each run: colour and marker by family, dashes by position; the second of a family is darker."""
     seen: dict[str, int] = {}
     chosen = {}
     for position, run in enumerate(runs):
@@ -174,19 +181,37 @@ def looks(runs: Sequence[str], families: dict[str, str]) -> dict[str, Look]:
         again = seen.get(family, 0)
         seen[family] = again + 1
         if again:
-            color = to_hex(np.array(to_rgb(color)) * 0.62 ** min(again, 2))
+            # a third, darker still, would be taken for black
+            rgb = np.array(to_rgb(color))
+            color = to_hex(0.62 * rgb if again == 1 else 0.58 * rgb + 0.42)
             marker = ("P", "p", "h", "8")[(again - 1) % 4]
         size = 4.5 * MARKER_SCALE.get(marker, 1.0)
         chosen[run] = Look(color, marker, DASHES[position % len(DASHES)], size, (position + 0.5) / len(runs))
     return chosen
 
 
-def mean_band(axes: Axes, table, x: str, y: str, look: Look, label: str, marks: int = 7):
-    """Draws the mean of `y` at each `x` with a band of one standard deviation; returns what was drawn.
+BARS = "Bars: one standard deviation over class sets."
+NO_BARS = "One class set: no bars."
+
+
+def mean_line(
+    axes: Axes,
+    table,
+    x: str,
+    y: str,
+    look: Look,
+    label: str,
+    marks: int = 7,
+    limits: tuple[float, float] = (-np.inf, np.inf),
+):
+    """Draws the mean of `y` at each `x`, with a bar of one standard deviation at each marker; returns what was drawn.
+
+    Bands of several lines on top of each other would blend to one colour of mud.
 
     Args:
         table: one row for each (x, class set, split, seed); the replicates of a class set are averaged.
         marks: about how many markers the line carries.
+        limits: what `y` can be; a bar ends there.
 
     Returns:
         A DataFrame with the columns x, mean, std and n; std is NaN where there is a single value.
@@ -199,11 +224,11 @@ def mean_band(axes: Axes, table, x: str, y: str, look: Look, label: str, marks: 
         .rename(columns={"count": "n", x: "x"})
     )
     every = max(1, round(len(drawn) / marks))
-    axes.plot(drawn["x"], drawn["mean"], label=label, markevery=(int(look.phase * every), every), **look.line())
-    spread = drawn["std"].fillna(0.0)
-    if spread.any():
-        low, high = drawn["mean"] - spread, drawn["mean"] + spread
-        axes.fill_between(drawn["x"], low, high, color=look.color, alpha=0.14, linewidth=0)
+    first = int(look.phase * every)
+    axes.plot(drawn["x"], drawn["mean"], label=label, markevery=(first, every), **look.line())
+    marked = drawn.iloc[first::every].dropna(subset=["std"])
+    low, high = (np.clip(marked["mean"] + sign * marked["std"], *limits) for sign in (-1, 1))
+    axes.vlines(marked["x"], low, high, color=look.color, linewidth=1.0, alpha=0.6, zorder=2)
     return drawn
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -26,7 +27,7 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
     """A panel for each quantity that some run has; `tables` needs `history`."""
     table = tables["history"]
     picked = tidy.pick(context, table)
-    runs = list(picked.dynamics) or picked.main(distillation=True, limit=5) or tidy.in_family_order(table)[:5]
+    runs = list(picked.dynamics) or picked.main(distillation=True, limit=6) or tidy.in_family_order(table)[:6]
     labels = tidy.labels(table)
     look = style.looks(runs, tidy.families(table))
     shown = table[table["run"].isin(runs)]
@@ -42,14 +43,11 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
             if part.empty:
                 continue
             scaled = part.assign(**{quantity: factor * part[quantity]})
-            line = style.mean_band(axes, scaled, "epoch", quantity, look[run], labels[run], marks=6)
+            limits = (0, 100) if factor == 100 else (scaled[quantity].min(), np.inf)  # a loss may be drawn as logarithm
+            line = style.mean_line(axes, scaled, "epoch", quantity, look[run], labels[run], 6, limits)
             drawn.append(line.assign(quantity=name, run=run, label=labels[run]))
         axes.set(title=title, xlabel="Epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if factor == 100:
-            # a band of a share may leave the possible, the axis should not
-            low, high = axes.get_ylim()
-            axes.set_ylim(max(low, -2), min(high, 102))
         if quantity == "train_loss" and (shown[quantity].dropna() > 0).all():
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -57,8 +55,8 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axes.yaxis.set_minor_formatter(NullFormatter())
     data = pd.concat(drawn, ignore_index=True)
-    band = "Bands: one standard deviation over class sets." if data["n"].max() > 1 else "One class set: no bands."
-    note = f"The losses of different methods have different terms. {band}"
+    bars = style.BARS if data["n"].max() > 1 else style.NO_BARS
+    note = f"The losses of different methods have different terms. {bars}"
     if "hard_share" in quantities:
         note += " Hard: the teacher's top class is neither source of the mixed image; the teacher does not change."
     handles = [Line2D([], [], **look[run].line()) for run in runs]

@@ -92,7 +92,11 @@ def _markdown_row(cells) -> str:
 def markdown_escape(text: str) -> str:
     """`text` with everything that Markdown would read as markup made plain, on one line."""
     # an ampersand matters only where it begins an entity, a dollar sign where a renderer knows formulas
-    return re.sub(r"([\\`*_\[\]<>|#~$]|&(?=#?\w+;))", r"\\\1", " ".join(printable(text).split()))
+    return re.sub(
+        r"([\\`*_\[\]<>|#~$]|&(?=#?\w+;))",
+        r"\\\1",
+        " ".join(re.split(r"[^\S\N{NO-BREAK SPACE}]+", printable(text).strip())),
+    )
 
 
 _LATEX = {
