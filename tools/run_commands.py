@@ -2,16 +2,21 @@
 
     python tools/run_commands.py steps.json --minutes 9
 
-A step whose outputs are all there is skipped. When the minutes are over, a training saves its state and the command
-ends with status 3: the same command goes on from there, to the same bits. Run it in the repository's folder. The files
-lie where the workflow puts them: copied back with their times (`tar`, `rsync -a`), Snakemake takes them for its own.
+A step is skipped whose outputs are all there, unless another command made them: where a setting was changed, the step
+and what hangs on it run again. By which command is known of outputs that this tool made (`.run_commands.json`); others,
+copied or made by the workflow, are taken as they are, which the last line counts. Changes of code or data are not seen.
+When the minutes are over, a training saves its state and the command ends with status 3: the same command goes on from
+there, to the same bits. Run it in the repository's folder. The files lie where the workflow puts them: copied back with
+their times (`tar`, `rsync -a`), Snakemake takes them for its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -21,6 +26,10 @@ from pathlib import Path
 from typing import Any
 
 UNFINISHED = 3
+# output -> the key of the command that made it, of all lists of steps that were run in this folder
+RECORD = Path(".run_commands.json")
+# how a step is run, not what it makes
+_MACHINE = re.compile(r" --(threads|workers) \d+")
 
 
 def main() -> int:
@@ -34,20 +43,67 @@ def main() -> int:
     except (OSError, ValueError) as error:
         print(f"error: {arguments.steps}: {error}; write it again with export_commands.py", file=sys.stderr)
         return 2
+    try:
+        made = read_record()
+    except (OSError, ValueError) as error:
+        print(f"error: {RECORD}: {error}; delete it: what is there is then taken as it is", file=sys.stderr)
+        return 2
+    wanted, taken = keys(steps), 0
     deadline = time.monotonic() + 60 * arguments.minutes if arguments.minutes is not None else float("inf")
     for number, step in enumerate(steps, start=1):
-        if all(Path(output).exists() for output in step["outputs"]):
+        found = {made.get(output, "") for output in step["outputs"]}
+        there = all(Path(output).exists() for output in step["outputs"])
+        if there and found <= {wanted[step["outputs"][0]], ""}:
+            taken += "" in found
             continue
-        print(f"{number}/{len(steps)} {step['rule']}: {step['outputs'][0]}", flush=True)
+        again = " again, by another command than before" if there else ""
+        print(f"{number}/{len(steps)} {step['rule']}: {step['outputs'][0]}{again}", flush=True)
         status = run(step, deadline, arguments.grace)
+        if status == 0:
+            made |= {output: wanted[output] for output in step["outputs"]}
+            write_record(made)
         if time.monotonic() >= deadline:
             print(f"the time is over at step {number} of {len(steps)}; the same command goes on from there", flush=True)
             return UNFINISHED
         if status:
             print(f"step {number} failed with status {status}; its log:", *step["logs"], sep="\n  ", file=sys.stderr)
             return 1
-    print(f"all {len(steps)} steps are done")
+    as_they_are = f"; the outputs of {taken} were there before and are taken as they are" if taken else ""
+    print(f"all {len(steps)} steps are done{as_they_are}")
     return 0
+
+
+def keys(steps: list[dict[str, Any]]) -> dict[str, str]:
+    """Output -> a hash of the command that makes it and of those that make its inputs; the steps are in order."""
+    of_output: dict[str, str] = {}
+    for step in steps:
+        before = sorted(of_output[file] for file in step["inputs"] if file in of_output)
+        key = hashlib.sha256("\n".join([_MACHINE.sub("", step["command"]), *before]).encode()).hexdigest()
+        of_output |= dict.fromkeys(step["outputs"], key)
+    return of_output
+
+
+def read_record() -> dict[str, str]:
+    """What `write_record` wrote; empty where it wrote nothing yet.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged.
+    """
+    try:
+        made = json.loads(RECORD.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    if not isinstance(made, dict) or not all(isinstance(key, str) for key in made.values()):
+        raise ValueError("it holds no record of steps")
+    return made
+
+
+def write_record(made: dict[str, str]) -> None:
+    """Keeps which command made which output, whole or not at all."""
+    partial = RECORD.with_suffix(".partial")
+    partial.write_text(json.dumps(made, indent=0), encoding="utf-8")
+    os.replace(partial, RECORD)
 
 
 def read_steps(path: Path) -> list[dict[str, Any]]:

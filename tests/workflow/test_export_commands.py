@@ -54,6 +54,36 @@ def test_run_in_pieces_it_ends_at_the_bits_of_the_workflow_and_snakemake_takes_t
     }
 
 
+def test_a_changed_command_runs_again_with_what_hangs_on_it(planned, tmp_path):
+    def steps(first: str, threads: int = 1) -> list[dict]:
+        one = {"rule": "one", "inputs": [], "outputs": ["a.txt"], "logs": [], "command": f"echo {first} > a.txt"}
+        two = {"rule": "two", "inputs": ["a.txt"], "outputs": ["b.txt"], "logs": []}
+        command = f"cat a.txt > b.txt; echo made --threads {threads} >> b.log"
+        apart = {"rule": "three", "inputs": [], "outputs": ["c.txt"], "logs": [], "command": "echo c >> c.txt"}
+        return [one, {**two, "command": command}, apart]
+
+    def called(*given, minutes: str = "9"):
+        (tmp_path / "steps.json").write_text(json.dumps(steps(*given)))
+        command = [sys.executable, str(planned / "tools" / "run_commands.py"), "steps.json", "--minutes", minutes]
+        return run(tmp_path, *command)
+
+    assert called("x").stdout.endswith("all 3 steps are done\n")
+    assert called("x", 8).stdout == "all 3 steps are done\n", "how many threads says nothing about the outputs"
+    again = called("y", 8).stdout
+    assert again.splitlines()[:-1] == [
+        "1/3 one: a.txt again, by another command than before",
+        "2/3 two: b.txt again, by another command than before",
+    ]
+    assert (tmp_path / "b.txt").read_text() == "y\n" and (tmp_path / "c.txt").read_text() == "c\n"
+    # only half of it was done again before the time was over: the rest is still known to be old
+    assert called("z", minutes="0").returncode == 3
+    assert "2/3 two: b.txt again" in called("z").stdout and (tmp_path / "b.txt").read_text() == "z\n"
+    (tmp_path / ".run_commands.json").unlink()  # copied from elsewhere: nobody knows by what they were made
+    assert "the outputs of 3 were there before and are taken as they are" in called("w").stdout
+    (tmp_path / ".run_commands.json").write_text("[")
+    assert called("w").returncode == 2
+
+
 def test_a_step_that_fails_is_named_with_its_log(planned, tmp_path):
     step = {"rule": "broken", "inputs": [], "outputs": ["nowhere/out.txt"], "logs": ["nowhere/log.txt"]}
     (tmp_path / "steps.json").write_text(json.dumps([{**step, "command": "false > nowhere/log.txt"}]))
