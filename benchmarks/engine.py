@@ -23,7 +23,7 @@ from openset_distill.core.device import prepare_device
 from openset_distill.methods import Batch
 from openset_distill.training.batches import Batches
 from openset_distill.training.loop import train
-from openset_distill.training.run_config import read_job
+from openset_distill.training.run_config import RunConfig
 from openset_distill.training.setup import identity, make_batches, make_student, open_split, views
 from openset_distill.training.teachers import Recording, load_networks
 
@@ -54,21 +54,21 @@ def main() -> None:
     parser.add_argument("--answers", type=Path, help="recording of the teacher's answers")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     arguments = parser.parse_args()
-    job = read_job(arguments.job)
+    config = RunConfig.parse(arguments.job)
     data = open_split(arguments.prepared, [], arguments.split, arguments.description)
     device = prepare_device(arguments.threads)
     teacher = None
     if arguments.answers:
-        teacher = Recording(arguments.answers, views(job, data, arguments.teacher, device), device)
+        teacher = Recording(arguments.answers, views(config, data, arguments.teacher, device), device)
     elif arguments.teacher:
-        precision = job["optimization"]["precision"]
+        precision = config.optimization.precision
         teacher = load_networks(arguments.teacher, data.classes, device, precision=precision)
-    student = make_student(job, data, device)
-    batches = Timed(make_batches(job, data, device))
+    student = make_student(config, data, device)
+    batches = Timed(make_batches(config, data, device))
     with tempfile.TemporaryDirectory() as folder:
         state = Path(folder) / "state.safetensors"
         train(
-            job,
+            config,
             student,
             teacher,
             batches,

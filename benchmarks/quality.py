@@ -24,7 +24,7 @@ from measure import REPOSITORY, SCRIPTS, exported, machine, prepared_with_split,
 from training import CASES, METHODS, job, teacher_job
 
 from openset_distill.evaluation.metrics import accuracy, auroc
-from openset_distill.training.run_config import images_seen
+from openset_distill.training.run_config import RunConfig
 
 COMPARED = ("cross entropy", "asymmetric distillation")
 
@@ -93,7 +93,10 @@ def main() -> None:
                 if taught:
                     answers = ["--answers", folder / f"answers_{seed}.safetensors"]
                     record = python(
-                        SCRIPTS / "cache_teacher_logits.py", "--job", json.dumps(images_seen(settings)), *inputs
+                        SCRIPTS / "cache_teacher_logits.py",
+                        "--job",
+                        json.dumps(RunConfig.model_validate(settings).images_seen().plain()),
+                        *inputs,
                     )
                     began = time.perf_counter()
                     together([[*record, *taught, *answers, "--threads", cores]])

@@ -26,7 +26,7 @@ from measure import REPOSITORY, SCRIPTS, machine, python, spread, synthetic, tog
 
 from openset_distill.config.experiment import load
 from openset_distill.core.device import autocast_dtype
-from openset_distill.training.run_config import images_seen
+from openset_distill.training.run_config import RunConfig
 
 # long enough that the start of the process does not count
 RECORDED_EPOCHS = 10
@@ -79,7 +79,7 @@ def job(case: Case, method: str, epochs: int) -> dict[str, Any]:
     show = {"baseline": "student", "figures": [], "tables": []}
     settings = {"experiment": "benchmark", "title": "", "data": {"dataset": "digits"}, "protocol": {"name": "mnist"}}
     runs = {"student": run, "teacher": {"backbone": case.teacher}}
-    return load(settings | {"runs": runs, "show": show}, stands_alone=True).training_job("student", 0, 0)
+    return load(settings | {"runs": runs, "show": show}, stands_alone=True).run_config("student", 0, 0).plain()
 
 
 def teacher_job(case: Case, epochs: int) -> dict[str, Any]:
@@ -149,13 +149,13 @@ def prepare(case: Case, folder: Path, epochs: int, cores: int) -> tuple[dict[str
     files |= {"teacher": outputs["weights"], "answers": folder / "answers.safetensors"}
     seconds = {}
     for count in (1, 1 + RECORDED_EPOCHS):
-        seen = json.dumps(images_seen(job(case, "asymmetric distillation", count)))
+        seen = json.dumps(RunConfig.model_validate(job(case, "asymmetric distillation", count)).images_seen().plain())
         command = python(SCRIPTS / "cache_teacher_logits.py", "--job", seen, *inputs, "--teacher", files["teacher"])
         answers = folder / f"answers_{count}.safetensors"
         started = time.perf_counter()
         together([[*command, "--answers", answers, "--threads", cores]])
         seconds[count] = time.perf_counter() - started
-    seen = json.dumps(images_seen(job(case, "asymmetric distillation", epochs)))
+    seen = json.dumps(RunConfig.model_validate(job(case, "asymmetric distillation", epochs)).images_seen().plain())
     command = python(SCRIPTS / "cache_teacher_logits.py", "--job", seen, *inputs, "--teacher", files["teacher"])
     together([[*command, "--answers", files["answers"], "--threads", cores]])
     recorded = RECORDED_EPOCHS * (images // case.batch) * case.batch

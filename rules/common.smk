@@ -117,11 +117,11 @@ def answers_of(wildcards):
 
 
 def training_job(wildcards):
-    return as_json(EXPERIMENT.training_job(wildcards.run, int(wildcards.split), int(wildcards.seed)))
+    return as_json(EXPERIMENT.run_config(wildcards.run, int(wildcards.split), int(wildcards.seed)).plain())
 
 
 def recording_job(wildcards):
-    return as_json(EXPERIMENT.recording_job(wildcards.recording, int(wildcards.split), int(wildcards.seed)))
+    return as_json(EXPERIMENT.images_seen(wildcards.recording, int(wildcards.split), int(wildcards.seed)).plain())
 
 
 def check_targets():

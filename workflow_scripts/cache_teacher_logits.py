@@ -26,18 +26,18 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from openset_distill.core.device import prepare_device
-    from openset_distill.training.run_config import IMAGES, read_job
+    from openset_distill.training.run_config import ImagesSeen
     from openset_distill.training.setup import make_batches, open_split, views
     from openset_distill.training.teachers import load_networks, record
 
-    job = read_job(arguments.job, IMAGES)
+    seen = ImagesSeen.parse(arguments.job)
     data = open_split(arguments.prepared, arguments.other, arguments.split, arguments.description)
-    device = prepare_device(arguments.threads, job["optimization"]["precision"])
+    device = prepare_device(arguments.threads, seen.optimization.precision)
     record(
         arguments.answers,
-        load_networks(arguments.teacher, data.classes, device, precision=job["optimization"]["precision"]),
-        make_batches(job, data, device),
-        views(job, data, arguments.teacher, device),
+        load_networks(arguments.teacher, data.classes, device, precision=seen.optimization.precision),
+        make_batches(seen, data, device),
+        views(seen, data, arguments.teacher, device),
         report=lambda line: print(line, file=sys.stderr, flush=True),
     )
 

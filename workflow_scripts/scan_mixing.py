@@ -29,19 +29,19 @@ def main() -> None:
     from openset_distill.core.device import prepare_device
     from openset_distill.models.checkpoint import load_classifier
     from openset_distill.report.aggregate import write_rows
-    from openset_distill.training.run_config import read_config
+    from openset_distill.training.run_config import RunConfig
     from openset_distill.training.setup import open_split
 
     settings = json.loads(arguments.settings)
     device = prepare_device(arguments.threads)
     data = open_split(arguments.prepared, arguments.other, arguments.split, arguments.description)
-    jobs = [read_config(path) for path in arguments.config]
+    configs = [RunConfig.read(path) for path in arguments.config]
     models = {
-        job["run"]: load_classifier(path, classes=data.classes)[0].to(device)
-        for job, path in zip(jobs, arguments.weights, strict=True)
+        config.run: load_classifier(path, classes=data.classes)[0].to(device)
+        for config, path in zip(configs, arguments.weights, strict=True)
     }
     images, labels = data.known_test(settings["samples"], arguments.seed, device)
-    images = data.normalize(jobs[0], device)(images)
+    images = data.normalize(configs[0], device)(images)
     rows = [
         row
         for mixing in settings["mixing"]

@@ -48,7 +48,7 @@ def main() -> None:
     from openset_distill.models.checkpoint import save_classifier
     from openset_distill.training.distributed import World, started_by_torchrun
     from openset_distill.training.run import Training
-    from openset_distill.training.run_config import read_job
+    from openset_distill.training.run_config import RunConfig
     from openset_distill.training.setup import (
         check_teachers,
         describe,
@@ -62,53 +62,53 @@ def main() -> None:
     )
     from openset_distill.training.teachers import Recording, load_networks
 
-    job = read_job(arguments.job)
-    check_teachers(job, arguments.teacher)
+    config = RunConfig.parse(arguments.job)
+    check_teachers(config, arguments.teacher)
     data = open_split(arguments.prepared, arguments.other, arguments.split, arguments.description)
     # a manifest holds the hashes of the images
     manifests = [folder / "manifest.json" for folder in (arguments.prepared, *arguments.other)]
     recordings = [arguments.answers] if arguments.answers else []
-    given = [Path(job["backbone"]["weights"])] if job["backbone"].get("weights") else []
-    device = prepare_device(arguments.threads, job["optimization"]["precision"])
+    given = [Path(config.backbone["weights"])] if config.backbone.get("weights") else []
+    device = prepare_device(arguments.threads, config.optimization.precision)
     provenance = Provenance([arguments.split, *manifests, *arguments.teacher, *recordings, *given])
     world = World.join(device) if started_by_torchrun() else None
     if world:
-        world.check_batch(job["optimization"]["batch_size"])
+        world.check_batch(config.optimization.batch_size)
 
     def report(line: str) -> None:
         if world is None or world.leads:
-            print(f"{job['run']}: {line}", file=sys.stderr, flush=True)
+            print(f"{config.run}: {line}", file=sys.stderr, flush=True)
 
     teacher = None
     if arguments.answers:
-        teacher = Recording(arguments.answers, views(job, data, arguments.teacher, device), device)
+        teacher = Recording(arguments.answers, views(config, data, arguments.teacher, device), device)
     elif arguments.teacher:
-        precision = job["optimization"]["precision"]
+        precision = config.optimization.precision
         teacher = load_networks(arguments.teacher, data.classes, device, precision=precision, world=world)
-    student = make_student(job, data, device)
+    student = make_student(config, data, device)
     training = Training(
         arguments.weights.with_name("state.safetensors"),
         identity(data, arguments.teacher, arguments.answers),
         report,
     )
-    history = training.run(job, student, teacher, data, device, world=world)
+    history = training.run(config, student, teacher, data, device, world=world)
     if world is None or world.leads:
-        save_test_outputs(arguments.outputs, student, data, job, device)
+        save_test_outputs(arguments.outputs, student, data, config, device)
         write_history(arguments.history, history)
-        stored = with_precision(job, device)
-        write_json(arguments.config, stored)
+        stored = with_precision(config, device)
+        write_json(arguments.config, stored.plain())
         write_json(
             arguments.provenance,
             provenance.record(
                 command=sys.argv,
                 device=str(device),
-                precision=stored["optimization"]["precision"],
+                precision=stored.optimization.precision,
                 processes=world.size if world else 1,
                 threads=arguments.threads,
                 epochs=len(history),
             ),
         )
-        save_classifier(arguments.weights, student, describe(job, data))
+        save_classifier(arguments.weights, student, describe(config, data))
         training.finish()
     if world:
         world.leave()

@@ -211,7 +211,7 @@ def show_config(arguments: argparse.Namespace) -> None:
     else:
         split = experiment.splits[0] if arguments.split is None else arguments.split
         seed = experiment.seeds[0] if arguments.seed is None else arguments.seed
-        resolved = experiment.training_job(arguments.run, split, seed)
+        resolved = experiment.run_config(arguments.run, split, seed).plain()
     print(json.dumps(resolved, indent=2))
 
 

@@ -11,10 +11,11 @@ from pydantic import Field
 
 from openset_distill.augment import MULTI_SAMPLE, SINGLE_SAMPLE
 from openset_distill.config import experiment as settings
-from openset_distill.config.experiment import Strict, load
+from openset_distill.config.experiment import load
 from openset_distill.core.bounds import numeric_fields
 from openset_distill.core.errors import SettingsError
 from openset_distill.core.registry import settings_class
+from openset_distill.core.settings import Strict
 from openset_distill.datasets.protocols import PROTOCOLS
 from openset_distill.evaluation.detectors import DETECTORS
 from openset_distill.methods import METHODS

@@ -138,8 +138,8 @@ def test_added_augmentations_follow_those_of_the_defaults():
 def test_when_mixing_ends_is_a_part_of_the_run_and_of_its_recording():
     default = changed({})
     cut = changed({"runs": {"ad_as_released": {"augment": {"multi_until": 0.7}}}})
-    assert default.training_job("ad_as_released", 0, 0)["augment"]["multi_until"] == 1.0
-    assert cut.training_job("ad_as_released", 0, 0)["augment"]["multi_until"] == 0.7
+    assert default.run_config("ad_as_released", 0, 0).plain()["augment"]["multi_until"] == 1.0
+    assert cut.run_config("ad_as_released", 0, 0).plain()["augment"]["multi_until"] == 0.7
     assert cut.recording("ad_as_released") != default.recording("ad_as_released") == cut.recording("ad_as_described_ce")
     assert len(cut.recordings) == len(default.recordings) + 1
 
@@ -194,7 +194,7 @@ def test_the_headline_is_any_score_or_detector():
     other = changed({"evaluation": {"headline": "msp", "scores": ["msp"]}})
     assert other.context().score == other.evaluation_job()["headline"] == "msp"
     assert changed({"evaluation": {"headline": "knn", "detectors": ["knn"]}}).context().score == "knn"
-    assert other.training_job("ce", 0, 0) == default.training_job("ce", 0, 0)
+    assert other.run_config("ce", 0, 0) == default.run_config("ce", 0, 0)
 
 
 def test_without_a_list_the_splits_are_those_with_different_classes():
@@ -214,13 +214,13 @@ def test_without_a_list_the_splits_are_those_with_different_classes():
     assert twins.scale().endswith(": 2 class sets (splits 0 and 1 have the same classes)")
 
 
-def test_only_what_decides_the_weights_is_part_of_the_training_job():
-    before = changed({}).training_job("ce", 0, 0)
-    assert changed({"runs": {"ce": {"label": "Cross entropy"}}}).training_job("ce", 0, 0) == before
-    assert changed({"evaluation": {"bootstrap": 10}}).training_job("ce", 0, 0) == before
+def test_only_what_decides_the_weights_is_part_of_the_run_config():
+    before = changed({}).run_config("ce", 0, 0)
+    assert changed({"runs": {"ce": {"label": "Cross entropy"}}}).run_config("ce", 0, 0) == before
+    assert changed({"evaluation": {"bootstrap": 10}}).run_config("ce", 0, 0) == before
     other = changed({"runs": {"cutmix": {"optimization": {"epochs": 7}}}})
-    assert other.training_job("ce", 0, 0) == before
-    assert other.training_job("cutmix", 0, 0)["optimization"]["epochs"] == 7
+    assert other.run_config("ce", 0, 0) == before
+    assert other.run_config("cutmix", 0, 0).plain()["optimization"]["epochs"] == 7
 
 
 def test_presets_resolve_to_plain_settings():
@@ -251,7 +251,7 @@ def test_only_some_of_the_runs():
     assert some.highlight.asymmetric == ("ad_as_described_ce",) and some.highlight.distillation == ""
     with_all_figures = changed({"only": ["teacher", "ce", "cutmix", "kd_mixed", "ad_as_described_ce"]})
     assert with_all_figures.highlight.ablation == ("kd_mixed", "ad_as_described_ce")
-    assert some.training_job("cutmix", 0, 0) == changed({}).training_job("cutmix", 0, 0)
+    assert some.run_config("cutmix", 0, 0) == changed({}).run_config("cutmix", 0, 0)
     assert "'cutmix'" in error({"only": ["ce", "cutmux"]})
     assert "runs.ad_as_described_ce.teacher" in error({"only": ["ce", "cutmix", "ad_as_described_ce"]})
     assert "show.baseline" in error({"only": ["teacher", "cutmix"]})

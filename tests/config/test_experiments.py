@@ -72,23 +72,23 @@ def test_the_papers_setting(name: str, in_repository: Path) -> None:
     loaded = experiment(name)
     # splits 0 and 1 of CIFAR-10 have the same classes
     assert loaded.splits == ((1, 2, 3, 4) if name == "cifar10" else (0, 1, 2, 3, 4))
-    teacher, student = (loaded.training_job(run, 1, 0) for run in ("teacher", "ad_as_released"))
-    assert (teacher["backbone"]["name"], student["backbone"]["name"]) == ("resnet50", "resnet18")
-    assert {job["backbone"]["stem"] for job in (teacher, student)} == {"cifar"}
-    optimization = student["optimization"]
-    assert (optimization["epochs"], optimization["batch_size"], optimization["learning_rate"]) == (200, 32, 0.1)
-    assert (optimization["momentum"], optimization["weight_decay"]) == (0.9, 5e-4)
-    assert (optimization["schedule"], optimization["decay"], optimization["warmup_epochs"]) == ("step", 0.2, 1)
-    assert [round(200 * milestone) for milestone in optimization["milestones"]] == [60, 120, 160]
-    assert [s["name"] for s in student["augment"]["single"]] == ["randaugment", "random_crop", "horizontal_flip"]
-    assert {key: student["augment"]["single"][0][key] for key in ("space", "num_ops", "magnitude")} == {
+    teacher, student = (loaded.run_config(run, 1, 0) for run in ("teacher", "ad_as_released"))
+    assert (teacher.backbone["name"], student.backbone["name"]) == ("resnet50", "resnet18")
+    assert {config.backbone["stem"] for config in (teacher, student)} == {"cifar"}
+    optimization = student.optimization
+    assert (optimization.epochs, optimization.batch_size, optimization.learning_rate) == (200, 32, 0.1)
+    assert (optimization.momentum, optimization.weight_decay) == (0.9, 5e-4)
+    assert (optimization.schedule, optimization.decay, optimization.warmup_epochs) == ("step", 0.2, 1)
+    assert [round(200 * milestone) for milestone in optimization.milestones] == [60, 120, 160]
+    assert [s["name"] for s in student.augment.single] == ["randaugment", "random_crop", "horizontal_flip"]
+    assert {key: student.augment.single[0][key] for key in ("space", "num_ops", "magnitude")} == {
         "space": "vaze",
         "num_ops": 1,
         "magnitude": 9,
     }
-    assert student["augment"]["multi"]["name"] == "cutmix"
-    mobile = loaded.training_job("mobilenet_ad", 1, 0)
-    assert (mobile["backbone"]["name"], mobile["method"]["alpha"]) == ("mobilenet_v2", 0.95)
+    assert student.augment.multi["name"] == "cutmix"
+    mobile = loaded.run_config("mobilenet_ad", 1, 0)
+    assert (mobile.backbone["name"], mobile.method["alpha"]) == ("mobilenet_v2", 0.95)
     assert loaded.settings.resources.train_student.gpu == 1
 
 

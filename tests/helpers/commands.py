@@ -7,6 +7,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from openset_distill.training.run_config import RunConfig
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPTS = REPOSITORY / "workflow_scripts"
@@ -44,7 +48,14 @@ def job(run: str = "ce", **changes) -> dict:
         "runs": {"teacher": {"backbone": {"name": "small_resnet", "widths": [6, 8]}}},
     }
     experiment = load(small, stands_alone=False, default=REPOSITORY / "config" / "config.yaml")
-    return experiment.training_job(run, 0, 0) | changes
+    return experiment.run_config(run, 0, 0).plain() | changes
+
+
+def typed(settings: dict) -> RunConfig:
+    """Settings as `job` gives them, and as tests change them, as the library's functions take them."""
+    from openset_distill.training.run_config import RunConfig
+
+    return RunConfig.model_validate(settings)
 
 
 def train(

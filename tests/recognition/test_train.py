@@ -228,11 +228,11 @@ def test_the_experiment_file_is_one_that_the_workflow_takes(folder: Path, in_rep
     asked = request(folder, unknown=folder.parent / "unknown")
     plain = yaml.safe_load(configuration_text(asked))
     experiment = load(plain, stands_alone=True)
-    job = experiment.training_job("ce", 0, 0)
+    job = experiment.run_config("ce", 0, 0)
     images = read(folder, asked.unknown, 0)
     same = configuration(asked, images, folder.parent / "model.images", side=images.side())
-    assert job == load(same, stands_alone=True).training_job("ce", 0, 0)
-    assert job["optimization"]["epochs"] == 12 and experiment.settings.show.figures
+    assert job == load(same, stands_alone=True).run_config("ce", 0, 0)
+    assert job.optimization.epochs == 12 and experiment.settings.show.figures
     linked = folder.parent / "model.images"
     assert sorted(path.name for path in (linked / "test").iterdir()) == ["blue", "green", "red", "unknown"]
     assert all(os.path.islink(path) for path in linked.rglob("*.png"))

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import REPOSITORY, SCRIPTS, job, script, succeed, train
+from commands import REPOSITORY, SCRIPTS, job, script, succeed, train, typed
 from trained import fails, history, same, wait_for, weights
 
 from openset_distill.augment import Mixed
@@ -23,7 +23,6 @@ from openset_distill.methods import METHODS, Batch, losses
 from openset_distill.models import build_classifier
 from openset_distill.models.checkpoint import load_tensors, save_tensors
 from openset_distill.training.compilation import compiled
-from openset_distill.training.run_config import images_seen
 from openset_distill.training.setup import make_batches, open_split
 from openset_distill.training.teachers import Networks
 
@@ -35,11 +34,15 @@ def data(digits, split):
     return open_split(digits, [], split / "split.npz", split / "split.json")
 
 
+def seen_by(settings: dict):
+    return typed(settings).images_seen()
+
+
 # ------------------------------------------------------------------------------------------- batches
 
 
 def test_a_batch_depends_on_its_number_and_not_on_what_was_asked_for_before(data):
-    first, second = make_batches(job("cutmix"), data, CPU), make_batches(job("cutmix"), data, CPU)
+    first, second = make_batches(typed(job("cutmix")), data, CPU), make_batches(typed(job("cutmix")), data, CPU)
     forwards = {number: first[number] for number in range(2 * first.an_epoch)}
     for number in reversed(range(2 * first.an_epoch)):
         a, b = forwards[number], second[number]
@@ -49,7 +52,7 @@ def test_a_batch_depends_on_its_number_and_not_on_what_was_asked_for_before(data
 
 
 def test_an_epoch_takes_no_image_twice_and_leaves_out_less_than_a_batch(data):
-    batches = make_batches(job("ce") | {"augment": {"single": [], "multi": None, "multi_until": 1.0}}, data, CPU)
+    batches = make_batches(typed(job("ce") | {"augment": {"single": [], "multi": None, "multi_until": 1.0}}), data, CPU)
     orders = []
     for epoch in range(2):
         numbers = range(epoch * batches.an_epoch, (epoch + 1) * batches.an_epoch)
@@ -62,7 +65,7 @@ def test_an_epoch_takes_no_image_twice_and_leaves_out_less_than_a_batch(data):
 def test_mixing_ends_where_it_is_told_to_and_changes_nothing_before(data):
     settings = job("cutmix")
     cut = settings | {"augment": settings["augment"] | {"multi_until": 0.5}}
-    whole, until = make_batches(settings, data, CPU), make_batches(cut, data, CPU)
+    whole, until = make_batches(typed(settings), data, CPU), make_batches(typed(cut), data, CPU)
     steps = settings["optimization"]["epochs"] * whole.an_epoch
     mixed_late = 0
     for number in range(steps):
@@ -76,16 +79,16 @@ def test_mixing_ends_where_it_is_told_to_and_changes_nothing_before(data):
             mixed_late += a.mixed is not None
     assert mixed_late > 0
     # other images, so other teacher logits
-    assert images_seen(settings) != images_seen(cut)
+    assert seen_by(settings) != seen_by(cut)
 
 
 def test_runs_that_differ_in_method_or_schedule_alone_see_the_same_images():
-    seen = images_seen(job("ad_as_released"))
-    assert seen == images_seen(job("kd_mixed"))
+    seen = seen_by(job("ad_as_released"))
+    assert seen == seen_by(job("kd_mixed"))
     other = job("kd_mixed")
     other["optimization"] |= {"learning_rate": 0.5, "schedule": "step"}
-    assert seen == images_seen(other)
-    assert seen != images_seen(job("cutmix") | {"seed": 1}) and seen != images_seen(job("mixup"))
+    assert seen == seen_by(other)
+    assert seen != seen_by(job("cutmix") | {"seed": 1}) and seen != seen_by(job("mixup"))
 
 
 def asymmetric_logit_matching() -> dict:
@@ -94,13 +97,13 @@ def asymmetric_logit_matching() -> dict:
 
 
 def test_raw_images_do_not_depend_on_whether_they_are_mixed_afterwards(data):
-    raw, mixed = make_batches(job("ce"), data, CPU), make_batches(job("cutmix"), data, CPU)
+    raw, mixed = make_batches(typed(job("ce")), data, CPU), make_batches(typed(job("cutmix")), data, CPU)
     assert all(torch.equal(raw[number].images, mixed[number].images) for number in range(2 * raw.an_epoch))
     # so who asks a teacher for raw images alone shares its logits with runs that mix nothing
-    seen = images_seen(asymmetric_logit_matching())
-    assert seen == images_seen(job("ce") | {"method": METHODS.resolve("distillation")})
+    seen = seen_by(asymmetric_logit_matching())
+    assert seen == seen_by(job("ce") | {"method": METHODS.resolve("distillation")})
     symmetric = METHODS.resolve({"name": "logit_matching", "mixed_target": "symmetric"})
-    assert images_seen(asymmetric_logit_matching() | {"method": symmetric}) == images_seen(job("ad_as_released"))
+    assert seen_by(asymmetric_logit_matching() | {"method": symmetric}) == seen_by(job("ad_as_released"))
 
 
 # ----------------------------------------------------------------------------------------- recordings
@@ -108,7 +111,7 @@ def test_raw_images_do_not_depend_on_whether_they_are_mixed_afterwards(data):
 
 def recording_command(path: Path, settings: dict, digits: Path, split: Path, teacher: Path) -> list[str]:
     inputs = ["--prepared", digits, "--split", split / "split.npz", "--description", split / "split.json"]
-    seen = json.dumps(images_seen(settings))
+    seen = json.dumps(seen_by(settings).plain())
     weights_of_teacher = teacher / "weights.safetensors"
     return list(map(str, ["--job", seen, *inputs, "--teacher", weights_of_teacher, "--answers", path]))
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from commands import REPOSITORY, job, succeed, train
+from commands import REPOSITORY, job, succeed, train, typed
 from safetensors.torch import load_file, save_file
 from trained import OUTPUTS, history, same, weights
 
@@ -67,11 +67,11 @@ class Counting:
 def test_each_image_passes_through_the_backbone_once_whatever_the_epochs(backbone, data, tmp_path: Path, views: int):
     given = settings(backbone, views)
     given["optimization"]["epochs"] = 7
-    student = make_student(given, data, CPU)
+    student = make_student(typed(given), data, CPU)
     counted = Counting(student.encoder)
     before = {name: value.clone() for name, value in student.encoder.state_dict().items()}
     training = Training(tmp_path / "state.safetensors", identity(data, []), print)
-    rows = training.run(given, student, None, data, CPU)
+    rows = training.run(typed(given), student, None, data, CPU)
     validation = len(data.arrays["validation_index"])
     assert counted.images == max(views, 1) * len(data.train_label) + validation
     assert len(rows) == 7 and rows[-1]["train_loss"] < rows[0]["train_loss"]
@@ -88,19 +88,19 @@ def test_the_head_of_a_frozen_run_is_that_of_an_uncached_training(backbone, data
 
     given = settings(backbone)
     given["optimization"]["precision"] = "float32"
-    cached, plain = make_student(given, data, CPU), make_student(given, data, CPU)
-    Training(tmp_path / "state.safetensors", identity(data, []), print).run(given, cached, None, data, CPU)
+    cached, plain = make_student(typed(given), data, CPU), make_student(typed(given), data, CPU)
+    Training(tmp_path / "state.safetensors", identity(data, []), print).run(typed(given), cached, None, data, CPU)
     plain_train(
-        given,
+        typed(given),
         plain,
         None,
-        make_batches(given, data, CPU),
+        make_batches(typed(given), data, CPU),
         data.validation(CPU),
         identity=identity(data, []),
         state_path=tmp_path / "other.safetensors",
     )
     assert torch.allclose(cached.head.weight, plain.head.weight, atol=1e-4)
-    assert not torch.allclose(cached.head.weight, make_student(given, data, CPU).head.weight, atol=1e-2)
+    assert not torch.allclose(cached.head.weight, make_student(typed(given), data, CPU).head.weight, atol=1e-2)
 
 
 def test_a_frozen_run_of_the_workflow(backbone, digits: Path, split: Path, tmp_path: Path):
@@ -120,19 +120,21 @@ def test_a_stopped_computation_of_features_continues_to_the_same_bits(backbone, 
     given, said = settings(backbone, 2), []
 
     def run(folder: Path) -> torch.Tensor:
-        student = make_student(given, data, CPU)
-        Training(folder / "state.safetensors", identity(data, []), said.append).run(given, student, None, data, CPU)
+        student = make_student(typed(given), data, CPU)
+        Training(folder / "state.safetensors", identity(data, []), said.append).run(
+            typed(given), student, None, data, CPU
+        )
         return student.head.weight
 
     expected = run(tmp_path / "whole")
-    student = make_student(given, data, CPU)
+    student = make_student(typed(given), data, CPU)
     counted = Counting(student.encoder)
     student.encoder.register_forward_hook(
         lambda *_: signal.raise_signal(signal.SIGTERM) if counted.images == 3 * CHUNK else None
     )
     stopped = Training(tmp_path / "stopped" / "state.safetensors", identity(data, []), said.append)
     with pytest.raises(Interrupted, match=f"after {3 * CHUNK} of"):
-        stopped.run(given, student, None, data, CPU)
+        stopped.run(typed(given), student, None, data, CPU)
     assert torch.equal(run(tmp_path / "stopped"), expected)
     assert any(f"going on with {3 * CHUNK} of" in line for line in said)
 
@@ -142,10 +144,12 @@ def test_features_that_do_not_belong_here_are_computed_anew(backbone, data, tmp_
     given, said = settings(backbone), []
 
     def run() -> tuple[torch.Tensor, int]:
-        student = make_student(given, data, CPU)
+        student = make_student(typed(given), data, CPU)
         counted = Counting(student.encoder)
         (tmp_path / "state.safetensors").unlink(missing_ok=True)
-        Training(tmp_path / "state.safetensors", identity(data, []), said.append).run(given, student, None, data, CPU)
+        Training(tmp_path / "state.safetensors", identity(data, []), said.append).run(
+            typed(given), student, None, data, CPU
+        )
         return student.head.weight, counted.images
 
     expected, images = run()
@@ -165,9 +169,9 @@ def test_other_versions_have_other_features_and_nothing_is_left(backbone, data, 
     keys = set()
     for version in ("2.11.0", "2.12.1"):
         monkeypatch.setattr(torch, "__version__", version)
-        student = make_student(settings(backbone), data, CPU)
+        student = make_student(typed(settings(backbone)), data, CPU)
         training = Training(tmp_path / "state.safetensors", identity(data, []), print)
-        training.run(settings(backbone), student, None, data, CPU)
+        training.run(typed(settings(backbone)), student, None, data, CPU)
         keys.add(json.loads((tmp_path / "features.json").read_text())["key"])
     assert len(keys) == 2
     # a process of a training on several GPUs that was killed left these
@@ -187,10 +191,12 @@ def test_a_full_disk_is_one_line_that_says_how_much_is_needed(tmp_path: Path, mo
 def test_with_mixing_the_backbone_is_asked_at_every_step_and_the_log_says_so(backbone, data, tmp_path: Path):
     given = settings(backbone)
     given["augment"]["multi"] = {"name": "cutmix", "probability": 1.0, "alpha": 1.0}
-    student, said = make_student(given, data, CPU), []
+    student, said = make_student(typed(given), data, CPU), []
     before = {name: value.clone() for name, value in student.encoder.state_dict().items()}
     counted = Counting(student.encoder)
-    Training(tmp_path / "state.safetensors", identity(data, []), said.append).run(given, student, None, data, CPU)
+    Training(tmp_path / "state.safetensors", identity(data, []), said.append).run(
+        typed(given), student, None, data, CPU
+    )
     assert counted.images > given["optimization"]["epochs"] * (len(data.train_label) - 64)
     assert any("asked at every step" in line for line in said)
     assert all(torch.equal(value, before[name]) for name, value in student.encoder.state_dict().items())
@@ -221,7 +227,7 @@ def test_the_normalisation_of_trained_weights_is_the_runs_own():
         "runs": {"ce": {}},
         "show": {"figures": []},
     }
-    given = load(base, stands_alone=True).training_job("ce", 0, 0)["normalization"]
+    given = load(base, stands_alone=True).run_config("ce", 0, 0).normalization.plain()
     assert np.allclose(given["mean"], 127 / 255) and np.allclose(given["std"], 128 / 255)
     with pytest.raises(SettingsError, match=r"runs.teacher.backbone: .*set data.mean and data.std"):
         load({**base, "runs": {"ce": {}, "teacher": {"backbone": "resnet18"}}}, stands_alone=True)
@@ -230,11 +236,11 @@ def test_the_normalisation_of_trained_weights_is_the_runs_own():
 def test_precision_of_features_is_that_of_training(backbone, data, tmp_path: Path):
     given = settings(backbone)
     given["optimization"]["precision"] = "bfloat16"
-    student = make_student(given, data, CPU)
+    student = make_student(typed(given), data, CPU)
     training = Training(tmp_path / "state.safetensors", identity(data, []), print)
-    training.run(given, student, None, data, CPU)
+    training.run(typed(given), student, None, data, CPU)
     stored = torch.from_numpy(np.load(tmp_path / "features.npy"))
-    images = data.normalize(given, CPU)(data.training(CPU).batch(torch.arange(CHUNK)))
+    images = data.normalize(typed(given), CPU)(data.training(CPU).batch(torch.arange(CHUNK)))
     with torch.inference_mode(), torch.autocast("cpu", dtype=autocast_dtype("bfloat16", CPU)):
         assert torch.equal(stored[:CHUNK], student.eval().encoder(images).float())
 
@@ -248,8 +254,10 @@ def test_other_weights_in_the_same_file_start_a_training_anew(data, tmp_path: Pa
     def trained(seed: int) -> None:
         torch.manual_seed(seed)
         save_file(timm.create_model("test_resnet").state_dict(), file)
-        student = make_student(given, data, CPU)
-        Training(tmp_path / "state.safetensors", identity(data, []), said.append).run(given, student, None, data, CPU)
+        student = make_student(typed(given), data, CPU)
+        Training(tmp_path / "state.safetensors", identity(data, []), said.append).run(
+            typed(given), student, None, data, CPU
+        )
 
     given["optimization"]["checkpoint_minutes"] = 1e-4  # a state is left, as a kill would leave it
     trained(1)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import REPOSITORY, SCRIPTS, job, make_split, script, succeed, train
+from commands import REPOSITORY, SCRIPTS, job, make_split, script, succeed, train, typed
 from trained import OUTPUTS, fails, history, same, wait_for
 
 from openset_distill.core.errors import TrainingError
@@ -24,6 +24,7 @@ from openset_distill.models.checkpoint import load_classifier, load_tensors, sav
 from openset_distill.training.batches import Batches
 from openset_distill.training.loop import learning_rate
 from openset_distill.training.loop import train as train_in_place
+from openset_distill.training.run_config import OptimizationSettings
 from openset_distill.training.setup import identity, make_student, open_split
 
 
@@ -142,7 +143,7 @@ def test_a_state_of_other_settings_or_a_damaged_one_is_not_continued(digits, spl
 
 def test_a_loss_that_is_not_finite_is_named(digits, split, tmp_path):
     settings = job("ce")
-    settings["optimization"] |= {"learning_rate": 1e30, "warmup_epochs": 0}
+    settings["optimization"] |= {"learning_rate": 100, "momentum": 0.99, "warmup_epochs": 0}
     fails(train(tmp_path / "run", settings, digits, split), tmp_path / "run", "not finite", "label", "learning rate")
 
 
@@ -150,6 +151,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_state_which_goes_on_to_t
     data, cpu = open_split(digits, [], split / "split.npz", split / "split.json"), torch.device("cpu")
     settings = job("ce")
     settings["optimization"] |= {"epochs": 2, "checkpoint_minutes": 1e-9}
+    settings = typed(settings)
 
     class Damaged(Batches):
         """Batches of which one, early in the second epoch, is not made of numbers."""
@@ -277,4 +279,4 @@ def test_learning_rate(schedule, step, expected):
         "learning_rate": 0.1,
         "warmup_epochs": 1,
     }
-    assert learning_rate(settings, step, steps_per_epoch=5) == pytest.approx(expected)
+    assert learning_rate(OptimizationSettings(**settings), step, steps_per_epoch=5) == pytest.approx(expected)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import job, make_split, script, succeed, train
+from commands import job, make_split, script, succeed, train, typed
 from trained import OUTPUTS, fails
 
 from openset_distill.core.device import prepare_device
@@ -20,7 +20,7 @@ from openset_distill.core.files import sha256
 from openset_distill.models.checkpoint import load_tensors, save_classifier, save_tensors
 from openset_distill.training.batches import Batches
 from openset_distill.training.loop import train as train_in_place
-from openset_distill.training.run_config import images_seen
+from openset_distill.training.run_config import RunConfig
 from openset_distill.training.setup import (
     SplitData,
     describe,
@@ -50,10 +50,10 @@ class Mortal(Batches):
         return super().__getitem__(number)
 
 
-def settings(run: str = "cutmix", epochs: int = 3) -> dict:
+def settings(run: str = "cutmix", epochs: int = 3) -> RunConfig:
     made = job(run)
     made["optimization"] |= {"epochs": epochs, "checkpoint_minutes": 1e-9, "select": "best_validation_accuracy"}
-    return made
+    return typed(made)
 
 
 def opened(digits: Path, split: Path) -> SplitData:
@@ -62,7 +62,7 @@ def opened(digits: Path, split: Path) -> SplitData:
 
 
 def lines_of(
-    folder: Path, made: dict, data: SplitData, teachers: list[Path] = (), until: int | None = None
+    folder: Path, made: RunConfig, data: SplitData, teachers: list[Path] = (), until: int | None = None
 ) -> list[str]:
     """Trains, killed at batch `until`; or to the end, with the run's files in `folder`. Returns what was reported."""
     student, said = make_student(made, data, CPU), []
@@ -86,7 +86,7 @@ def lines_of(
     return said
 
 
-def killed(folder: Path, made: dict, data: SplitData, teachers: list[Path] = (), at: int = 9) -> None:
+def killed(folder: Path, made: RunConfig, data: SplitData, teachers: list[Path] = (), at: int = 9) -> None:
     folder.mkdir(exist_ok=True)
     with pytest.raises(Killed):
         lines_of(folder, made, data, teachers, until=at)
@@ -99,7 +99,7 @@ def test_a_training_killed_at_any_step_ends_with_the_same_bytes_in_every_file(di
         made, whole = settings(run), tmp_path / f"{run}_whole"
         whole.mkdir()
         lines_of(whole, made, data, teachers)
-        steps = len(data.train_label) // made["optimization"]["batch_size"]
+        steps = len(data.train_label) // made.optimization.batch_size
         # in the first epoch, at its end, after it, in the middle and at the very end
         for at in (1, 2, 3, steps - 1, steps, steps + 1, 2 * steps - 2, 3 * steps - 1):
             cut = tmp_path / f"{run}_{at}"
@@ -166,7 +166,7 @@ def test_a_state_of_other_images_teachers_settings_or_precision_is_left_aside(di
     killed(folder, made, data, [weights])
     state = (folder / "state.safetensors").read_bytes()
 
-    def first_line(made: dict, data: SplitData, teachers: list[Path]) -> str:
+    def first_line(made: RunConfig, data: SplitData, teachers: list[Path]) -> str:
         (folder / "state.safetensors").write_bytes(state)
         return lines_of(folder, made, data, teachers)[0]
 
@@ -186,8 +186,7 @@ def test_a_state_of_other_images_teachers_settings_or_precision_is_left_aside(di
     save_tensors(tmp_path / "other.safetensors", tensors, metadata)
     assert "another teacher" in first_line(made, data, [tmp_path / "other.safetensors"])
     assert "another teacher" in first_line(made, data, [weights, weights])
-    half = settings("kd_mixed")
-    half["optimization"]["precision"] = "bfloat16"
+    half = made.model_copy(update={"optimization": made.optimization.model_copy(update={"precision": "bfloat16"})})
     line = first_line(half, data, [weights])
     assert "other settings, another precision" in line
     # the same setting, `auto`, means another precision on another machine
@@ -272,7 +271,7 @@ def test_a_damaged_state_or_one_of_another_version_starts_anew_in_one_line(chang
 
 def recorded(path: Path, made: dict, digits: Path, split: Path, weights: Path):
     inputs = ["--prepared", digits, "--split", split / "split.npz", "--description", split / "split.json"]
-    seen = json.dumps(images_seen(made))
+    seen = json.dumps(typed(made).images_seen().plain())
     return script("cache_teacher_logits.py", "--job", seen, *inputs, "--teacher", weights, "--answers", path)
 
 

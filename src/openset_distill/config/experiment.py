@@ -14,16 +14,16 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
 
 from ..augment import MULTI_SAMPLE, SINGLE_SAMPLE
-from ..core.bounds import Distinct, numeric_fields, refuse_truth_values
+from ..core.bounds import Distinct
 from ..core.errors import OpenSetError, SettingsError, nearest
 from ..core.names import check_distinct, check_name, check_path
-from ..core.registry import LONGEST_TEXT
+from ..core.settings import Strict, validated
 from ..core.text import check_line
 from ..core.yaml_files import check_size, read_yaml
 from ..datasets import protocols as protocols
@@ -36,7 +36,17 @@ from ..report.context import counted, listed
 from ..report.figures import FIGURES, Context, Highlight, read_context
 from ..report.tables import TABLES, Configured
 from ..report.tidy import FAMILIES
-from ..training.run_config import check_frozen, fingerprint, images_seen
+from ..training.run_config import (
+    Augmentation,
+    ImagesSeen,
+    Normalization,
+    OptimizationSettings,
+    RunConfig,
+    Seed,
+    SplitNumber,
+    check_frozen,
+    fingerprint,
+)
 
 
 def _of_value(check: Callable[[str], str]) -> Callable[[str], str]:
@@ -64,44 +74,10 @@ USERS_OWN = "image_folder"
 
 # The largest values are far beyond what was ever published: whoever meets one has slipped, and should not wait for a
 # day to learn it.
-Epochs = Annotated[int, Field(ge=1, le=10_000)]
 Threads = Annotated[int, Field(ge=1, le=4096)]
 MemoryMb = Annotated[int, Field(ge=100, le=100_000_000)]  # 100 TB
 RuntimeMin = Annotated[int, Field(ge=1, le=525_600)]  # a year
 Gpus = Annotated[int, Field(ge=0, le=1024)]
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what NumPy's and scikit-learn's generators take
-SplitNumber = Annotated[int, Field(ge=0, le=999_999)]
-
-
-class Strict(pydantic.BaseModel):
-    """Settings in which an unknown key is an error that names the nearest right one.
-
-    Every number has a range, `Annotated[int, Field(ge=0, le=100)]`, and is finite; a class with another number is a
-    TypeError where it is defined. A truth value is no number.
-    """
-
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_max_length=LONGEST_TEXT)
-    _numeric: ClassVar[frozenset[str]] = frozenset()
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        cls._numeric = numeric_fields(cls)
-
-    @pydantic.field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_values(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
-        if info.field_name in cls._numeric:
-            refuse_truth_values(value)
-        return value
-
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            for key in value:
-                if key not in cls.model_fields:
-                    raise ValueError(f"unknown key {key!r}; {nearest(str(key), cls.model_fields)}")
-        return value
 
 
 class DataSettings(Strict):
@@ -117,8 +93,8 @@ class DataSettings(Strict):
     images: PathText | None = None
     folder: PathText = "data"
     mirror: PathText | None = None
-    checksum: dict[str, str] = {}
-    addresses: dict[str, tuple[str, ...]] = {}
+    checksum: dict[str, str] = Field(default_factory=dict)
+    addresses: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     validation_fraction: Fraction = 0.1
     # of pixels from 0 to 1, for each channel
     mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.4914, 0.4822, 0.4465)
@@ -146,29 +122,6 @@ class AugmentSettings(Strict):
     added: tuple[Specification, ...] = ()
     multi: Specification | None = None
     multi_until: Annotated[float, Field(gt=0, le=1)] = 1.0
-
-
-class OptimizationSettings(Strict):
-    """How a network is trained: SGD, the paper's defaults.
-
-    `learning_rate` is per 128 images of a batch; `milestones` are fractions of the epochs at which the step schedule
-    multiplies the rate by `decay`; `select` is the epoch whose weights are kept.
-    """
-
-    epochs: Epochs = 200
-    batch_size: Annotated[int, Field(ge=2, le=65_536)] = 32
-    learning_rate: Annotated[float, Field(gt=0, le=100)] = 0.1
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    nesterov: bool = False
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 5e-4
-    schedule: Literal["step", "cosine", "linear", "constant"] = "step"
-    milestones: Annotated[tuple[Fraction, ...], Field(max_length=100)] = (0.3, 0.6, 0.8)
-    decay: Annotated[float, Field(gt=0, le=1)] = 0.2
-    warmup_epochs: Annotated[int, Field(ge=0, le=10_000)] = 1
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    select: Literal["last", "best_validation_accuracy"] = "last"
-    checkpoint_minutes: Annotated[float, Field(gt=0, le=10_080)] = 5.0  # a week
-    compile: bool = False
 
 
 class RunSettings(Strict):
@@ -281,7 +234,7 @@ class Settings(Strict):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), Distinct] = (0,)
     data: DataSettings
     protocol: ProtocolSettings
-    defaults: dict[str, Any] = {}
+    defaults: dict[str, Any] = Field(default_factory=dict)
     runs: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
     only: Names = ()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -395,36 +348,6 @@ def load(
     return Experiment(validated(Settings, configuration))
 
 
-# how pydantic names one of the types that a value may have
-_TYPE = re.compile(r"^(constrained-|function-|str$|dict\[|tuple\[|\[key\]$)")
-
-
-def validated(model: type[Strict], value: Any, where: str = "", *, source: str = "configuration") -> Any:
-    """`value` as `model`.
-
-    Args:
-        where: key under which the value stands, for messages.
-        source: what holds the settings, for messages.
-
-    Raises:
-        SettingsError: one line for each unknown key, wrong type or value out of range.
-    """
-    try:
-        return model.model_validate(value)
-    except pydantic.ValidationError as error:
-        found: dict[str, list[str]] = {}
-        for problem in error.errors():
-            if problem["type"] == "too_short" and found:
-                continue  # an entry was refused, and is missing for that reason alone
-            # where a value may be of several types, each type is a part of the place, and says why it is not that
-            parts = (str(part) for part in problem["loc"] if not _TYPE.search(str(part)))
-            key = ".".join(part for part in (where, *parts) if part)
-            message = problem["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list, such as [0]")
-            found.setdefault(key, []).append(message)
-        lines = [f"{source}: {key + ': ' if key else ''}{', or: '.join(messages)}" for key, messages in found.items()]
-        raise SettingsError("\n       ".join(lines)) from error
-
-
 def _checked(where: str, function, *arguments):
     """`function(*arguments)`, its error preceded by the key of the setting at fault."""
     try:
@@ -460,7 +383,7 @@ class Run:
                 f"configuration: {where}.augment.multi_until: the run mixes no images; name an augmentation in "
                 "augment.multi, or leave multi_until out"
             )
-        _checked(where, check_frozen, {"backbone": self.backbone, "method": self.method, "augment": self.augment})
+        _checked(where, check_frozen, self.backbone, self.method, self.augment)
         self.optimization = settings.optimization
         needs_teacher = METHODS[self.method["name"]].needs_teacher
         teachers = (settings.teacher,) if isinstance(settings.teacher, str) else settings.teacher
@@ -476,14 +399,14 @@ class Run:
             )
 
     @property
-    def augment(self) -> dict[str, Any]:
-        return {"single": self.single, "multi": self.multi, "multi_until": self.multi_until}
+    def augment(self) -> Augmentation:
+        return Augmentation(single=tuple(self.single), multi=self.multi, multi_until=self.multi_until)
 
-    def normalization(self, mean: Iterable[float], std: Iterable[float]) -> dict[str, list[float]]:
+    def normalization(self, mean: Iterable[float], std: Iterable[float]) -> Normalization:
         """Of the images that the run is shown: that of the backbone's trained weights, or else the data's."""
         own = self.backbone.get("mean")
         mean, std = (mean, std) if own is None else (own, self.backbone["std"])
-        return {"mean": list(mean), "std": list(std)}
+        return Normalization(mean=tuple(mean), std=tuple(std))
 
     def _family(self) -> str:
         if self.name == "teacher":
@@ -614,9 +537,9 @@ class Experiment:
         for name, own in found.items():
             if own != found[first]:
                 raise SettingsError(
-                    f"configuration: runs.{name}.backbone: its images have mean {own['mean']} and std {own['std']}, "
-                    f"those of run {first!r} others, and runs of one experiment are shown the same images; set "
-                    "data.mean and data.std to those of the trained weights, and backbones of one kind"
+                    f"configuration: runs.{name}.backbone: its images have mean {list(own.mean)} and std "
+                    f"{list(own.std)}, those of run {first!r} others, and runs of one experiment are shown the same "
+                    "images; set data.mean and data.std to those of the trained weights, and backbones of one kind"
                 )
 
     def _check_teachers(self, name: str, run: Run) -> None:
@@ -680,7 +603,7 @@ class Experiment:
                 "family": run.family,
                 "backbone": run.backbone,
                 "method": run.method,
-                "augment": run.augment,
+                "augment": run.augment.plain(),
                 "optimization": run.optimization.model_dump(mode="json"),
                 "teachers": list(run.teachers),
             }
@@ -688,8 +611,8 @@ class Experiment:
         }
         return resolved
 
-    def training_job(self, run: str, split: int, seed: int) -> dict[str, Any]:
-        """All that decides the weights of one run; names and labels that are only printed are left out.
+    def run_config(self, run: str, split: int, seed: int) -> RunConfig:
+        """All that decides the weights of one run.
 
         Raises:
             SettingsError: the experiment has no such run, split or seed.
@@ -699,19 +622,18 @@ class Experiment:
                 raise SettingsError(
                     f"experiment {self.name} has no {kind} {wanted!r}; {nearest(str(wanted), map(str, there))}"
                 )
-        resolved = self.runs[run]
-        data = self.settings.data
-        return {
-            "experiment": self.name,
-            "split": split,
-            "seed": seed,
-            "run": run,
-            "backbone": resolved.backbone,
-            "method": resolved.method,
-            "augment": resolved.augment,
-            "optimization": resolved.optimization.model_dump(mode="json"),
-            "normalization": resolved.normalization(data.mean, data.std),
-        }
+        resolved, data = self.runs[run], self.settings.data
+        return RunConfig(
+            experiment=self.name,
+            split=split,
+            seed=seed,
+            run=run,
+            backbone=resolved.backbone,
+            method=resolved.method,
+            augment=resolved.augment,
+            optimization=resolved.optimization,
+            normalization=resolved.normalization(data.mean, data.std),
+        )
 
     # ------------------------------------------------------------------------------------------ recordings
 
@@ -721,8 +643,8 @@ class Experiment:
         Runs share one if they have the same teachers and see the same images; each split and seed has its own in its
         own folder.
         """
-        seen = images_seen(self.training_job(run, self.splits[0], self.seeds[0]))
-        return fingerprint([list(self.runs[run].teachers), seen])
+        seen = self.run_config(run, self.splits[0], self.seeds[0]).images_seen()
+        return fingerprint([list(self.runs[run].teachers), seen.plain()])
 
     @cached_property
     def recordings(self) -> dict[str, str]:
@@ -733,9 +655,9 @@ class Experiment:
                 recordings.setdefault(self.recording(name), name)
         return recordings
 
-    def recording_job(self, recording: str, split: int, seed: int) -> dict[str, Any]:
-        """What the job that makes a recording is given."""
-        return images_seen(self.training_job(self.recordings[recording], split, seed))
+    def images_seen(self, recording: str, split: int, seed: int) -> ImagesSeen:
+        """The images that a recording belongs to."""
+        return self.run_config(self.recordings[recording], split, seed).images_seen()
 
     # ------------------------------------------------------------------------------------------ data
 

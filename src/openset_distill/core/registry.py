@@ -11,11 +11,9 @@ import pydantic.dataclasses
 
 from .bounds import numeric_fields, refuse_truth_values
 from .errors import SettingsError, nearest
+from .settings import LONGEST_TEXT
 
 T = TypeVar("T")
-
-# characters of a setting that is text: longer ones are slips, and no file system takes them
-LONGEST_TEXT = 2000
 
 
 def settings_class(cls: type[T]) -> type[T]:

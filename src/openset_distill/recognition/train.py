@@ -45,7 +45,7 @@ from ..models.inference import predict
 from ..report.figures import FIGURES
 from ..training.features import CHUNK
 from ..training.run import Training
-from ..training.run_config import caches_features
+from ..training.run_config import RunConfig
 from ..training.setup import (
     SplitData,
     identity,
@@ -322,26 +322,26 @@ def _train(request: Request, images: OwnImages, work: Path, started: float, repo
     training = Training(run / "state.safetensors", identity(data, []), report)
     history = None
     while history is None:
-        job = load(plain, stands_alone=True).training_job(RUN, SPLIT, request.seed)
-        report(_what_is_trained(job))
-        student = make_student(job, data, device)
+        config = load(plain, stands_alone=True).run_config(RUN, SPLIT, request.seed)
+        report(_what_is_trained(config))
+        student = make_student(config, data, device)
         if pace is not None:
-            pace.begin(job, data)
+            pace.begin(config, data)
         try:
-            history = training.run(job, student, None, data, device, watch=pace)
+            history = training.run(config, student, None, data, device, watch=pace)
         except TooSlow as slow:
             plain["runs"][RUN]["backbone"]["input_size"] = slow.size
             _remember_plan(work, asked, plain)
-    save_test_outputs(run / "outputs.npz", student, data, job, device)
+    save_test_outputs(run / "outputs.npz", student, data, config, device)
     write_history(run / "history.csv", history)
-    stored = with_precision(job, device)
-    write_json(run / "config.json", stored)
-    precision = stored["optimization"]["precision"]
+    stored = with_precision(config, device)
+    write_json(run / "config.json", stored.plain())
+    precision = stored.optimization.precision
     record = provenance.record(
         command=sys.argv, device=str(device), precision=precision, threads=threads, epochs=len(history)
     )
     write_json(run / "provenance.json", record)
-    save_classifier(run / "weights.safetensors", student, describe_weights(job, data))
+    save_classifier(run / "weights.safetensors", student, describe_weights(config, data))
     per_class = {name: len(files) for name, files in images.train.items()}
     model = package_run(run, split=work / "split.json", training_data={"images_per_class": per_class})
     model.save(request.out)
@@ -372,11 +372,11 @@ def _part_sizes(images: OwnImages, request: Request) -> str:
     )
 
 
-def _what_is_trained(job: dict[str, Any]) -> str:
-    backbone = job["backbone"]
+def _what_is_trained(config: RunConfig) -> str:
+    backbone = config.backbone
     name = backbone["model"] if backbone["name"] == "timm" else backbone["name"]
-    epochs = f"{job['optimization']['epochs']} epochs"
-    if caches_features(job):
+    epochs = f"{config.optimization.epochs} epochs"
+    if config.caches_features:
         pixels = f" at {backbone['input_size']} pixels" if backbone["input_size"] else ""
         return f"{name} with trained weights, frozen{pixels}: features once for each image, then {epochs} of the head"
     return f"{name}, {epochs}" + (", from trained weights" if has_trained_weights(backbone) else ", from scratch")
@@ -468,9 +468,9 @@ class Pace:
         self.deadline, self.report = deadline, report
         self.told = False
 
-    def begin(self, job: dict[str, Any], data: SplitData) -> None:
-        """Begins with a job's features, from wherever they are."""
-        self.size = job["backbone"].get("input_size")
+    def begin(self, config: RunConfig, data: SplitData) -> None:
+        """Begins with the features of a run, from wherever they are."""
+        self.size = config.backbone.get("input_size")
         self.later = len(data.arrays["validation_index"]) + len(data.arrays["test_index"])  # tested in the end
         self.first: tuple[float, int] | None = None
 
@@ -523,17 +523,17 @@ def _within_time(
         )
 
     run = plain["runs"][RUN]
-    job = load(plain, stands_alone=True).training_job(RUN, SPLIT, request.seed)
-    if caches_features(job):
-        views = max(1, job["backbone"]["views"])
-        given = job["backbone"]["input_size"]
+    config = load(plain, stands_alone=True).run_config(RUN, SPLIT, request.seed)
+    if config.caches_features:
+        views = max(1, config.backbone["views"])
+        given = config.backbone["input_size"]
         sizes = [size for size in SIZES if size <= given] if given in SIZES else [given]
         for size in sizes:
             if size is not None:
                 run["backbone"]["input_size"] = size
-            job = load(plain, stands_alone=True).training_job(RUN, SPLIT, request.seed)
-            per_step, per_image, per_feature = measured(job, data, device, work)
-            head = per_step * len(data.train_label) / job["optimization"]["batch_size"] * job["optimization"]["epochs"]
+            config = load(plain, stands_alone=True).run_config(RUN, SPLIT, request.seed)
+            per_step, per_image, per_feature = measured(config, data, device, work)
+            head = per_step * len(data.train_label) / config.optimization.batch_size * config.optimization.epochs
             features = per_feature * (views * len(data.train_label) + validation)
             needed = features + head + per_image * (validation + tested)
             if needed <= left():
@@ -541,8 +541,8 @@ def _within_time(
         raise refuse(needed, "give more, or take fewer images")
     if request.epochs is not None:
         raise SettingsError("--epochs and --minutes both decide how long is trained; give one of them")
-    per_step, per_image, _ = measured(job, data, device, work)
-    steps = len(data.train_label) // job["optimization"]["batch_size"]
+    per_step, per_image, _ = measured(config, data, device, work)
+    steps = len(data.train_label) // config.optimization.batch_size
     per_epoch = per_step * steps + per_image * validation
     rest = per_image * (validation + tested)
     epochs = int((left() - rest) / per_epoch)
@@ -554,20 +554,22 @@ def _within_time(
     return plain
 
 
-def measured(job: dict[str, Any], data: SplitData, device: torch.device, work: Path) -> tuple[float, float, float]:
+def measured(config: RunConfig, data: SplitData, device: torch.device, work: Path) -> tuple[float, float, float]:
     """Seconds of a training step, of testing an image, and of the features of an image where the run keeps them.
 
     A few steps of the very training, on some of its images, in a folder that is removed.
     """
-    folder, size = work / "trial", job["optimization"]["batch_size"]
+    folder, size = work / "trial", config.optimization.batch_size
     seconds = {}
-    student = make_student(job, data, device)
+    student = make_student(config, data, device)
     for steps in (1, 9):
         n = min(len(data.train_label), steps * size)
         some = {"train_index": n, "train_label": n, "validation_index": 0, "validation_label": 0}
         arrays = {name: array[: some.get(name)] if name in some else array for name, array in data.arrays.items()}
         few = dataclasses.replace(data, arrays=arrays)
-        brief = {**job, "optimization": {**job["optimization"], "epochs": 1, "warmup_epochs": 0}}
+        brief = config.model_copy(
+            update={"optimization": config.optimization.model_copy(update={"epochs": 1, "warmup_epochs": 0})}
+        )
         begun = time.monotonic()
         Training(folder / "state.safetensors", {}, lambda line: None).run(brief, student, None, few, device)
         seconds[n // size] = time.monotonic() - begun
@@ -576,9 +578,9 @@ def measured(job: dict[str, Any], data: SplitData, device: torch.device, work: P
     per_step = max(second - first, 0.02 * second) / max(many_steps - few_steps, 1) if len(seconds) > 1 else first
     feed = Feed(data.train_images, data.arrays["train_index"][: 2 * CHUNK], device)
     begun = time.monotonic()
-    predict(student, feed, data.normalize(job, device))
+    predict(student, feed, data.normalize(config, device))
     per_image = (time.monotonic() - begun) / len(feed)
-    if not caches_features(job):
+    if not config.caches_features:
         return per_step, per_image, 0.0
     # a trial of a run with features spends its time on those: the head's step is nothing next to them
     return 5e-4, per_image, per_step / size

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -12,6 +10,7 @@ from ..core.device import generator
 from ..core.errors import TrainingError
 from ..datasets.loader import Feed, Normalize
 from ..methods import Batch
+from .run_config import ImagesSeen, RunConfig
 
 
 class Batches:
@@ -23,27 +22,27 @@ class Batches:
     recording of their teacher's answers serves them all.
 
     Args:
-        job: resolved settings (`Experiment.training_job`).
+        config: the run's resolved settings, or what they say of its images.
         labels: int64 `[n]` on the device, of the images in `images`.
 
     Raises:
         TrainingError: there are fewer images than one batch holds, or mixing would end before the first step.
     """
 
-    def __init__(self, job: dict[str, Any], images: Feed, labels: Tensor, normalize: Normalize):
+    def __init__(self, config: RunConfig | ImagesSeen, images: Feed, labels: Tensor, normalize: Normalize):
         self.images, self.labels, self.normalize = images, labels, normalize
-        self.key = (job["seed"], job["split"])
-        self.single = [SINGLE_SAMPLE.build(one) for one in job["augment"]["single"]]
-        self.multi = MULTI_SAMPLE.build(job["augment"]["multi"]) if job["augment"]["multi"] else None
-        self.size = job["optimization"]["batch_size"]
+        self.key = (config.seed, config.split)
+        self.single = [SINGLE_SAMPLE.build(one) for one in config.augment.single]
+        self.multi = MULTI_SAMPLE.build(config.augment.multi) if config.augment.multi else None
+        self.size = config.optimization.batch_size
         self.an_epoch = len(images) // self.size
-        self.mixed_steps = round(job["augment"]["multi_until"] * job["optimization"]["epochs"] * self.an_epoch)
+        self.mixed_steps = round(config.augment.multi_until * config.optimization.epochs * self.an_epoch)
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
         if self.an_epoch == 0:
             raise TrainingError(f"{len(images)} training images do not fill one batch of {self.size}; lower batch_size")
         if self.mixed_steps == 0:
             raise TrainingError(
-                f"augment.multi_until: {job['augment']['multi_until']} of this training is less than one step, so no "
+                f"augment.multi_until: {config.augment.multi_until} of this training is less than one step, so no "
                 "batch would be mixed; raise it, or leave augment.multi out"
             )
 

@@ -30,7 +30,7 @@ from ..datasets.loader import Feed, Normalize
 from ..methods import Batch
 from ..models.classifier import Classifier
 from .batches import Batches
-from .run_config import fingerprint
+from .run_config import RunConfig, fingerprint
 
 # images that pass through the backbone together; a feature depends on its chunk's rounding, so it is never another
 CHUNK = 64
@@ -79,9 +79,9 @@ class FeatureBatches(Batches):
         views: float32 `[views, n, d]`, memory-mapped.
     """
 
-    def __init__(self, job: dict[str, Any], views: np.ndarray, labels: Tensor):
+    def __init__(self, config: RunConfig, views: np.ndarray, labels: Tensor):
         feeds = [FeatureFeed(view, labels.device) for view in views]
-        super().__init__(job, feeds[0], labels, unchanged)
+        super().__init__(config, feeds[0], labels, unchanged)
         self.feeds = feeds
 
     def __getitem__(self, number: int) -> Batch:
@@ -228,7 +228,7 @@ def features_of(model: Classifier, images: Tensor) -> np.ndarray:
 
 
 def cached_batches(
-    job: dict[str, Any],
+    config: RunConfig,
     model: Classifier,
     training: Feed,
     labels: Tensor,
@@ -243,7 +243,7 @@ def cached_batches(
     """The batches and the validation images of a run with a frozen backbone, as features.
 
     Args:
-        job: resolved settings, of which `run_config.caches_features` holds.
+        config: the run's resolved settings, with `caches_features`.
         labels: int64 `[n]` on the device, of the training images.
         identity: of the data (`setup.identity`).
         folder: where the features are kept until `remove_features`.
@@ -251,9 +251,9 @@ def cached_batches(
 
     Raises: as `FeatureStore.computed`.
     """
-    device, key = labels.device, (job["seed"], job["split"])
-    views, single = job["backbone"]["views"], [SINGLE_SAMPLE.build(one) for one in job["augment"]["single"]]
-    model.precision = autocast_dtype(job["optimization"]["precision"], device)
+    device, key = labels.device, (config.seed, config.split)
+    views, single = config.backbone["views"], [SINGLE_SAMPLE.build(one) for one in config.augment.single]
+    model.precision = autocast_dtype(config.optimization.precision, device)
 
     def plain(pixels: Tensor, _number: int) -> Tensor:
         return normalize(pixels)
@@ -270,14 +270,14 @@ def cached_batches(
     passes = [(training, augmented(view)) for view in range(views)] or [(training, plain)]
     computed_from = {
         "data": dict(identity),
-        "backbone": job["backbone"],
+        "backbone": config.backbone,
         "weights": _weights_hash(model.encoder),
-        "normalization": job["normalization"],
+        "normalization": config.normalization.plain(),
         "precision": precision_name(model.precision),
         # what rounds: a network's features on another device or by another version differ in their last bits
         "device": device.type,
         "torch": torch.__version__,
-        "augment": [job["augment"]["single"], *key] if views else None,
+        "augment": [list(config.augment.single), *key] if views else None,
         "threads": torch.get_num_threads(),
     }
     store = FeatureStore(folder, fingerprint(computed_from), report)
@@ -285,7 +285,7 @@ def cached_batches(
     n = len(training)
     of_views = array[: len(passes) * n].reshape(len(passes), n, -1)
     of_validation = FeatureFeed(array[len(passes) * n :], device)
-    return FeatureBatches(job, of_views, labels), (of_validation, validation[1]), store
+    return FeatureBatches(config, of_views, labels), (of_validation, validation[1]), store
 
 
 def _weights_hash(module: nn.Module) -> str:

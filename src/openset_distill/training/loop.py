@@ -23,29 +23,30 @@ from .batches import Batches
 from .compilation import compiled
 from .distributed import Sharded, World, synchronize_batch_norm
 from .optimizer import SGD
+from .run_config import OptimizationSettings, RunConfig
 from .state import Progress, restore, save
 
 # a training that has gone on for longer than this since its last state saves its end as well
 LAST_STATE_SECONDS = 60
 
 
-def learning_rate(settings: dict[str, Any], step: int, steps_per_epoch: int) -> float:
+def learning_rate(settings: OptimizationSettings, step: int, steps_per_epoch: int) -> float:
     """The rate of one step: `learning_rate * batch / 128`, linear warm-up, then the schedule."""
-    peak = settings["learning_rate"] * settings["batch_size"] / 128
-    total, warmup = settings["epochs"] * steps_per_epoch, settings["warmup_epochs"] * steps_per_epoch
+    peak = settings.learning_rate * settings.batch_size / 128
+    total, warmup = settings.epochs * steps_per_epoch, settings.warmup_epochs * steps_per_epoch
     if step < warmup:
         return peak * (step + 1) / warmup
-    if settings["schedule"] == "cosine":
+    if settings.schedule == "cosine":
         return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
-    if settings["schedule"] == "linear":
+    if settings.schedule == "linear":
         return peak * (total - step) / max(total - warmup, 1)
-    if settings["schedule"] == "step":
-        return peak * settings["decay"] ** sum(step >= fraction * total for fraction in settings["milestones"])
+    if settings.schedule == "step":
+        return peak * settings.decay ** sum(step >= fraction * total for fraction in settings.milestones)
     return peak
 
 
 def train(
-    job: dict[str, Any],
+    config: RunConfig,
     student: Classifier,
     teacher: Teacher | None,
     batches: Batches,
@@ -59,7 +60,7 @@ def train(
     """Trains `student` in place and returns one row an epoch.
 
     Args:
-        job: resolved settings (`Experiment.training_job`).
+        config: the run's resolved settings.
         identity: what the training is computed from beside its settings (`setup.identity`).
         state_path: where the state is kept while training runs. A state of a training that is computed from the same is
             continued, bit for bit as if there had been no interruption; any other one is left aside, which `report`
@@ -72,33 +73,33 @@ def train(
             none.
         Interrupted: SIGINT, SIGTERM or SIGUSR1 came; the state has been saved.
     """
-    settings, key, device = job["optimization"], (job["seed"], job["split"]), batches.labels.device
-    if settings["select"] == "best_validation_accuracy" and len(validation[0]) == 0:
+    settings, key, device = config.optimization, (config.seed, config.split), batches.labels.device
+    if settings.select == "best_validation_accuracy" and len(validation[0]) == 0:
         raise TrainingError("select: best_validation_accuracy needs validation images; set validation_fraction above 0")
-    method = METHODS.build(job["method"])
+    method = METHODS.build(config.method)
     if method.needs_linear_teacher and teacher.head_bias is None:
         raise CheckpointError(
-            f"run {job['run']!r} adds up features before the teacher's linear head (easy_target: enriched), and its "
+            f"run {config.run!r} adds up features before the teacher's linear head (easy_target: enriched), and its "
             "teacher has no such head, or its logits were recorded without one; choose another teacher or easy_target"
         )
-    student.precision = autocast_dtype(settings["precision"], device)
-    epochs, steps = settings["epochs"], batches.an_epoch
+    student.precision = autocast_dtype(settings.precision, device)
+    epochs, steps = settings.epochs, batches.an_epoch
     optimizer = SGD(
         (parameter for parameter in student.parameters() if parameter.requires_grad),
-        momentum=settings["momentum"],
-        weight_decay=settings["weight_decay"],
-        nesterov=settings["nesterov"],
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=settings.nesterov,
     )
     best: dict[str, Tensor] = {}
-    identity = {**identity, "settings": job, "precision": precision_name(student.precision)}
+    identity = {**identity, "settings": config.plain(), "precision": precision_name(student.precision)}
     progress = restore(state_path, identity, student, optimizer, best, report) or Progress()
     network = student if world is None else Sharded(synchronize_batch_norm(student, device), world)
-    if settings["compile"]:
+    if settings.compile:
         network = compiled(network, batches[0].images, report)
     stop = StopRequest()
     started = saved = reported = time.monotonic()
     first = progress.epoch * steps + progress.step
-    bar = tqdm(total=epochs * steps, initial=first, desc=job["run"], unit="step", disable=None)
+    bar = tqdm(total=epochs * steps, initial=first, desc=config.run, unit="step", disable=None)
 
     while progress.epoch < epochs:
         student.train()
@@ -116,7 +117,7 @@ def train(
             progress.add({"train_loss": loss, **{f"loss_{name}": term for name, term in terms.items()}, **statistics})
             progress.step += 1
             bar.update()
-            stopping, due = stop.requested, time.monotonic() - saved > 60 * settings["checkpoint_minutes"]
+            stopping, due = stop.requested, time.monotonic() - saved > 60 * settings.checkpoint_minutes
             if world:
                 stopping, due = world.any(stopping, due)
             if due or stopping:
@@ -137,7 +138,7 @@ def train(
         if len(validation[0]):
             row["validation_accuracy"] = accuracy(student, *validation, batches.normalize)
         progress.history.append(row)
-        if settings["select"] == "best_validation_accuracy" and row["validation_accuracy"] > progress.best_accuracy:
+        if settings.select == "best_validation_accuracy" and row["validation_accuracy"] > progress.best_accuracy:
             progress.best_accuracy = row["validation_accuracy"]
             best = {name: tensor.clone() for name, tensor in student.state_dict().items()}
         progress.epoch, progress.step, progress.sums, progress.counts = progress.epoch + 1, 0, {}, {}
@@ -154,7 +155,7 @@ def train(
         save(state_path, identity, student, optimizer, best, progress)
     stop.release()
     student.precision = None  # what is trained in bfloat16 is tested in float32
-    if settings["select"] == "best_validation_accuracy":
+    if settings.select == "best_validation_accuracy":
         student.load_state_dict(best)
     return progress.history
 

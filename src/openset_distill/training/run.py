@@ -16,7 +16,7 @@ from ..models.classifier import Classifier
 from .distributed import World
 from .features import HeadOnly, cached_batches, folder_of_process, remove_features
 from .loop import train
-from .run_config import caches_features
+from .run_config import RunConfig
 from .setup import SplitData, make_batches
 
 
@@ -34,7 +34,7 @@ class Training:
 
     def run(
         self,
-        job: dict[str, Any],
+        config: RunConfig,
         student: Classifier,
         teacher: Teacher | None,
         data: SplitData,
@@ -48,32 +48,32 @@ class Training:
         Args:
             watch: is told of the progress of the features of a frozen backbone (`FeatureStore.computed`).
         """
-        weights = job["backbone"].get("weights")
+        weights = config.backbone.get("weights")
         if weights:  # a file of the user's, which may change under the same name
             self.identity = {**self.identity, "weights": sha256(weights)}
         common = {"identity": self.identity, "state_path": self.state, "world": world, "report": self.report}
-        if not caches_features(job):
-            if job["backbone"].get("freeze"):
+        if not config.caches_features:
+            if config.backbone.get("freeze"):
                 self.report("images are mixed, or shown to a teacher: the frozen backbone is asked at every step")
-            batches = make_batches(job, data, device)
+            batches = make_batches(config, data, device)
             with named_if_not_deterministic(student):
-                return train(job, student, teacher, batches, data.validation(device), **common)
+                return train(config, student, teacher, batches, data.validation(device), **common)
         # each process computes all features, in a folder of its own: they are the same, and heads are small
         folder = folder_of_process(self.state.parent, 0 if world is None else world.rank)
         batches, validation, store = cached_batches(
-            job,
+            config,
             student,
             data.training(device),
             torch.from_numpy(data.train_label).to(device),
             data.validation(device),
-            data.normalize(job, device),
+            data.normalize(config, device),
             identity=self.identity,
             folder=folder,
             report=self.report,
             watch=watch,
         )
         common["identity"] = {**self.identity, "features": store.key}
-        history = train(job, HeadOnly(student), None, batches, validation, **common)
+        history = train(config, HeadOnly(student), None, batches, validation, **common)
         student.precision = None  # what is trained in bfloat16 is tested in float32
         if folder != self.state.parent:
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,106 +1,170 @@
-"""The resolved settings of one job: plain data, as they travel on a command line."""
+"""The resolved settings of one training: the same class where the experiment makes them and where the job reads them.
+
+On the way between the two they are JSON, on a command line and in `config.json` beside the weights.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from ..core.errors import OpenSetError, SettingsError
-from ..core.files import AGAIN, read_json, read_record
+from ..core.files import AGAIN, read_json
+from ..core.settings import Strict, validated
 from ..methods import METHODS
 
-TRAINING = {"experiment", "split", "seed", "run", "backbone", "method", "augment", "optimization", "normalization"}
-# what decides which images a training sees, and in which precision
-IMAGES = {"split", "seed", "augment", "optimization", "normalization"}
-OPTIMIZATION_OF_IMAGES = ("batch_size", "epochs", "precision")
+# The largest values are far beyond what was ever published: whoever meets one has slipped, and should not wait for a
+# day to learn it.
+Epochs = Annotated[int, Field(ge=1, le=10_000)]
+BatchSize = Annotated[int, Field(ge=2, le=65_536)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what NumPy's and scikit-learn's generators take
+SplitNumber = Annotated[int, Field(ge=0, le=999_999)]
+Precision = Literal["auto", "float32", "bfloat16"]
+# a name and every setting that belongs to it: what a registry's `resolve` gives
+Resolved = dict[str, Any]
 
 
-def read_job(text: str, keys: set[str] = TRAINING) -> dict[str, Any]:
-    """The settings of a job, from JSON text or from the path of a JSON file.
+class _Config(Strict):
+    """Settings that travel as JSON."""
 
-    Raises:
-        SettingsError: not JSON, or other keys than `keys`.
+    def plain(self) -> dict[str, Any]:
+        """Plain data: what is written, hashed and compared."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def parse(cls, text: str):
+        """From JSON text, or from the path of a JSON file.
+
+        Raises:
+            SettingsError: not JSON, or not exactly these settings.
+        """
+        try:
+            value = json.loads(text) if text.lstrip().startswith("{") else read_json(text)
+        except ValueError as error:
+            raise SettingsError(f"--job is not valid JSON: {error}") from error
+        if not isinstance(value, dict) or set(value) != set(cls.model_fields):
+            raise SettingsError(f"--job must hold exactly the keys {', '.join(sorted(cls.model_fields))}")
+        return validated(cls, value, source="--job is not what `openset config` prints")
+
+
+class OptimizationSettings(Strict):
+    """How a network is trained: SGD, the paper's defaults.
+
+    `learning_rate` is per 128 images of a batch; `milestones` are fractions of the epochs at which the step schedule
+    multiplies the rate by `decay`; `select` is the epoch whose weights are kept.
     """
-    try:
-        job = json.loads(text) if text.lstrip().startswith("{") else read_json(text)
-    except ValueError as error:
-        raise SettingsError(f"--job is not valid JSON: {error}") from error
-    if not isinstance(job, dict) or set(job) != keys:
-        raise SettingsError(f"--job must hold exactly the keys {', '.join(sorted(keys))}")
-    try:
-        _check(job)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SettingsError(f"--job is not what `openset config` prints: {error}") from error
-    return job
+
+    epochs: Epochs = 200
+    batch_size: BatchSize = 32
+    learning_rate: Annotated[float, Field(gt=0, le=100)] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 5e-4
+    schedule: Literal["step", "cosine", "linear", "constant"] = "step"
+    milestones: Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], Field(max_length=100)] = (0.3, 0.6, 0.8)
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.2
+    warmup_epochs: Annotated[int, Field(ge=0, le=10_000)] = 1
+    precision: Precision = "auto"
+    select: Literal["last", "best_validation_accuracy"] = "last"
+    checkpoint_minutes: Annotated[float, Field(gt=0, le=10_080)] = 5.0  # a week
+    compile: bool = False
 
 
-# the numbers of `optimization` that every job has
-_COUNTS = {"epochs": 1, "batch_size": 2, "warmup_epochs": 0}
-_AMOUNTS = ("learning_rate", "momentum", "weight_decay", "decay", "checkpoint_minutes")
+class Augmentation(_Config):
+    """What is done to images: `single` to each, in order; `multi` mixes them, until this fraction of the training."""
+
+    single: tuple[Resolved, ...]
+    multi: Resolved | None
+    multi_until: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
-def _check(job: Mapping[str, Any]) -> None:
-    """Raises a ValueError, KeyError or TypeError for settings of a wrong type; their ranges are the experiment's."""
-    for key in ("split", "seed"):
-        if not _whole(job[key]) or job[key] < 0:
-            raise ValueError(f"{key} is {job[key]!r}, not a number from 0 on")
-    for key in job.keys() & {"backbone", "method", "augment", "optimization", "normalization"}:
-        if not isinstance(job[key], Mapping):
-            raise ValueError(f"{key} is {job[key]!r}, not a mapping")
-    optimization = job["optimization"]
-    for key, least in _COUNTS.items():
-        needed = "run" in job or key in OPTIMIZATION_OF_IMAGES
-        if needed and (not _whole(optimization[key]) or optimization[key] < least):
-            raise ValueError(f"optimization.{key} is {optimization[key]!r}, not a whole number from {least} on")
-    for key in _AMOUNTS if "run" in job else ():
-        amount = optimization[key]
-        if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount < math.inf:
-            raise ValueError(f"optimization.{key} is {amount!r}, not a number from 0 on")
-    _check_normalization(job["normalization"])
+class Normalization(_Config):
+    """Mean and standard deviation of each channel, of pixels from 0 to 1."""
+
+    mean: Annotated[tuple[Annotated[float, Field(ge=-1000, le=1000)], ...], Field(min_length=1)]
+    std: Annotated[tuple[Annotated[float, Field(gt=0, le=1000)], ...], Field(min_length=1)]
 
 
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+class OptimizationOfImages(Strict):
+    """The part of the optimization that decides which images a training sees, and in which precision."""
+
+    batch_size: BatchSize
+    epochs: Epochs
+    precision: Precision
 
 
-def _check_normalization(normalization: Mapping[str, Any]) -> None:
-    for key in ("mean", "std"):
-        values = normalization[key]
-        if not isinstance(values, list) or not values or not all(isinstance(x, int | float) for x in values):
-            raise ValueError(f"normalization.{key} is {values!r}, not a list of numbers")
-        if not all(math.isfinite(x) for x in values) or (key == "std" and min(values) <= 0):
-            raise ValueError(f"normalization.{key} is {values!r}, which images cannot be divided by")
+class ImagesSeen(_Config):
+    """Which images a training sees, in which order and precision: what a recording of teacher logits belongs to."""
+
+    augment: Augmentation
+    normalization: Normalization
+    optimization: OptimizationOfImages
+    seed: Seed
+    split: SplitNumber
+
+    def images_seen(self) -> ImagesSeen:
+        return self
 
 
-def read_config(path: str | os.PathLike) -> dict[str, Any]:
-    """The resolved settings that a training stored with its weights.
+class RunConfig(_Config):
+    """All that decides the weights of one training; names and labels that are only printed are left out."""
 
-    Raises:
-        OpenSetError: the file is missing, damaged, or holds something else.
-    """
-    job = read_record(path, {"run": str, "split": int, "seed": int, "backbone": dict, "normalization": dict})
-    try:
-        _check_normalization(job["normalization"])
-    except (KeyError, ValueError) as error:
-        raise OpenSetError(f"{path}: {error}; {AGAIN}") from error
-    return job
+    experiment: str
+    split: SplitNumber
+    seed: Seed
+    run: str
+    backbone: Resolved
+    method: Resolved
+    augment: Augmentation
+    optimization: OptimizationSettings
+    normalization: Normalization
 
+    @classmethod
+    def read(cls, path: str | os.PathLike) -> RunConfig:
+        """What a training stored with its weights.
 
-def images_seen(job: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a training's settings that decides which images its teacher is shown: equal for runs that share them.
+        Raises:
+            OpenSetError: the file is missing, damaged, or holds something else.
+        """
+        try:
+            return validated(cls, read_json(path), source=str(path))
+        except SettingsError as error:
+            raise OpenSetError(f"{error}; {AGAIN}") from error
 
-    A method that does not ask for logits on mixed images shares the raw ones with runs that mix nothing: a batch's raw
-    images do not depend on whether it is mixed afterwards.
-    """
-    seen = {key: job[key] for key in sorted(IMAGES)}
-    if "method" in job and not METHODS.build(job["method"]).asks_on_mixed:
-        seen["augment"] = {**job["augment"], "multi": None, "multi_until": 1.0}
-    seen["optimization"] = {key: job["optimization"][key] for key in OPTIMIZATION_OF_IMAGES}
-    return seen
+    def images_seen(self) -> ImagesSeen:
+        """The images that a teacher is shown: equal for runs that share a recording of its logits.
+
+        A method that does not ask for logits on mixed images shares the raw ones with runs that mix nothing: a batch's
+        raw images do not depend on whether it is mixed afterwards.
+        """
+        augment = self.augment
+        if not METHODS.build(self.method).asks_on_mixed:
+            augment = augment.model_copy(update={"multi": None, "multi_until": 1.0})
+        optimization = OptimizationOfImages(
+            **{name: getattr(self.optimization, name) for name in OptimizationOfImages.model_fields}
+        )
+        return ImagesSeen(
+            augment=augment,
+            normalization=self.normalization,
+            optimization=optimization,
+            seed=self.seed,
+            split=self.split,
+        )
+
+    @property
+    def caches_features(self) -> bool:
+        """Whether the head is trained on features that are computed once for each image (`caches_features`)."""
+        return caches_features(self.backbone, self.method, self.augment)
+
+    @property
+    def head(self) -> str:
+        """The kind of head that the method trains."""
+        return METHODS[self.method["name"]].head
 
 
 def fingerprint(value: Any) -> str:
@@ -108,40 +172,36 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def caches_features(job: Mapping[str, Any]) -> bool:
+def caches_features(backbone: Mapping[str, Any], method: Mapping[str, Any], augment: Augmentation) -> bool:
     """Whether a run trains its head on features that are computed once for each image.
 
     It does where the backbone is frozen and only the head is asked at each step: images that are mixed, or shown to a
     teacher too, are new at every step and pass through the frozen backbone each time.
-
-    Args:
-        job: at least `backbone`, `method` and `augment`, resolved.
     """
-    mixes = job["augment"]["multi"] is not None
-    return bool(job["backbone"].get("freeze")) and not mixes and not METHODS[job["method"]["name"]].needs_teacher
+    return bool(backbone.get("freeze")) and augment.multi is None and not METHODS[method["name"]].needs_teacher
 
 
-def check_frozen(job: Mapping[str, Any]) -> None:
+def check_frozen(backbone: Mapping[str, Any], method: Mapping[str, Any], augment: Augmentation) -> None:
     """Whether the augmentation of a run with a frozen backbone can be had from features that are computed once.
 
     Raises:
         SettingsError: it cannot.
     """
-    if not job["backbone"].get("freeze"):
+    if not backbone.get("freeze"):
         return
-    views, single = job["backbone"]["views"], job["augment"]["single"]
-    if not caches_features(job):
+    views = backbone["views"]
+    if not caches_features(backbone, method, augment):
         if views:
             raise SettingsError(
                 "backbone.views: with mixed images, or with a teacher, the frozen backbone is asked at every step and "
                 "no views are kept; leave views out, or augment.multi and the teacher"
             )
-    elif single and not views:
+    elif augment.single and not views:
         raise SettingsError(
             "augment.single: features of a frozen backbone are computed once for each image; set backbone.views to the "
             "number of augmented versions (for example 4), or augment.single to []"
         )
-    elif views and not single:
+    elif views and not augment.single:
         raise SettingsError(
             "backbone.views: without an augmentation all versions of an image are the same; name one in "
             "augment.single, or leave views out"

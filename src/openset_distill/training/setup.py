@@ -27,7 +27,7 @@ from ..models.checkpoint import Described, weights_digest
 from ..models.classifier import Classifier
 from ..models.inference import predict
 from .batches import Batches
-from .run_config import images_seen
+from .run_config import ImagesSeen, RunConfig
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class SplitData:
         feed = Feed(self.parts[0], self.arrays["test_index"][chosen.numpy()], device)
         return feed.batch(torch.arange(len(chosen))), labels[chosen]
 
-    def normalize(self, job: dict[str, Any], device: torch.device) -> Normalize:
-        return Normalize(**job["normalization"], channels=self.channels, device=device)
+    def normalize(self, config: RunConfig | ImagesSeen, device: torch.device) -> Normalize:
+        return Normalize(**config.normalization.plain(), channels=self.channels, device=device)
 
 
 def open_split(prepared: Path, others: Sequence[Path], split: Path, description: Path) -> SplitData:
@@ -178,24 +178,22 @@ def _check_indices(name: str, index: np.ndarray, count: int) -> None:
         raise ValueError(f"{name} names an image twice")
 
 
-def make_student(job: dict[str, Any], data: SplitData, device: torch.device) -> Classifier:
+def make_student(config: RunConfig, data: SplitData, device: torch.device) -> Classifier:
     """A new network; runs of one seed and split that share backbone and head start from the same weights."""
-    torch.manual_seed(derive_seed(job["seed"], job["split"], "weights"))
-    head = METHODS[job["method"]["name"]].head
-    model = build_classifier(job["backbone"], classes=len(data.classes), channels=data.channels, head=head)
+    torch.manual_seed(derive_seed(config.seed, config.split, "weights"))
+    model = build_classifier(config.backbone, classes=len(data.classes), channels=data.channels, head=config.head)
     return model.to(device, memory_format=torch.channels_last)
 
 
-def describe(job: dict[str, Any], data: SplitData) -> Described:
+def describe(config: RunConfig, data: SplitData) -> Described:
     """What the run's file of weights says about its network."""
-    head = METHODS[job["method"]["name"]].head
-    return Described(job["backbone"], data.classes, data.channels, data.image_size, head)
+    return Described(config.backbone, data.classes, data.channels, data.image_size, config.head)
 
 
-def make_batches(job: dict[str, Any], data: SplitData, device: torch.device) -> Batches:
+def make_batches(config: RunConfig | ImagesSeen, data: SplitData, device: torch.device) -> Batches:
     """The training batches of a run, from the training images of its split."""
     labels = torch.from_numpy(data.train_label).to(device)
-    return Batches(job, data.training(device), labels, data.normalize(job, device))
+    return Batches(config, data.training(device), labels, data.normalize(config, device))
 
 
 def identity(data: SplitData, teachers: Sequence[Path], recording: Path | None = None) -> dict[str, Any]:
@@ -213,7 +211,9 @@ def identity(data: SplitData, teachers: Sequence[Path], recording: Path | None =
     return {**data.identity, "teacher": teacher}
 
 
-def views(job: dict[str, Any], data: SplitData, teachers: Sequence[Path], device: torch.device) -> dict[str, Any]:
+def views(
+    config: RunConfig | ImagesSeen, data: SplitData, teachers: Sequence[Path], device: torch.device
+) -> dict[str, Any]:
     """All that decides what a run's teachers say to its images: what a recording of their answers must agree with.
 
     Raises:
@@ -221,21 +221,22 @@ def views(job: dict[str, Any], data: SplitData, teachers: Sequence[Path], device
     """
     of_data = data.identity
     return {
-        **images_seen(job),
+        **config.images_seen().plain(),
         "split_sha256": of_data["split"],
         "classes": of_data["classes"],
         "images": of_data["images"],
         "teachers_sha256": [_hash(path) for path in teachers],
-        "precision": precision_name(autocast_dtype(job["optimization"]["precision"], device)),
+        "precision": precision_name(autocast_dtype(config.optimization.precision, device)),
     }
 
 
-def with_precision(job: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """The job with what `precision: auto` means on a device in its place: it differs from node to node, and everything
-    that is stored with a result says what it was.
+def with_precision(config: RunConfig, device: torch.device) -> RunConfig:
+    """The settings with what `precision: auto` means on a device in its place: it differs from node to node, and
+    everything that is stored with a result says what it was.
     """
-    precision = precision_name(autocast_dtype(job["optimization"]["precision"], device))
-    return {**job, "optimization": {**job["optimization"], "precision": precision}}
+    precision = precision_name(autocast_dtype(config.optimization.precision, device))
+    optimization = config.optimization.model_copy(update={"precision": precision})
+    return config.model_copy(update={"optimization": optimization})
 
 
 def _hash(path: Path) -> str:
@@ -247,20 +248,18 @@ def _hash(path: Path) -> str:
         ) from error
 
 
-def check_teachers(job: dict[str, Any], teachers: Sequence[Path]) -> None:
+def check_teachers(config: RunConfig, teachers: Sequence[Path]) -> None:
     """Raises a CheckpointError if a teacher is needed and none is given, or the other way round."""
-    needed = METHODS[job["method"]["name"]].needs_teacher
+    needed = METHODS[config.method["name"]].needs_teacher
     if needed and not teachers:
-        raise CheckpointError(f"run {job['run']!r} distils and was given no teacher; name its weights with --teacher")
+        raise CheckpointError(f"run {config.run!r} distils and was given no teacher; name its weights with --teacher")
     if not needed and teachers:
-        raise CheckpointError(f"run {job['run']!r} does not distil; leave out --teacher")
+        raise CheckpointError(f"run {config.run!r} does not distil; leave out --teacher")
 
 
-def save_test_outputs(
-    path: Path, model: Classifier, data: SplitData, job: dict[str, Any], device: torch.device
-) -> None:
+def save_test_outputs(path: Path, model: Classifier, data: SplitData, config: RunConfig, device: torch.device) -> None:
     """Features and logits of every test image of the split, known and unknown, and of its validation images."""
-    normalize = data.normalize(job, device)
+    normalize = data.normalize(config, device)
     answers = [predict(model, feed, normalize) for feed in data.test(device)]
     feed, labels = data.validation(device)
     validation = (*predict(model, feed, normalize), labels) if len(feed) else None
@@ -272,7 +271,7 @@ def save_test_outputs(
         group=data.arrays["test_group"],
         group_names=data.groups,
         validation=validation,
-        weights=weights_digest(model, describe(job, data)),
+        weights=weights_digest(model, describe(config, data)),
         closed=len(data.groups) == 1,
     )
 
@@ -281,7 +280,7 @@ def save_training_outputs(
     path: Path,
     model: Classifier,
     data: SplitData,
-    job: dict[str, Any],
+    config: RunConfig,
     device: torch.device,
     *,
     samples: int,
@@ -292,10 +291,10 @@ def save_training_outputs(
     Args:
         weights: SHA-256 of the network's file of weights, by which these are known to be outputs of one network.
     """
-    generator = np.random.default_rng(derive_seed(job["seed"], job["split"], "detectors"))
+    generator = np.random.default_rng(derive_seed(config.seed, config.split, "detectors"))
     chosen = balanced_choice(data.train_label, samples, generator)
     feed = Feed(data.train_images, data.arrays["train_index"][chosen], device)
-    features, logits = predict(model, feed, data.normalize(job, device))
+    features, logits = predict(model, feed, data.normalize(config, device))
     weight, bias = torch.zeros(0, features.shape[1]), torch.zeros(0)
     if isinstance(model.head, nn.Linear):
         weight = model.head.weight.detach().float().cpu()
