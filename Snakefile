@@ -21,6 +21,7 @@ include: "rules/evaluate.smk"
 include: "rules/analysis.smk"
 include: "rules/figures.smk"
 include: "rules/published.smk"
+include: "rules/screen.smk"
 
 
 # small steps: a cluster runs them where the workflow itself runs
@@ -81,6 +82,7 @@ onerror:
     if workflow.executor_plugin.name == "slurm":
         show_failed_jobs()
     print(
-        "The workflow stopped at an error. The lines above name the step that failed and its log file. "
-        "What was complete stays, and the same command goes on from there. `make doctor` looks for what is in the way."
+        "The workflow stopped at an error. What was complete stays, and the same command goes on from there. "
+        "`make doctor` looks for what is in the way."
     )
+    show_errors()

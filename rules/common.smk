@@ -33,6 +33,7 @@ try:
     for file in workflow.configfiles:
         read_configuration(file)
     EXPERIMENT = load(config, stands_alone=bool(workflow.configfiles))
+    CONTEXT = EXPERIMENT.context()
 except OpenSetError as error:
     raise WorkflowError(str(error))
 

@@ -6,7 +6,6 @@ from openset_distill.core.text import rst_escape
 from openset_distill.report.figures import FIGURES
 from openset_distill.report.tables import TABLES
 
-CONTEXT = EXPERIMENT.context()
 FIGURE_FILES = [f"{FIGURES_FOLDER}/{name}.{kind}" for name in SETTINGS.show.figures for kind in ("pdf", "png", "csv")]
 TABLE_FILES = [f"{TABLES_FOLDER}/{name}.{kind}" for name in EXPERIMENT.tables for kind in ("md", "tex", "csv")]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import shutil
 import signal
 import socket
@@ -53,8 +54,12 @@ def nothing_to_do(folder: Path) -> bool:
 
 def rules(text: str) -> dict[str, int]:
     """How many jobs of each rule ran, from Snakemake's own words."""
-    names = [line.split()[1].rstrip(":") for line in text.splitlines() if line.startswith(("rule ", "localrule "))]
-    return {name: names.count(name) for name in names}
+    counts: dict[str, int] = {}
+    for table in re.findall(r"^Job stats:\njob .*\n-.*\n((?:\w+ +\d+\n)*)", text, re.MULTILINE):
+        for name, count in (line.split() for line in table.splitlines()):
+            if name != "total":
+                counts[name] = counts.get(name, 0) + int(count)
+    return counts
 
 
 @pytest.fixture(scope="module")

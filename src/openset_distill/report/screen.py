@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from pathlib import Path
 
 from ..core.text import printable
@@ -46,6 +47,20 @@ def show(tidy: str, figures: str, tables: str, context: Context) -> None:
     places = {"figures": figures, "tables": tables}
     made = [f"{kind}: {folder}/" for kind, folder in places.items() if Path(folder).is_dir()]
     console.print("   ".join(made), highlight=False)
+
+
+def last_error(log: str) -> str:
+    """Why a job failed, from its log: the last `error:` line with the lines that belong to it, or the last line."""
+    try:
+        lines = Path(log).read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
+    except OSError:
+        lines = []
+    starts = [number for number, line in enumerate(lines) if line.startswith("error: ")]
+    if not starts:
+        return f"error: {lines[-1]}" if lines else f"error: it ended without a word in {log}; look for memory and disk"
+    first, *rest = lines[starts[-1] :]
+    belonging = itertools.takewhile(lambda line: line.startswith(" "), rest)
+    return "\n".join([first, *belonging])
 
 
 def _complete(row: dict[str, str], context: Context) -> dict[str, object]:
