@@ -223,8 +223,9 @@ def submit_limit(qualities: Iterable[str]) -> int | None:
         limit, _, qos = line.partition("|")
         limits.append(limit)
         default.add(qos)
-    named = sorted(set(qualities) or {*default} - {""})
-    if named:
+    # where an association has no default, SLURM takes the QOS that every cluster begins with
+    named = sorted(set(qualities) or {*default} - {""} or {"normal"})
+    if association:
         limits += words_of("sacctmgr", "-nP", "show", "qos", ",".join(named), "format=MaxSubmitJobsPU")
     numbers = [int(limit) for limit in limits if limit.isdigit()]
     return min(numbers) if numbers else None

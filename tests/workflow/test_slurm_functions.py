@@ -152,6 +152,8 @@ def test_the_limit_of_submissions_is_the_smallest_that_accounting_tells(commands
     commands(sacctmgr=script)
     assert slurm.submit_limit([]) == 5  # of the default QOS
     assert slurm.submit_limit(["gold"]) == 3
+    commands(sacctmgr='case "$*" in *associations*) echo "|";; *"qos normal"*) echo 7;; esac')
+    assert slurm.submit_limit([]) == 7  # of the QOS that every cluster begins with
     commands(sacctmgr="echo '|'")
     assert slurm.submit_limit([]) is None
     commands(sacctmgr="echo 'sacctmgr: error: no database' >&2; exit 1")
