@@ -253,8 +253,10 @@ def torchrun(
     names = ["weights.safetensors", "history.csv", "outputs.npz", "config.json", "provenance.json"]
     outputs = [part for name in names for part in (f"--{name.split('.')[0]}", folder / name)]
     inputs = ["--prepared", digits, "--split", split / "split.npz", "--description", split / "split.json"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", *(launch or ("--standalone", "--nproc-per-node", "2"))]
-    command = [*launcher, SCRIPTS / "train.py", "--job", json.dumps(settings), *inputs, *outputs, *more]
+    # on one machine as the workflow starts them, on several by hand
+    launcher = ["-m", "torch.distributed.run", *launch] if launch else []
+    more = more if launch else (*more, "--processes", "2")
+    command = [sys.executable, *launcher, SCRIPTS / "train.py", "--job", json.dumps(settings), *inputs, *outputs, *more]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(list(map(str, command)), cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -265,12 +267,17 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.mark.parametrize(("run", "nodes"), [("ad_as_described_ce", 1), ("cutmix", 2), ("arpl", 1)])
+@pytest.mark.parametrize(("run", "nodes"), [("ad_as_described_ce", 1), ("cutmix", 2), ("arpl", 1), ("kd_mixed", 1)])
 def test_two_processes_train_what_one_does(run, nodes, teacher, digits, split, tmp_path):
-    names = ["--teacher", teacher / "weights.safetensors"] if run == "ad_as_described_ce" else []
+    distils = run in ("ad_as_described_ce", "kd_mixed")
+    names = ["--teacher", teacher / "weights.safetensors"] if distils else []
     settings = job("ce", method=METHODS.resolve("arpl")) if run == "arpl" else job(run)
     # rounding differs, and training amplifies it step by step: one epoch is long enough to see a real difference
     settings["optimization"] |= {"epochs": 1, "warmup_epochs": 0}
+    if run == "kd_mixed":  # its teacher's logits come from a file
+        recording = tmp_path / "answers.safetensors"
+        succeed(script("cache_teacher_logits.py", *recording_command(recording, settings, digits, split, teacher)))
+        names += ["--answers", recording]
     succeed(train(tmp_path / "one", settings, digits, split, *names))
     launch: tuple[str, ...] = ()
     if nodes == 2:
@@ -281,6 +288,8 @@ def test_two_processes_train_what_one_does(run, nodes, teacher, digits, split, t
     for process in started:
         _, errors = process.communicate(timeout=180)
         assert process.returncode == 0, errors
+        # one of them speaks
+        assert nodes == 2 or errors.count("device: cpu") == errors.count("epoch 1/1") == 1, errors
     for a, b in zip(history(tmp_path / "one"), history(tmp_path / "two"), strict=True):
         np.testing.assert_allclose([float(x) for x in a.values()], [float(x) for x in b.values()], rtol=1e-3, atol=1e-3)
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
