@@ -21,11 +21,10 @@ from openset_distill.config.experiment import (
     MemoryMb,
     ResourceSettings,
     RuntimeMin,
-    Strict,
     Threads,
-    validated,
 )
 from openset_distill.core.errors import SettingsError
+from openset_distill.core.settings import Strict, validated
 from openset_distill.core.yaml_files import read_yaml
 
 # between two questions to the scheduler the plugin lets up to 180 s pass; what `squeue` has forgotten by then it would

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import job
+from commands import job, typed
 from fake_cuda import CUDA, LIST, FakeCuda, HostWaits, Operations, fake_cuda
 from torch import nn
 
@@ -70,7 +70,8 @@ def classifier(device: torch.device, channels: int = 3) -> nn.Module:
 def train_two_steps(made: dict, split: SplitData, device: torch.device, teacher, gpu: FakeCuda | None = None) -> None:
     """What `loop.train` does in a step, twice. On a fake GPU the gradients are tensors like the parameters, and nothing
     may wait; what is done once, before the first step, may."""
-    student, batches = make_student(made, split, device).train(), make_batches(made, split, device)
+    config = typed(made)
+    student, batches = make_student(config, split, device).train(), make_batches(config, split, device)
     student.precision = None if made["optimization"]["precision"] == "float32" else torch.bfloat16
     method, progress = METHODS.build(made["method"]), Progress()
     optimizer = SGD((p for p in student.parameters() if p.requires_grad), nesterov=True)
@@ -205,10 +206,10 @@ def test_a_step_with_cached_teacher_logits(mixing, tmp_path: Path):
     save_classifier(tmp_path / "t.safetensors", classifier(CPU), Described(SMALL, CLASSES, 3, 16, "linear"))
     teachers = [tmp_path / "t.safetensors"]
     networks = load_networks(teachers, CLASSES, CPU)
-    wanted = views(made, split, teachers, CPU)
-    record(tmp_path / "answers.safetensors", networks, make_batches(made, split, CPU), wanted)
+    wanted = views(typed(made), split, teachers, CPU)
+    record(tmp_path / "answers.safetensors", networks, make_batches(typed(made), split, CPU), wanted)
     with fake_cuda() as gpu:
-        teacher = Recording(tmp_path / "answers.safetensors", views(made, split, teachers, CUDA), CUDA)
+        teacher = Recording(tmp_path / "answers.safetensors", views(typed(made), split, teachers, CUDA), CUDA)
         train_two_steps(made, split, CUDA, teacher, gpu)
 
 
@@ -219,7 +220,7 @@ def test_a_step_with_cached_teacher_logits(mixing, tmp_path: Path):
 def test_the_mixing_scan(mixing):
     with fake_cuda() as gpu:
         images, labels = data().known_test(12, 0, CUDA)
-        normalize = data().normalize(settings(), CUDA)
+        normalize = data().normalize(typed(settings()), CUDA)
         rows = mixing_response(
             {"t": classifier(CUDA)}, "t", normalize(images), labels, mixing=mixing, lams=[0.0, 0.5], seed=0
         )
@@ -236,8 +237,8 @@ def test_grad_cam(backbone):
         assert pairs.views["mixed"].device == CUDA
         assert len(list(pairs.pictures(CLASSES, 2))) == 8
     with Operations() as operations:
-        images = split.normalize(made, CPU)(split.known_test(6, 0, CPU)[0])
-        grad_cam(make_student(made, split, CPU).eval(), images)
+        images = split.normalize(typed(made), CPU)(split.known_test(6, 0, CPU)[0])
+        grad_cam(make_student(typed(made), split, CPU).eval(), images)
     assert not operations.nondeterministic and "upsample_bilinear2d" in operations.counts
 
 
@@ -245,7 +246,7 @@ def test_outputs_of_the_test_images():
     split = data()
     with fake_cuda() as gpu:
         (feed,) = split.test(CUDA)
-        features, logits = predict(classifier(CUDA), feed, split.normalize(settings(), CUDA))
+        features, logits = predict(classifier(CUDA), feed, split.normalize(typed(settings()), CUDA))
     assert features.shape == (24, 8) and logits.shape == (24, 4) and not gpu.nondeterministic
 
 
