@@ -69,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     config = commands.add_parser(
         "config", help="a configuration with every name looked up and every default filled in, as JSON"
     )
+    config.add_argument(
+        "--schema", action="store_true", help="print the JSON schema of configuration files instead, for an editor"
+    )
     config.add_argument("--configfile", type=Path, help="an experiment (default: changes to config/config.yaml)")
     config.add_argument(
         "--set",
@@ -199,6 +202,11 @@ def show_config(arguments: argparse.Namespace) -> None:
     """The resolved experiment, or the resolved settings of one run, as JSON."""
     from .config.experiment import load, merge, read_configuration
 
+    if arguments.schema:
+        from .config.schema import configuration_schema
+
+        print(json.dumps(configuration_schema(), indent=2))
+        return
     named = arguments.configfile is not None
     configuration = read_configuration(arguments.configfile) if named else {}
     for text in arguments.set:

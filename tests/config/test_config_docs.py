@@ -69,7 +69,7 @@ def test_the_defaults_are_those_of_the_code(heading: str) -> None:
         elif key == "figures":
             assert default == "all", key
         else:
-            assert default == f"`{as_yaml(field.default)}`", key
+            assert default == f"`{as_yaml(field.get_default(call_default_factory=True))}`", key
 
 
 def as_yaml(value: object) -> str:
