@@ -10,8 +10,10 @@ from pathlib import Path
 
 import snakemake.cli
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 from openset_distill.core.errors import OpenSetError, nearest
+from openset_distill.core.files import read_record
 from openset_distill.core.names import any_of
 from openset_distill.config.experiment import load, read_configuration
 from openset_distill.report.screen import show
@@ -66,6 +68,16 @@ for place, written in ((SHOWN, True), (DATA, False)):
         raise WorkflowError(
             f"{existing} is no folder that can be written; name another one with `results` or `data.folder`"
         )
+
+# a second experiment of one name replaces the first; one line before anything runs
+for description in [] if SETTINGS.redraw else sorted(Path(RESULTS).glob("split*/seed*/split.json"))[:1]:
+    with contextlib.suppress(OpenSetError):
+        made_of = read_record(description, {"dataset": str})["dataset"]
+        if made_of != SETTINGS.data.dataset:
+            logger.warning(
+                f"warning: {RESULTS} holds results of {made_of}, which those of {SETTINGS.data.dataset} will replace; "
+                "to keep both, add --config experiment=NAME"
+            )
 
 
 wildcard_constraints:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from small_repository import BIN, copy_of_the_repository, run
@@ -44,8 +45,10 @@ def ended(folder: Path, number: signal.Signals, moment: float) -> bool | None:
     """Starts the workflow and ends it after `moment` seconds. None: it was done before; else whether it was told to."""
     environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(folder / "src")}
     process = subprocess.Popen(
-        COMMAND, cwd=folder, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+        COMMAND, cwd=folder, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        # a shell that started the tests in the background has them ignore it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     try:
         _, errors = process.communicate(timeout=moment)
         assert process.returncode == 0, errors.decode()[-3000:]
@@ -55,7 +58,9 @@ def ended(folder: Path, number: signal.Signals, moment: float) -> bool | None:
     try:
         process.communicate(timeout=60)
     except subprocess.TimeoutExpired:
-        pytest.fail(f"the workflow does not end after {number.name}")
+        living = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        words = "\n".join(f"{one.pid} {one.status()} {' '.join(one.cmdline())[:300]}" for one in living)
+        pytest.fail(f"the workflow does not end after {number.name} at {moment:.2f} s:\n{words}")
     finally:
         # jobs of a killed workflow live on; a machine that fails takes them too
         with contextlib.suppress(ProcessLookupError):

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 from pydantic import Field
@@ -225,6 +225,8 @@ class ResourceSettings(Strict):
 
 class Settings(Strict):
     """The whole configuration of one experiment; config/README.md explains every key."""
+
+    _held: ClassVar = {"defaults": RunSettings}
 
     experiment: Name
     title: Line

@@ -36,15 +36,19 @@ class Registry(Mapping[str, type[T]], Generic[T]):
 
     A specification is a bare name (`cutmix`) or a mapping with settings (`{name: cutmix, alpha: 0.5}`). A class with
     `presets` (name -> settings) also takes `preset`; settings beside it override the preset's.
+
+    Args:
+        others: end of the message about a name that is not there; NAME stands for it.
     """
 
-    def __init__(self, kind: str, entries: Mapping[str, type[T]]):
-        self.kind = kind
+    def __init__(self, kind: str, entries: Mapping[str, type[T]], others: str = ""):
+        self.kind, self._others = kind, others
         self._entries = dict(entries)
 
     def __getitem__(self, name: str) -> type[T]:
         if name not in self._entries:
-            raise SettingsError(f"unknown {self.kind} {name!r}; {nearest(name, self._entries)}")
+            others = self._others.replace("NAME", str(name))
+            raise SettingsError(f"unknown {self.kind} {name!r}; {nearest(name, self._entries)}{others}")
         return self._entries[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -196,6 +196,7 @@ BACKBONES = Registry(
         "efficientnet_lite0": EfficientNetLite0,
         "timm": Timm,
     },
+    others=" (models of timm: {name: timm, model: NAME})",
 )
 
 
