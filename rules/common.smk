@@ -57,9 +57,6 @@ LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
 # kept results hold tidy tables and no networks: figures and tables are drawn beside them
 SHOWN = SETTINGS.redraw or RESULTS
-TIDY = f"{SHOWN}/tidy"
-FIGURES_FOLDER = f"{SHOWN}/figures"
-TABLES_FOLDER = f"{SHOWN}/tables"
 
 # prepared data may lie in a shared folder that only others write to
 for place, written in ((SHOWN, True), (DATA, False)):
@@ -152,6 +149,9 @@ def check_targets():
     for target in {*asked.targets, *asked.forcerun, *asked.until, *asked.omit_from}:
         if target in steps or os.path.exists(target) or any(step.is_producer(target) for step in steps.values()):
             continue
+        if target in FIGURES and target not in EXPERIMENT.figures:
+            lacking = " and ".join(EXPERIMENT.lacks(target)) or "to be named in show.figures"
+            raise WorkflowError(f"the figure {target} needs {lacking}, which this experiment lacks")
         if os.sep not in target:
             raise WorkflowError(f"there is no target {target!r}; {nearest(target, shown)}")
         made = [f"{EXPERIMENT.first(RUN).replace('{run}', run)}/metrics.json" for run in EXPERIMENT.runs]

@@ -6,11 +6,11 @@ from openset_distill.core.text import rst_escape
 from openset_distill.report.figures import FIGURES
 from openset_distill.report.tables import TABLES
 
-FIGURE_FILES = [f"{FIGURES_FOLDER}/{name}.{kind}" for name in SETTINGS.show.figures for kind in ("pdf", "png", "csv")]
+FIGURE_FILES = [f"{FIGURES_FOLDER}/{name}.{kind}" for name in EXPERIMENT.figures for kind in ("pdf", "png", "csv")]
 TABLE_FILES = [f"{TABLES_FOLDER}/{name}.{kind}" for name in EXPERIMENT.tables for kind in ("md", "tex", "csv")]
 
 
-for figure in SETTINGS.show.figures:
+for figure in EXPERIMENT.figures:
 
     # A figure, and the tables that say the same in numbers.
     rule:

@@ -135,7 +135,7 @@ def stages(experiment: Experiment) -> dict[str, Any]:
     tidy.append(f"{results}/tidy/{CHECKSUMS}")
     headline = f"{results}/tidy/headline.json"
     made["tidy"] = stage(RULES["tidy"], [headline], [scripts["aggregate"]], splits, tidy, [headline])
-    figures, tables = settings.show.figures, experiment.tables
+    figures, tables = experiment.figures, experiment.tables
     made["figures"] = stage(
         [f"figure_{name}" for name in figures],
         [f"{results}/figures/{name}.pdf" for name in figures],

@@ -50,7 +50,7 @@ def main() -> None:
     arguments = parser.parse_args()
     experiment = load(read_configuration(arguments.configuration), stands_alone=True)
     show = experiment.settings.show
-    figures = [name for name in show.figures if PICTURES not in FIGURES[name].tables]
+    figures = [name for name in experiment.figures if PICTURES not in FIGURES[name].tables]
     read = {table for name in figures for table in FIGURES[name].tables}
     read |= {table for name in experiment.tables for table in TABLES[name].tables}
     kept = {"figures": set(figures), "tables": set(experiment.tables), "tidy": read | CITED}

@@ -148,7 +148,8 @@ def test_a_figure_whose_runs_are_not_configured():
     runs = {name: None for name in ("mixup", "cutmix", "kd_mixed", "ad_as_released", "ad_as_described_ce")}
     runs |= {name: None for name in ("ad_mixed_teacher", "ad_no_joint", "ad_no_relabel")}
     show = {"msa": None, "distillation": None, "asymmetric": [], "ablation": []}
-    message = error({"runs": runs, "show": show})
+    assert "two_sides" not in changed({"runs": runs, "show": show}).figures
+    message = error({"runs": runs, "show": {**show, "figures": ["two_sides"]}})
     assert "show.figures: two_sides needs" in message and "'msa'" in message and "leave the figure out" in message
 
 
@@ -303,9 +304,7 @@ def test_captions_state_what_was_set():
         "teacher small_resnet 32-64, students ResNet-18 and MobileNetV2 (pretrained); 1 epoch, batches of 32 images. "
         "The paper: teacher ResNet-50, students ResNet-18, 200 epochs. On a laptop."
     )
-    alone = changed(
-        {"only": ["ce", "cutmix"], "show": {"figures": ["two_sides"]}, "runs": {"ce": {"optimization": {"epochs": 7}}}}
-    )
+    alone = changed({"only": ["ce", "cutmix"], "runs": {"ce": {"optimization": {"epochs": 7}}}})
     assert "; networks small_resnet 16-32; 7 to 30 epochs, batches of 64 images. " in alone.context().about()
 
 

@@ -176,8 +176,8 @@ LISTS_OF_RUNS = ("asymmetric", "ablation", "dynamics")
 class ShowSettings(Strict):
     """Which runs the figures and tables set side by side, and which figures and tables are made.
 
-    A part without a run goes to the runs of its family, if there are any. Without `tables` all that the experiment can
-    fill.
+    A part without a run goes to the runs of its family, if there are any. Without `figures` or `tables` all that the
+    experiment can fill.
     """
 
     baseline: Name = "ce"
@@ -186,7 +186,7 @@ class ShowSettings(Strict):
     asymmetric: Names = ()
     ablation: Names = ()
     dynamics: Names = ()
-    figures: Annotated[tuple[str, ...], Distinct] = tuple(FIGURES)
+    figures: Annotated[tuple[str, ...], Distinct] | None = None
     tables: Annotated[tuple[str, ...], Distinct] | None = None
 
     @pydantic.field_validator("msa", "distillation", mode="before")
@@ -486,8 +486,8 @@ class Experiment:
         for kind, registry in (("figures", FIGURES), ("tables", TABLES)):
             for name in getattr(show, kind) or ():
                 _checked(f"show.{kind}", self._known, kind.removesuffix("s"), name, registry)
-        for figure in show.figures:
-            missing = FIGURES[figure].needs(self.configured.families)
+        for figure in show.figures or ():
+            missing = self.lacks(figure)
             if missing:
                 raise SettingsError(
                     f"configuration: show.figures: {figure} needs {' and '.join(missing)}, which `runs` lacks; "
@@ -582,6 +582,16 @@ class Experiment:
         """The tables to write: the configured ones, or all that the experiment can fill."""
         able = tuple(name for name, table in TABLES.items() if not table.needs(self.configured))
         return able if self.settings.show.tables is None else self.settings.show.tables
+
+    @cached_property
+    def figures(self) -> tuple[str, ...]:
+        """The figures to draw: the configured ones, or all that the experiment can fill."""
+        able = tuple(name for name in FIGURES if not self.lacks(name))
+        return able if self.settings.show.figures is None else self.settings.show.figures
+
+    def lacks(self, figure: str) -> list[str]:
+        """What a figure needs and the experiment does not have, in words."""
+        return FIGURES[figure].needs(self.configured.families)
 
     @cached_property
     def teacher_runs(self) -> list[str]:
