@@ -1,11 +1,10 @@
 """`openset predict` beside a plain torchvision loop and the bare network, on image files of one size.
 
-The same model folder and the same files are given to all three, each in a process of its own: the command as a user
-calls it; `ImageFolder` with a `DataLoader` and the same network; and the network alone on pixels that are in memory. It
-prints, as JSON, seconds to the first answer, images a second after the start, and the peak of memory for a small and a
-large number of images.
+The same model folder and the same files are given to all three, by turns, each in a process of its own: the command as
+a user calls it; `ImageFolder` with a `DataLoader` and the same network; and the network alone on pixels that are in
+memory. The rates of one round are compared with each other, so that other work on the machine concerns all three.
 
-    python benchmarks/predict.py --model MODEL --images 10000 --size 64
+    python benchmarks/predict.py --model MODEL --images 10000 --size 64 --rounds 3 --json FILE
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,6 +24,7 @@ from measure import machine
 from PIL import Image
 
 FEW = 1000  # images of the small run, which memory is compared with
+BATCH = 128  # images, of `openset predict` at 64 pixels too
 COMMAND = "from openset_distill.cli import main; main()"
 
 
@@ -37,29 +38,27 @@ def make_images(folder: Path, images: int, size: int) -> None:
 
 
 def timed(command: list[str]) -> dict[str, float]:
-    """Seconds to the first and the last answer of a process that prints one a line, and its peak memory in MiB."""
+    """A process that prints one answer a line: seconds to the first one, images a second after the first batch, seconds
+    of the processor from start to end, and peak memory in MiB."""
     started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    first, answers = 0.0, 0
-    for _ in process.stdout:
-        answers += 1
-        first = first or time.perf_counter() - started
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    times = [time.perf_counter() - started for _ in process.stdout]
+    said = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
-        sys.exit(f"{command[1:4]} ended with status {process.returncode}")
-    total = time.perf_counter() - started
+        sys.exit(f"{command[1:4]} ended with status {process.returncode}: {said}")
+    begun = min(BATCH, len(times) // 2)
     return {
-        "first_answer_s": first,
-        "total_s": total,
-        "answers": answers,
-        "images_per_s": answers / (total - first),
+        "first_answer_s": times[0],
+        "images_per_s": (len(times) - begun) / (times[-1] - times[begun - 1]),
+        "processor_s": usage.ru_utime + usage.ru_stime,
         "peak_mib": usage.ru_maxrss / 1024,
     }
 
 
 def answer_plainly(model: Path, images: Path, bare: bool) -> None:
-    """The plain loop , one line an image; for `bare` the network alone, whose rate is printed as JSON."""
+    """The plain loop, one line an image; for `bare` the network alone, whose rate is printed as JSON."""
     import torch
     from torch.utils.data import DataLoader
     from torchvision import datasets, transforms
@@ -71,10 +70,11 @@ def answer_plainly(model: Path, images: Path, bare: bool) -> None:
     steps = [transforms.Resize(how.image_size), transforms.CenterCrop(how.image_size), transforms.ToTensor()]
     steps.append(transforms.Normalize(how.mean, how.std))
     data = datasets.ImageFolder(images, transforms.Compose(steps))
-    batches = DataLoader(data, batch_size=128, num_workers=0 if bare else 2)
+    batches = DataLoader(data, batch_size=BATCH, num_workers=0 if bare else 2)
     with torch.inference_mode():
         if bare:
             batch = next(iter(batches))[0].to(memory_format=torch.channels_last)
+            network(batch)
             started = time.perf_counter()
             for _ in range(max(1, len(data) // len(batch))):
                 network(batch)
@@ -92,6 +92,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="folder of an RGB model")
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--size", type=int, default=64, help="pixels of the files")
+    parser.add_argument("--rounds", type=int, default=3, help="each is all of them, one after another")
+    parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("--plain", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -103,16 +105,46 @@ def main() -> None:
         make_images(folder / "many", arguments.images, arguments.size)
         make_images(folder / "few", min(FEW, arguments.images), arguments.size)
         here = [sys.executable, __file__, "--model", str(arguments.model)]
-        results = {}
-        for label, images in (("few", folder / "few"), ("many", folder / "many")):
-            ours = [sys.executable, "-c", COMMAND, "predict", str(arguments.model), str(images), "--jsonl"]
-            results[f"openset_predict_{label}"] = timed(ours)
-        results["torchvision_loop"] = timed([*here, "--plain", str(folder / "many")])
-        bare = subprocess.run([*here, "--bare", str(folder / "many")], capture_output=True, text=True, check=True)
-        results["bare_network"] = json.loads(bare.stdout)
-    print(
-        json.dumps({"machine": machine("torch", "torchvision", "pillow"), "size": arguments.size, **results}, indent=2)
-    )
+        ours = [sys.executable, "-c", COMMAND, "predict", str(arguments.model), "--jsonl"]
+        rounds = []
+        for _ in range(arguments.rounds):
+            bare = subprocess.run([*here, "--bare", str(folder / "many")], capture_output=True, text=True, check=True)
+            rounds.append(
+                {
+                    "bare_network": json.loads(bare.stdout),
+                    "openset_predict": timed([*ours, str(folder / "many")]),
+                    "openset_predict_few": timed([*ours, str(folder / "few")]),
+                    "torchvision_loop": timed([*here, "--plain", str(folder / "many")]),
+                }
+            )
+    result = {
+        "machine": machine("torch", "torchvision", "pillow"),
+        "backbone": json.loads((arguments.model / "model.json").read_text())["architecture"]["backbone"]["name"],
+        "images": arguments.images,
+        "size": arguments.size,
+        "load": os.getloadavg()[1],
+        "median": summarized(rounds),
+        "rounds": rounds,
+    }
+    text = json.dumps(result, indent=2)
+    if arguments.json:
+        arguments.json.write_text(text + "\n")
+    print(text)
+
+
+def summarized(rounds: list[dict[str, dict[str, float]]]) -> dict[str, float]:
+    """Medians over the rounds; rates as multiples of the bare network's in the same round."""
+
+    def median(name: str, key: str, relative: bool = False) -> float:
+        values = [one[name][key] / (one["bare_network"][key] if relative else 1) for one in rounds]
+        return round(statistics.median(values), 3)
+
+    found = {"bare_network_images_per_s": median("bare_network", "images_per_s")}
+    for name in ("openset_predict", "torchvision_loop"):
+        found[f"{name}_of_bare"] = median(name, "images_per_s", relative=True)
+        for key in ("first_answer_s", "processor_s", "peak_mib"):
+            found[f"{name}_{key}"] = median(name, key)
+    return found | {"openset_predict_few_peak_mib": median("openset_predict_few", "peak_mib")}
 
 
 if __name__ == "__main__":

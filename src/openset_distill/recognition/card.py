@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..evaluation.thresholds import VALIDATION_CHOSE, OperatingPoint, Rate
-from .description import ModelDescription
+from .description import UNKNOWN, ModelDescription
 
+OWN = "image_folder"  # what the catalog calls a user's own images
 METRIC_NAMES = {
     "accuracy": "Closed-set accuracy",
     "auroc": "AUROC, known against unknown",
@@ -62,7 +63,7 @@ def _front_matter(description: ModelDescription, metrics: Sequence[Mapping[str, 
         "- open-set-recognition",
         "- out-of-distribution-detection",
     ]
-    dataset = description.training_data.get("dataset")
+    dataset = str(description.training_data.get("dataset") or OWN)
     if metrics:
         lines += [
             "model-index:",
@@ -71,12 +72,13 @@ def _front_matter(description: ModelDescription, metrics: Sequence[Mapping[str, 
             "  - task:",
             "      type: image-classification",
             "    dataset:",
-            "      name: " + json.dumps(str(dataset or "own images")),
-            "      type: " + json.dumps(str(dataset or "image_folder")),
+            "      name: " + json.dumps("own images" if dataset == OWN else dataset),
+            "      type: " + json.dumps(dataset),
             "    metrics:",
         ]
         for row in metrics:
-            lines += [f"    - type: {row['metric']}", f"      value: {row['value']:.4f}"]
+            lines += [f"    - type: {row['metric']}", f"      name: {METRIC_NAMES[row['metric']]}, fraction"]
+            lines += [f"      value: {row['value']:.4f}"]
     return "\n".join([*lines, "---"])
 
 
@@ -138,8 +140,9 @@ def _training_data(description: ModelDescription) -> str:
         "fingerprint": "fingerprint (SHA-256)",
         "licence": "licence of the data",
     }
+    data = {**data, "dataset": "own images" if data.get("dataset") == OWN else data.get("dataset")}
     rows = [(label, _text(data[key])) for key, label in named.items() if data.get(key) is not None]
-    if data.get("unknown_classes"):
+    if data.get("unknown_classes") not in (None, [], [UNKNOWN]):  # the folder of all that is unknown says nothing
         rows.append(("unknown classes of the test", _text(", ".join(map(str, data["unknown_classes"])))))
     return _table(("what", "value"), rows)
 

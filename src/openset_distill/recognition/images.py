@@ -360,7 +360,7 @@ def classes_of(folder: str | os.PathLike, known: Sequence[str]) -> list[str]:
         if {"train", "test"} & set(foreign):
             remedy = f"name the folder that holds the class folders, for example {path / 'test'}"
         else:
-            remedy = f"{nearest(foreign[0], known)} Rename it, or give images of other things with --unknown"
+            remedy = f"rename it, or give images of other things with --unknown; {nearest(foreign[0], known)}"
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise DataError(f"{path} has the class folder {printable(foreign[0])!r}{more}, which the model lacks; {remedy}")
     return names

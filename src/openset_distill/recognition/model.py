@@ -126,7 +126,12 @@ class OpenSetClassifier:
         folder = Path(folder)
         description = read_description(folder)
         weights = folder / WEIGHTS
-        network, described = load_classifier(weights, classes=description.classes)
+        try:
+            network, described = load_classifier(weights, classes=description.classes)
+        except CheckpointError as error:
+            # a model is no file of the workflow, whose commands make theirs again
+            problem = str(error).rpartition("; ")[0] or str(error)
+            raise CheckpointError(f"{problem}; restore the file, or make the model again") from error
         preprocessing = description.preprocessing
         agrees = described.channels == preprocessing.channels and described.head == description.architecture.head
         if not agrees or sha256(weights) != description.weights_sha256:
