@@ -91,6 +91,7 @@ def main() -> None:
                 "epoch_seconds": [after - before for before, after in itertools.pairwise(marks)],
                 "images": batches.an_epoch * batches.size,
                 "peak_mib": peak_mib(),
+                "gpu_peak_mib": torch.cuda.max_memory_allocated() // 2**20 if device.type == "cuda" else 0,
                 "operations_an_image": 3 * counter.get_total_flops() / batches.size,
             }
         )

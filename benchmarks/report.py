@@ -156,6 +156,22 @@ def analysis() -> str:
     return table(head, rows)
 
 
+def gpu() -> str:
+    found = load("gpu")
+    if not found:
+        return "Not measured: no GPU was at hand. `python benchmarks/gpu.py` fills these rows in ten minutes."
+    rows = []
+    for key, row in found["rows"].items():
+        case, method, precision, count = key.rsplit(", ", 3)
+        busy = "" if row["busy_percent"] is None else f"{row['busy_percent']:.0f} %"
+        rows.append(
+            [f"{CASES[case]}: {method}, {precision}", count, f"{row['images_a_second']:.0f}", busy,
+             f"{row['gpu_peak_mib']} MiB"]
+        )  # fmt: skip
+    head = [f"on {', '.join(found['machine']['gpus'])}", "at once", "images a second", "busy", "memory of each"]
+    return table(head, rows)
+
+
 def main() -> None:
     text = PAGE.read_text(encoding="utf-8")
     for name, make in {
@@ -164,6 +180,7 @@ def main() -> None:
         "quality": quality,
         "scale": scale,
         "analysis": analysis,
+        "gpu": gpu,
     }.items():
         before, _, rest = text.partition(f"<!-- {name} -->\n")
         after = rest.partition("<!-- end -->")[2]
