@@ -31,6 +31,7 @@ localrules:
     paper_training,
     published_checkpoints,
     download_dataset,
+    fetch_weights,
     aggregate,
 
 

@@ -16,6 +16,7 @@ from openset_distill.core.errors import OpenSetError, nearest
 from openset_distill.core.files import read_record
 from openset_distill.core.names import any_of
 from openset_distill.config.experiment import load, read_configuration
+from openset_distill.models import BACKBONES
 from openset_distill.report.screen import show
 
 
@@ -45,6 +46,8 @@ SOURCE = shlex.quote(str(Path(workflow.basedir, "src"))).replace("{", "{{").repl
 # goes to the whole job: the shell outlives it, so that a training has the time to save its state.
 # The GPUs that a scheduler gave to the job are passed on: a job that finds none of them must not train on the CPU.
 GPUS = "export OPENSET_GPUS=${{SLURM_JOB_GPUS:-}}; "
+# nodes often have no internet: weights were fetched where the workflow runs, and a job does not look for newer ones
+GPUS += "export HF_HUB_OFFLINE=1; " if workflow.remote_exec else ""
 shell.prefix(f"set -euo pipefail; trap : TERM; {GPUS}export PYTHONPATH={SOURCE}; ")
 
 ENVIRONMENT = "../environment.yml"
@@ -115,9 +118,13 @@ def teachers_of(wildcards, run=None):
 
 
 def given_weights_of(wildcards):
-    """The user's file of weights that a run's backbone starts from, as a list: empty where there is none."""
-    weights = EXPERIMENT.runs[wildcards.run].backbone.get("weights")
-    return [weights] if weights else []
+    """The file of weights that a run's backbone starts from, as a list: the user's own, or the record of those that were
+    fetched for it; empty where it starts from random ones."""
+    backbone = BACKBONES.build(EXPERIMENT.runs[wildcards.run].backbone)
+    if getattr(backbone, "weights", None):
+        return [backbone.weights]
+    fetched = getattr(backbone, "pretrained", False) and backbone.package is None
+    return [f"{DATA}/raw/weights/{backbone.model}.json"] if fetched else []
 
 
 def answers_of(wildcards):

@@ -29,6 +29,27 @@ rule download_dataset:
         "--record {output.record:q} > {log:q} 2>&1"
 
 
+# Into timm's cache, which nodes share with the machine that has internet.
+rule fetch_weights:
+    input:
+        code="workflow_scripts/fetch_weights.py",
+    output:
+        record=f"{DATA}/raw/weights/{{model}}.json",
+    log:
+        f"{DATA}/logs/weights_{{model}}.log",
+    benchmark:
+        f"{DATA}/benchmarks/weights_{{model}}.tsv"
+    wildcard_constraints:
+        model=r"[\w.-]+",
+    conda:
+        ENVIRONMENT
+    threads: wanted("download").threads
+    resources:
+        **resources_of("download"),
+    shell:
+        "python {input.code} --model {wildcards.model} --record {output.record:q} > {log:q} 2>&1"
+
+
 rule prepare_dataset:
     input:
         code="workflow_scripts/prepare.py",

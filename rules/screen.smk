@@ -12,6 +12,7 @@ from openset_distill.report.screen import last_error
 
 DOING = {
     "download_dataset": "fetching {dataset}",
+    "fetch_weights": "fetching the weights of {model}",
     "prepare_dataset": "preparing {dataset}",
     "make_split": "choosing classes and images",
     "train_teacher": "training {run}",

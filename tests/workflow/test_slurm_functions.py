@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -190,8 +192,6 @@ def test_the_plugin_still_names_its_jobs_by_the_attribute_that_is_set():
 
 @pytest.mark.workflow
 def test_snakemake_still_shows_its_executor(tmp_path):
-    import subprocess
-
     (tmp_path / "Snakefile").write_text(
         "rule all:\n    output: 'done'\n    shell: 'touch done'\n"
         "onstart:\n    print('executor:', type(workflow.scheduler._executor).__name__)\n"
@@ -227,3 +227,42 @@ def test_a_missing_command_is_no_error(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert slurm.failed_jobs("run", tmp_path) == [] and slurm.submit_limit([]) is None
     assert slurm.configuration("MinJobAge") == {}
+
+
+# ---------------------------------------------------------------------------------------- nodes without internet
+
+
+@pytest.mark.workflow
+def test_pretrained_weights_are_fetched_where_the_workflow_runs():
+    backbone = "runs={ce: {backbone: {name: resnet18, stem: imagenet, pretrained: true}}}"
+    target = "results/digits/split0/seed0/ce/weights.safetensors"
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "-n",
+        "--forceall",
+        "--cores",
+        "1",
+        "--config",
+        backbone,
+        "--",
+        target,
+    ]
+    planned = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert re.search(r"fetch_weights +1\n", planned.stdout) and "resnet18" in planned.stdout, planned.stderr
+    # a file of the user's own, and weights that a package carries, are fetched by nobody
+    for other in ("resnet18, stem: imagenet, weights: own.safetensors", "efficientnet_lite0"):
+        command[-3] = f"runs={{ce: {{backbone: {{name: {other}}}}}}}"
+        planned = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+        assert "fetch_weights" not in planned.stdout
+
+
+def test_weights_that_cannot_be_fetched_end_in_one_line(tmp_path):
+    command = [sys.executable, REPOSITORY / "workflow_scripts" / "fetch_weights.py", "--model", "resnet18"]
+    offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [*command, "--record", tmp_path / "r.json"], env=offline, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "pretrained weights of resnet18" in done.stderr
+    assert not (tmp_path / "r.json").exists()

@@ -271,7 +271,7 @@ def cached_batches(
     computed_from = {
         "data": dict(identity),
         "backbone": config.backbone,
-        "weights": _weights_hash(model.encoder),
+        "weights": weights_hash(model.encoder),
         "normalization": config.normalization.plain(),
         "precision": precision_name(model.precision),
         # what rounds: a network's features on another device or by another version differ in their last bits
@@ -288,7 +288,8 @@ def cached_batches(
     return FeatureBatches(config, of_views, labels), (of_validation, validation[1]), store
 
 
-def _weights_hash(module: nn.Module) -> str:
+def weights_hash(module: nn.Module) -> str:
+    """SHA-256 of a network's weights and buffers, by name and shape."""
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)}".encode() + tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -1,0 +1,29 @@
+"""Fetches pretrained weights into timm's cache, where there is internet: jobs on nodes read them from there."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from openset_distill.core.command import run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, help="timm's name of the model")
+    parser.add_argument(
+        "--record", required=True, type=Path, help="output: the model and the hash of its weights, JSON"
+    )
+    arguments = parser.parse_args()
+
+    from openset_distill.core.files import write_json
+    from openset_distill.models import BACKBONES
+    from openset_distill.training.features import weights_hash
+
+    backbone = {"name": "timm", "model": arguments.model, "stem": "imagenet", "pretrained": True}
+    encoder = BACKBONES.build(backbone).build(3)
+    write_json(arguments.record, {"model": arguments.model, "weights_sha256": weights_hash(encoder)})
+
+
+if __name__ == "__main__":
+    run(main)
