@@ -60,6 +60,9 @@ LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
 # kept results hold tidy tables and no networks: figures and tables are drawn beside them
 SHOWN = SETTINGS.redraw or RESULTS
+TIDY = f"{SHOWN}/tidy"
+FIGURES_FOLDER = f"{SHOWN}/figures"
+TABLES_FOLDER = f"{SHOWN}/tables"
 
 # prepared data may lie in a shared folder that only others write to
 for place, written in ((SHOWN, True), (DATA, False)):
