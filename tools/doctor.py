@@ -84,6 +84,27 @@ def dead_lock() -> Iterator[str]:
             yield "a process that held Snakemake's lock is dead: `snakemake --unlock`, then the same command again"
 
 
+def orphans() -> Iterator[str]:
+    """Trainings that go on although the Snakemake that started them is gone."""
+    here = str(Path.cwd())
+    for process in psutil.process_iter(["cwd", "cmdline"]):
+        words = process.info["cmdline"] or []
+        if process.info["cwd"] != here or not words or "python" not in Path(words[0]).name:
+            continue
+        if not any(word.endswith("workflow_scripts/train.py") for word in words) or "--weights" not in words:
+            continue
+        try:
+            above = [" ".join(parent.cmdline()) for parent in process.parents()]
+        except psutil.Error:
+            continue
+        if not any("snakemake" in line and "train.py" not in line for line in above):
+            folder = Path(words[words.index("--weights") + 1]).parent
+            yield (
+                f"process {process.pid} still trains {folder}, and the Snakemake that started it is gone: wait for it, "
+                f"or `kill {process.pid}`, which saves its state"
+            )
+
+
 def half_written() -> Iterator[str]:
     """What killed jobs left behind."""
     for folder in (Path("results"), Path("data")):
@@ -162,6 +183,7 @@ CHECKS: tuple[Callable[[], Iterator[str]], ...] = (
     no_cache,
     no_temporary_folder,
     dead_lock,
+    orphans,
     half_written,
     from_the_future,
     unreachable_remote,

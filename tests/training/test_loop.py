@@ -108,6 +108,17 @@ def start_training(folder: Path, settings: dict, digits: Path, split: Path) -> s
     return subprocess.Popen(list(map(str, command)), cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
 
 
+def test_two_processes_never_train_one_run(digits, split, tmp_path):
+    settings = job("mixup")
+    first = start_training(tmp_path / "run", settings, digits, split)
+    wait_for(tmp_path / "run" / "state.safetensors", first)
+    second = train(tmp_path / "run", settings, digits, split)
+    assert second.returncode == 2 and f"process {first.pid} is training mixup in " in second.stderr
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=60)
+    assert (tmp_path / "run" / "state.safetensors").exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL])
 def test_an_interrupted_training_goes_on_to_the_same_bits(number, digits, split, tmp_path):
     settings = job("mixup")

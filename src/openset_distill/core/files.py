@@ -90,6 +90,52 @@ def _lock(handle: int) -> bool:
     return True
 
 
+@contextmanager
+def alone(folder: str | os.PathLike, doing: str) -> Iterator[None]:
+    """Makes sure that no other process is in such a block for the same folder; nothing is left behind, even by a kill.
+
+    Where a file system has no locks, nobody is kept out.
+
+    Args:
+        doing: what is done there, for the message.
+
+    Raises:
+        OpenSetError: another process has the folder, or it cannot be made.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise OpenSetError(
+            f"cannot write {folder}: {error.strerror or error}; choose a folder that you may write to, with free space"
+        ) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = _owner_of_lock(handle)
+            end = f"end it with `kill {owner}`" if owner else "find it with `python tools/doctor.py`"
+            words = f"process {owner or 'another'} is {doing} in {folder} already"
+            raise OpenSetError(f"{words}; wait for it, or {end}, which saves its state") from error
+        except OSError:
+            pass  # no locks here
+        yield
+    finally:
+        os.close(handle)
+
+
+def _owner_of_lock(handle: int) -> str:
+    """The process that has the lock of an open file, from Linux' own list; empty where it is not known."""
+    inode = os.fstat(handle).st_ino
+    try:
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return ""
+    owners = [words[4] for words in map(str.split, lines) if len(words) > 5 and words[5].endswith(f":{inode}")]
+    return owners[0] if owners else ""
+
+
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Writes `value` as indented JSON; NaN and infinity are refused because JSON has neither."""
     with written_whole(path) as partial:

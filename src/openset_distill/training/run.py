@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..core.determinism import named_if_not_deterministic
-from ..core.files import remove_leftovers, sha256
+from ..core.files import alone, remove_leftovers, sha256
 from ..methods import Teacher
 from ..models.classifier import Classifier
 from .distributed import World
@@ -48,6 +49,21 @@ class Training:
         Args:
             watch: is told of the progress of the features of a frozen backbone (`FeatureStore.computed`).
         """
+        # the main process of several has the lock for all
+        once = alone(self.state.parent, f"training {config.run}") if world is None or world.leads else nullcontext()
+        with once:
+            return self._run(config, student, teacher, data, device, world, watch)
+
+    def _run(
+        self,
+        config: RunConfig,
+        student: Classifier,
+        teacher: Teacher | None,
+        data: SplitData,
+        device: torch.device,
+        world: World | None,
+        watch: Callable[[int, int], None] | None,
+    ) -> list[dict[str, float]]:
         weights = config.backbone.get("weights")
         if weights:  # a file of the user's, which may change under the same name
             self.identity = {**self.identity, "weights": sha256(weights)}
