@@ -17,7 +17,7 @@ from openset_distill.core.files import read_record
 from openset_distill.core.names import any_of
 from openset_distill.config.experiment import load, read_configuration
 from openset_distill.models import BACKBONES
-from openset_distill.report.screen import show
+from openset_distill.report.screen import introduction, show
 
 
 # gpu counts the devices of one machine: jobs on other machines do not compete for them

@@ -9,6 +9,14 @@ from openset_distill.report.tables import TABLES
 FIGURE_FILES = [f"{FIGURES_FOLDER}/{name}.{kind}" for name in EXPERIMENT.figures for kind in ("pdf", "png", "csv")]
 TABLE_FILES = [f"{TABLES_FOLDER}/{name}.{kind}" for name in EXPERIMENT.tables for kind in ("md", "tex", "csv")]
 
+if "--report" in sys.argv and Path(TIDY, "runs.csv").exists():
+    # the page that a report opens on
+    INTRODUCTION = Path(".snakemake/introduction.rst")
+    INTRODUCTION.parent.mkdir(exist_ok=True)
+    INTRODUCTION.write_text(introduction(TIDY, FIGURES_FOLDER, CONTEXT), encoding="utf-8")
+
+    report: str(INTRODUCTION.resolve())
+
 
 for figure in EXPERIMENT.figures:
 
@@ -35,17 +43,17 @@ for figure in EXPERIMENT.figures:
             drawing=f"src/openset_distill/report/figures/{figure}.py",
             tables=tidy_tables(FIGURES[figure].tables),
         output:
-            pdf=report(
-                f"{FIGURES_FOLDER}/{figure}.pdf",
-                caption="captions/item.rst",
-                category="Figures",
-                labels={"figure": FIGURES[figure].title, "format": "PDF"},
-            ),
             png=report(
                 f"{FIGURES_FOLDER}/{figure}.png",
                 caption="captions/item.rst",
                 category="Figures",
-                labels={"figure": FIGURES[figure].title, "format": "PNG"},
+                labels={"figure": FIGURES[figure].title},
+            ),
+            pdf=report(
+                f"{FIGURES_FOLDER}/{figure}.pdf",
+                caption="captions/item.rst",
+                category="Downloads",
+                labels={"file": f"{FIGURES[figure].title} (PDF)"},
             ),
             csv=f"{FIGURES_FOLDER}/{figure}.csv",
         log:
@@ -79,19 +87,20 @@ for table in EXPERIMENT.tables:
             published="config/reference/published_results.csv",
             tables=tidy_tables(TABLES[table].tables),
         output:
-            markdown=report(
-                f"{TABLES_FOLDER}/{table}.md",
+            html=report(
+                f"{TABLES_FOLDER}/{table}.html",
                 caption="captions/item.rst",
                 category="Tables",
-                labels={"table": TABLES[table].title, "format": "Markdown"},
+                labels={"table": TABLES[table].title},
             ),
-            latex=f"{TABLES_FOLDER}/{table}.tex",
             csv=report(
                 f"{TABLES_FOLDER}/{table}.csv",
                 caption="captions/item.rst",
-                category="Tables",
-                labels={"table": TABLES[table].title, "format": "CSV"},
+                category="Downloads",
+                labels={"file": f"{TABLES[table].title} (CSV)"},
             ),
+            markdown=f"{TABLES_FOLDER}/{table}.md",
+            latex=f"{TABLES_FOLDER}/{table}.tex",
         log:
             f"{LOGS}/table_{table}.log",
         benchmark:
@@ -110,4 +119,4 @@ for table in EXPERIMENT.tables:
         shell:
             "python {input.code} --name {params.name} {params.tables:q} --context {params.context:q} "
             "--published {input.published:q} --csv {output.csv:q} --markdown {output.markdown:q} "
-            "--latex {output.latex:q} > {log:q} 2>&1"
+            "--latex {output.latex:q} --html {output.html:q} > {log:q} 2>&1"

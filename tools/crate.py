@@ -31,6 +31,7 @@ RESULTS = ("figures/*", "tables/*", "tidy/*", "split*/**/*")
 TYPES = {
     ".cff": "application/yaml",
     ".csv": "text/csv",
+    ".html": "text/html",
     ".json": "application/json",
     ".md": "text/markdown",
     ".npz": "application/zip",

@@ -30,7 +30,7 @@ from openset_distill.report.tidy import CHECKSUMS, LAYOUTS
 
 # the list of all files in a kept folder: only these are ever removed
 CONTENTS = ".contents.json"
-KEPT = ("figures/*.png", "figures/*.csv", "tables/*", "tidy/*")
+KEPT = ("figures/*.png", "figures/*.csv", "tables/*.csv", "tables/*.md", "tables/*.tex", "tidy/*")
 PICTURES = "pictures"  # the tidy table that holds images of the dataset
 # kept also where no figure or table reads them: small, and what a text about the results cites
 CITED = {"runs", "history", "features", "networks", "headline", CHECKSUMS}

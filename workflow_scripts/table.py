@@ -27,13 +27,14 @@ def main() -> None:
     parser.add_argument("--csv", required=True, type=Path, help="output: the numbers")
     parser.add_argument("--markdown", required=True, type=Path, help="output: for a web page")
     parser.add_argument("--latex", required=True, type=Path, help="output: for a paper; needs booktabs and graphicx")
+    parser.add_argument("--html", type=Path, help="output: a page of its own, for the report")
     arguments = parser.parse_args()
 
     spec = table_spec(arguments.name)
     context = read_context(arguments.context)
     tables = read_tables(dict(arguments.table), spec.tables, context)
     published = read_published(arguments.published) if spec.published and arguments.published else None
-    save(spec.build(tables, context, published), arguments.csv, arguments.markdown, arguments.latex)
+    save(spec.build(tables, context, published), arguments.csv, arguments.markdown, arguments.latex, arguments.html)
 
 
 if __name__ == "__main__":

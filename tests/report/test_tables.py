@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import synthetic_tables
+from docutils.core import publish_parts
 from markdown_it import MarkdownIt
 
 from openset_distill.core.errors import DataError, SettingsError
@@ -21,6 +23,7 @@ from openset_distill.evaluation.statistics import paired_difference
 from openset_distill.report import tables, tidy
 from openset_distill.report.context import SCORE_TITLES
 from openset_distill.report.figures import read_context
+from openset_distill.report.screen import introduction
 from openset_distill.report.tables import TABLES, Block, Cell, Configured, Table, read_published, table_spec
 from openset_distill.report.tables.common import interval, spread
 from openset_distill.report.tables.comparison import compare
@@ -638,3 +641,19 @@ def test_a_number_and_its_spread_stay_on_one_line():
     assert tables.markdown_escape(spread(91.4, 3.4)) == f"91.4{NO_BREAK}{PLUS_MINUS}{NO_BREAK}3.4"
     assert tables.latex_escape(spread(91.4, 3.4)) == r"91.4~$\pm$~3.4"
     assert " " not in tables.markdown_escape(interval(1.0, -0.5, 2.5))
+
+
+def test_a_page_keeps_awkward_text_as_it_is():
+    page = tables.to_html(awkward())
+    cells = [html.unescape(cell) for cell in re.findall(r"<t[dh][^>]*>(?:<b>)?(.*?)(?:</b>)?</t[dh]>", page)]
+    assert cells == ["Run", "Value_1", AWKWARD, AWKWARD, "1.0"]
+    assert "<i>" not in page and "http" not in page, "it needs nothing else"
+
+
+def test_a_report_opens_on_verdict_main_figure_and_main_numbers(tidy_tables, tmp_path):
+    tidy_tables()["runs"].to_csv(tmp_path / "runs.csv", index=False)
+    (tmp_path / "two_sides.png").write_bytes(bytes(30_000))
+    text = introduction(str(tmp_path), str(tmp_path), read_context(synthetic_tables.context()))
+    page = publish_parts(text, writer_name="html5", settings_overrides={"halt_level": 2})["body"]
+    assert "<strong>The best asymmetric distillation (AD (as described)) has a higher mean than Cross entropy" in page
+    assert "data:image/png;base64,AAAA" in page and page.count("<tr>") == 1 + len(synthetic_tables.RUNS)

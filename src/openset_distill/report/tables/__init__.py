@@ -16,7 +16,7 @@ from ...datasets.catalog import DATASETS
 from .. import tidy
 from ..context import Context, needs_families
 from .common import DASH, METRIC_TITLES, n_words
-from .formats import Block, Cell, Table, latex_escape, markdown_escape, save, to_latex, to_markdown
+from .formats import Block, Cell, Table, latex_escape, markdown_escape, save, to_html, to_latex, to_markdown
 from .published import read_published
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ __all__ = [
     "read_published",
     "save",
     "table_spec",
+    "to_html",
     "to_latex",
     "to_markdown",
 ]

@@ -1,7 +1,8 @@
-"""A table as data, and its faces: CSV (numbers), Markdown and LaTeX."""
+"""A table as data, and its faces: CSV (numbers), Markdown, LaTeX and HTML."""
 
 from __future__ import annotations
 
+import html
 import os
 import re
 from collections.abc import Sequence
@@ -46,11 +47,18 @@ class Table:
     data: pd.DataFrame
 
 
-def save(table: Table, csv: str | os.PathLike, markdown: str | os.PathLike, latex: str | os.PathLike) -> None:
-    """Writes the three faces of a table; the same table gives the same bytes."""
+def save(
+    table: Table,
+    csv: str | os.PathLike,
+    markdown: str | os.PathLike,
+    latex: str | os.PathLike,
+    page: str | os.PathLike | None = None,
+) -> None:
+    """Writes the faces of a table, a page of HTML only where it is named; the same table gives the same bytes."""
     with written_whole(csv) as partial:
         spreadsheet_columns(table.data).to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
-    for path, text in ((markdown, to_markdown(table)), (latex, to_latex(table))):
+    pages = [(page, to_html(table))] if page else []
+    for path, text in ((markdown, to_markdown(table)), (latex, to_latex(table)), *pages):
         with written_whole(path) as partial:
             partial.write_text(text, encoding="utf-8", newline="\n")
 
@@ -97,6 +105,58 @@ def markdown_escape(text: str) -> str:
         r"\\\1",
         " ".join(re.split(r"[^\S\N{NO-BREAK SPACE}]+", printable(text).strip())),
     )
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
+body {{ font: 15px/1.45 system-ui, sans-serif; color: #222; margin: 1.5em; }}
+table {{ border-collapse: collapse; margin: 0.8em 0 1.2em; }}
+th, td {{ padding: 0.25em 0.8em; text-align: right; white-space: nowrap; border-bottom: 1px solid #e3e3e3; }}
+th {{ border-bottom: 1px solid #888; }}
+.text {{ text-align: left; }}
+td.family {{ text-align: left; font-style: italic; padding-top: 0.8em; }}
+p {{ max-width: 60em; }}
+</style></head><body>
+{body}
+</body></html>
+"""
+
+
+def to_html(table: Table) -> str:
+    """The table as a page of its own, which needs nothing else."""
+    parts = [f"<p>{_html(table.caption)}</p>"]
+    for block in table.blocks:
+        if block.heading:
+            parts.append(f"<h3>{_html(block.heading)}</h3>")
+        if block.rows:
+            parts += _html_grid(block)
+        if block.note:
+            parts.append(f"<p>{_html(block.note)}</p>")
+    return _PAGE.format(title=_html(table.name), body="\n".join(parts))
+
+
+def _html(text: str) -> str:
+    return html.escape(printable(text))
+
+
+def _html_grid(block: Block) -> list[str]:
+    lines = ["<table>"]
+    if block.spans:
+        above = (f'<th colspan="{width}">{_html(title)}</th>' for title, width in block.spans)
+        lines.append(f"<tr>{''.join(above)}</tr>")
+
+    def row(tag: str, cells: Sequence[str]) -> str:
+        looks = [' class="text"' if i < block.text_columns else "" for i in range(len(cells))]
+        cells = [f"<{tag}{look}>{cell}</{tag}>" for look, cell in zip(looks, cells, strict=True)]
+        return f"<tr>{''.join(cells)}</tr>"
+
+    lines.append(row("th", [_html(name) for name in block.header]))
+    for cells in block.rows:
+        if isinstance(cells, str):
+            lines.append(f'<tr><td class="family" colspan="{len(block.header)}">{_html(cells)}</td></tr>')
+        else:
+            lines.append(row("td", [f"<b>{_html(c.text)}</b>" if c.best else _html(c.text) for c in cells]))
+    return [*lines, "</table>"]
 
 
 _LATEX = {
