@@ -66,6 +66,13 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("kind", choices=LISTINGS, help="what to list")
     listing.set_defaults(command=show_list)
 
+    trace = commands.add_parser("trace", help="the runs, settings and commits behind a number of a figure or table")
+    trace.add_argument("shown", type=Path, help="a figure or table, such as results/digits/figures/two_sides.png")
+    trace.add_argument("run", help="name or label of a run")
+    trace.add_argument("metric", nargs="?", default="auroc", help="accuracy, auroc, fpr95, oscr ... (default: auroc)")
+    trace.add_argument("--score", default="maximum_logit", help="for all but accuracy (default: maximum_logit)")
+    trace.set_defaults(command=show_trace)
+
     config = commands.add_parser(
         "config", help="a configuration with every name looked up and every default filled in, as JSON"
     )
@@ -101,6 +108,29 @@ def show_datasets(arguments: argparse.Namespace) -> None:
         for row in status(arguments.folder / "raw")
     ]
     _print_table(("dataset", "archives", "size", "licence"), rows)
+
+
+def show_trace(arguments: argparse.Namespace) -> None:
+    """Prints a number, one row for each network behind it, and their settings."""
+    from .report.trace import trace
+
+    found = trace(arguments.shown, arguments.run, arguments.metric, arguments.score)
+    spread = f" ± {100 * found.number.std:.1f}" if found.number.n > 1 else ""
+    of = "" if arguments.metric == "accuracy" else f" of {arguments.score}"
+    console = _console()
+    console.print(_plain(f"{found.label}, {arguments.metric}{of}: {100 * found.number.mean:.1f}{spread} percent"))
+    rows = []
+    for one in found.origins:
+        record = one.provenance
+        commit = (record.get("git_commit") or "unknown")[:12] + ("+changes" if record.get("git_changed") else "")
+        about = (f"{100 * one.value:.2f}", one.folder, commit, record.get("started_utc"), record.get("device"))
+        rows.append([_plain(str(cell)) for cell in about])
+    _print_table(("percent", "run", "commit", "started", "device"), rows)
+    varying = ("split", "seed")
+    settings = [{key: value for key, value in one.settings.items() if key not in varying} for one in found.origins]
+    same = all(one == settings[0] for one in settings)
+    console.print(f"settings{'' if same else ' of the first, others differ'}:")
+    console.print(_plain(json.dumps(settings[0])), soft_wrap=True)
 
 
 def _megabytes(size: int | None) -> str:

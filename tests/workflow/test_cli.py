@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import subprocess
@@ -120,3 +121,21 @@ def test_a_missing_default_configuration_is_one_error(tmp_path: Path) -> None:
 def test_unknown_words_are_refused() -> None:
     assert "invalid choice: 'colours'" in failure("list", "colours")
     assert "required: COMMAND" in failure()
+
+
+def test_a_number_leads_to_its_runs_settings_and_commits():
+    kept = Path("docs/results/cifar10_cpu")
+    text = output("trace", kept / "figures" / "two_sides.png", "CutMix")
+    with open(REPOSITORY / kept / "figures" / "two_sides.csv", newline="") as stream:
+        shown = {row["run"]: float(row["auroc_percent"]) for row in csv.DictReader(stream)}
+    assert f"CutMix, auroc of maximum_logit: {shown['cutmix']:.1f} ± " in text
+    records = json.loads((REPOSITORY / kept / "provenance.json").read_text())
+    for split in (0, 1, 2):
+        folder = f"split{split}/seed0/cutmix"
+        assert f"{folder}  {records[folder]['provenance']['git_commit'][:12]}" in text
+    assert '"epochs": 6' in text and '"cutmix"' in text
+    assert "did you mean 'cutmix'" in failure("trace", kept / "tables" / "benchmark.md", "cutmx")
+    assert "no metric 'auroz'; did you mean 'auroc'" in failure(
+        "trace", kept / "tables" / "benchmark.md", "ce", "auroz"
+    )
+    assert "does not exist" in failure("trace", kept / "figures" / "two_side.png", "ce")
