@@ -6,6 +6,8 @@ import shutil
 sys.path.insert(0, str(Path(workflow.basedir, "workflow_scripts")))
 import slurm
 
+sys.path.pop(0)  # the scripts there have names that modules may have too
+
 # true in the process that submits, and in the ones that it starts on other machines
 ON_CLUSTER = workflow.remote_exec or workflow.resource_settings.nodes is not None
 SITE_FILE = Path(os.environ.get("OPENSET_SITE") or Path(workflow.basedir, "profiles/slurm/site.yaml"))

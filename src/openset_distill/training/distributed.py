@@ -39,10 +39,13 @@ def launch(processes: int, command: Sequence[str]) -> NoReturn:
     Raises:
         OpenSetError: there are fewer GPUs.
     """
-    # the name of a node need not resolve on it; a training saves its state before it ends, which may take minutes
-    options = ["--standalone", "--local-addr", "localhost", "--shutdown-timeout", str(SHUTDOWN_SECONDS)]
+    # the name of a node need not resolve on it
+    options = ["--standalone", "--local-addr", "localhost"]
+    # a training saves its state before it ends, which may take longer than the launcher's own 30 s; PyTorch before 2.12
+    # knows neither the variable nor the option
+    wait = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SHUTDOWN_SECONDS)}
     words = [sys.executable, "-m", "torch.distributed.run", *options, "--nproc-per-node", str(processes), *command]
-    os.execve(sys.executable, words, os.environ | choose_gpus(processes))
+    os.execve(sys.executable, words, os.environ | wait | choose_gpus(processes))
 
 
 @dataclass(frozen=True)
