@@ -23,7 +23,7 @@ import numpy as np
 from measure import machine
 from PIL import Image
 
-FEW = 1000  # images of the small run, which memory is compared with
+FEW = 1000  # images of the small run at most: what the large one needs beyond it is the images', not the start's
 BATCH = 128  # images, of `openset predict` at 64 pixels too
 COMMAND = "from openset_distill.cli import main; main()"
 
@@ -75,11 +75,12 @@ def answer_plainly(model: Path, images: Path, bare: bool) -> None:
         if bare:
             batch = next(iter(batches))[0].to(memory_format=torch.channels_last)
             network(batch)
-            started = time.perf_counter()
+            started, processor = time.perf_counter(), time.process_time()
             for _ in range(max(1, len(data) // len(batch))):
                 network(batch)
             done = max(1, len(data) // len(batch)) * len(batch)
-            print(json.dumps({"images_per_s": done / (time.perf_counter() - started)}))
+            rate, busy = done / (time.perf_counter() - started), (time.process_time() - processor) / done
+            print(json.dumps({"images_per_s": rate, "processor_s_per_image": busy}))
             return
         for batch, _ in batches:
             for score, label in zip(*network(batch)[1].max(dim=1), strict=True):
@@ -100,27 +101,28 @@ def main() -> None:
     if arguments.plain or arguments.bare:
         answer_plainly(arguments.model, arguments.plain or arguments.bare, bool(arguments.bare))
         return
+    few = min(FEW, arguments.images // 4)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_images(folder / "many", arguments.images, arguments.size)
-        make_images(folder / "few", min(FEW, arguments.images), arguments.size)
+        make_images(folder / "few", few, arguments.size)
         here = [sys.executable, __file__, "--model", str(arguments.model)]
         ours = [sys.executable, "-c", COMMAND, "predict", str(arguments.model), "--jsonl"]
         rounds = []
         for _ in range(arguments.rounds):
             bare = subprocess.run([*here, "--bare", str(folder / "many")], capture_output=True, text=True, check=True)
-            rounds.append(
-                {
-                    "bare_network": json.loads(bare.stdout),
-                    "openset_predict": timed([*ours, str(folder / "many")]),
-                    "openset_predict_few": timed([*ours, str(folder / "few")]),
-                    "torchvision_loop": timed([*here, "--plain", str(folder / "many")]),
-                }
-            )
+            one = {"bare_network": json.loads(bare.stdout)}
+            for kind, command in (("openset_predict", ours), ("torchvision_loop", [*here, "--plain"])):
+                one[kind] = timed([*command, str(folder / "many")])
+                one[f"{kind}_few"] = timed([*command, str(folder / "few")])
+                more = one[kind]["processor_s"] - one[f"{kind}_few"]["processor_s"]
+                one[kind]["processor_s_per_image"] = more / (arguments.images - few)
+            rounds.append(one)
     result = {
         "machine": machine("torch", "torchvision", "pillow"),
         "backbone": json.loads((arguments.model / "model.json").read_text())["architecture"]["backbone"]["name"],
         "images": arguments.images,
+        "few": few,
         "size": arguments.size,
         "load": os.getloadavg()[1],
         "median": summarized(rounds),
@@ -133,7 +135,7 @@ def main() -> None:
 
 
 def summarized(rounds: list[dict[str, dict[str, float]]]) -> dict[str, float]:
-    """Medians over the rounds; rates as multiples of the bare network's in the same round."""
+    """Medians over the rounds; rates, and seconds of the processor, as multiples of the bare network's in the round."""
 
     def median(name: str, key: str, relative: bool = False) -> float:
         values = [one[name][key] / (one["bare_network"][key] if relative else 1) for one in rounds]
@@ -142,9 +144,12 @@ def summarized(rounds: list[dict[str, dict[str, float]]]) -> dict[str, float]:
     found = {"bare_network_images_per_s": median("bare_network", "images_per_s")}
     for name in ("openset_predict", "torchvision_loop"):
         found[f"{name}_of_bare"] = median(name, "images_per_s", relative=True)
-        for key in ("first_answer_s", "processor_s", "peak_mib"):
+        found[f"{name}_processor_of_bare"] = median(name, "processor_s_per_image", relative=True)
+        found[f"{name}_few_processor_s"] = median(f"{name}_few", "processor_s")
+        for key in ("first_answer_s", "peak_mib"):
             found[f"{name}_{key}"] = median(name, key)
-    return found | {"openset_predict_few_peak_mib": median("openset_predict_few", "peak_mib")}
+            found[f"{name}_few_{key}"] = median(f"{name}_few", key)
+    return found
 
 
 if __name__ == "__main__":
