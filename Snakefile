@@ -82,8 +82,4 @@ onsuccess:
 onerror:
     if workflow.executor_plugin.name == "slurm":
         show_failed_jobs()
-    print(
-        "The workflow stopped at an error. What was complete stays, and the same command goes on from there. "
-        "`make doctor` looks for what is in the way."
-    )
     show_errors()

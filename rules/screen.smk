@@ -31,6 +31,7 @@ STARTED = time.monotonic()
 HIDDEN = ("Select jobs to execute", "Execute ", "Using shell:", "Provided ", "Rules claiming ", "Conda environments")
 # a command that failed is told by the last line of its own log, which is the last of all lines
 OF_ERRORS = ("RuleException:\nCalledProcessError in", "WorkflowError:\nAt least one job did not complete")
+INTERRUPTED = ("error: stopped by a signal", "error: interrupted")
 AFTER_ERROR = ("Complete log(s):", "Elapsed time:", "Exiting because", "Shutting down")
 
 
@@ -49,7 +50,8 @@ class OneLineAJob(logging.Filter):
             self.started[str(record.jobid)] = doing(record)
             return bool(record.log)  # a target has no log and does nothing
         if event == LogEvent.JOB_ERROR:
-            self.failed[str(record.jobid)] = list(record.log or [])
+            self.failed[str(record.jobid)] = logs = list(record.log or [])
+            return not (logs and all(last_error(path).startswith(INTERRUPTED) for path in logs))
         if text.startswith("Nothing to be done"):
             show(TIDY, FIGURES_FOLDER, TABLES_FOLDER, CONTEXT)
         hidden = (LogEvent.PROGRESS, LogEvent.JOB_FINISHED, LogEvent.SHELLCMD, LogEvent.RESOURCES_INFO)
@@ -93,9 +95,17 @@ def doing(record):
 
 
 def show_errors():
-    """Prints why each job failed: the last lines of a call."""
-    for path in (path for logs in COUNTS.failed.values() for path in logs):
-        print(last_error(path), file=sys.stderr, flush=True)
+    """Prints why each job failed, the last lines of a call; one line where all were interrupted."""
+    reasons = [last_error(path) for logs in COUNTS.failed.values() for path in logs]
+    if reasons and all(reason.startswith(INTERRUPTED) for reason in reasons):
+        lines = ["interrupted: what was complete is kept, trainings saved their state, and the same command resumes"]
+    else:
+        lines = [
+            "The workflow stopped at an error. What was complete stays, and the same command goes on from there. "
+            "`make doctor` looks for what is in the way.",
+            *reasons,
+        ]
+    print(*lines, sep="\n", file=sys.stderr, flush=True)
 
 
 COUNTS = OneLineAJob()

@@ -55,6 +55,7 @@ def interrupted(folder: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0 and "Traceback" not in output, output
+    assert output.splitlines()[-1].startswith("interrupted: ") and "error" not in output, output
     assert training_of(process.pid) is None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
 import os
@@ -48,7 +49,7 @@ def test_every_figure_and_table_is_made_and_the_summary_shown(finished):
         assert {f"{name}.pdf", f"{name}.png", f"{name}.csv"} <= figures
     tables = {path.name for path in (results / "tables").iterdir()}
     names = ("benchmark", "augmentation", "ablation", "significance", "scores")
-    assert {f"{name}.{kind}" for name in names for kind in ("md", "tex", "csv")} == tables
+    assert {f"{name}.{kind}" for name in names for kind in ("md", "tex", "csv", "html")} == tables
     text = (finished / "first_run.txt").read_text()
     assert "AD (as released)" in text and "figures: results/digits/figures/" in text
     with open(results / "tidy" / "runs.csv", newline="") as stream:
@@ -246,6 +247,14 @@ def test_the_report_holds_figures_and_captions(finished):
     assert process.returncode == 0, process.stderr
     html = (finished / "report.html").read_text()
     assert "two_sides.png" in html and "AUROC of the maximum logit" in html
+
+
+def test_the_code_for_a_notebook_reads_a_finished_run(finished):
+    page = (REPOSITORY / "docs" / "next_day.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    process = run(finished, sys.executable, "-c", code)
+    assert process.returncode == 0, process.stderr
+    assert len(ast.literal_eval(process.stdout)) == 8
 
 
 def test_lint_and_format(finished):
