@@ -239,9 +239,10 @@ def test_snakemake_plans_every_file(name: str, tmp_path: Path, in_repository: Pa
     if name == "image_folder":
         archives.image_folder(tmp_path / "images")
         more = ["--config", "data={images: images}"]
-    process = snakemake(folder, "-n", "paper_figures", "--configfile", file_of(name), *more)
+    # of a user's own images the answers are listed by file
+    targets = ["paper_figures", *(["results/image_folder/split0/seed0/ce/predictions.csv"] if more else [])]
+    process = snakemake(folder, "-n", *targets, "--configfile", file_of(name), *more)
     assert process.returncode == 0, process.stdout + process.stderr
-    assert ("/ce/predictions.csv" in process.stdout) == (name == "image_folder")
     counts = dict(line.split() for line in process.stdout.splitlines() if len(line.split()) == 2)
     jobs = len(loaded.runs) * len(loaded.splits)
     assert int(counts.get("train_teacher", 0)) + int(counts["train_student"]) == jobs
