@@ -128,7 +128,7 @@ def test_the_best_student_is_bold(tidy_tables, published):
         students = part[part["family"] != "teacher"].set_index("run")["mean_percent"].round(1)
         top = students.min() if metric == "fpr95" else students.max()
         assert set(part.loc[part["best"], "run"]) == set(students.index[students == top])
-    bold = re.findall(r"\*\*([\d.]+) ", tables.to_markdown(table))
+    bold = re.findall(r"\*\*([\d.]+)\s", tables.to_markdown(table))
     assert len(bold) == data["best"].sum()
     assert tables.to_latex(table).count(r"\textbf{") == data["best"].sum()
 
