@@ -116,6 +116,12 @@ def folder_of(path):
     return str(Path(path).parent)
 
 
+def options_of_predictions(input, output):
+    arrays, description = input.split
+    told = ["--predictions", output.predictions, "--split", arrays, "--description", description]
+    return told + options("--prepared", map(folder_of, input.prepared))
+
+
 def teachers_of(wildcards, run=None):
     return [f"{SPLIT}/{teacher}/weights.safetensors" for teacher in EXPERIMENT.runs[run or wildcards.run].teachers]
 

@@ -38,12 +38,6 @@ rule training_outputs:
 PREDICTIONS = {"predictions": f"{RUN}/predictions.csv"} if EXPERIMENT.has_own_images else {}
 
 
-def options_of_predictions(input, output):
-    arrays, description = input.split
-    told = ["--predictions", output.predictions, "--split", arrays, "--description", description]
-    return told + options("--prepared", map(folder_of, input.prepared))
-
-
 # Needs no network, only what training left in outputs.npz: a new score or metric costs no training.
 rule evaluate:
     input:
