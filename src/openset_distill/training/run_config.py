@@ -49,10 +49,11 @@ class _Config(Strict):
             raise SettingsError(f"--job is not valid JSON: {error}") from error
         if not isinstance(value, dict) or set(value) != set(cls.model_fields):
             raise SettingsError(f"--job must hold exactly the keys {', '.join(sorted(cls.model_fields))}")
+        parsed = validated(cls, value, source="--job is not what `openset config` prints")
         optimization = value.get("optimization")
         if isinstance(optimization, dict) and "epochs" not in optimization:  # a default is for configurations
             raise SettingsError("--job: optimization has no epochs; it is not what `openset config` prints")
-        return validated(cls, value, source="--job is not what `openset config` prints")
+        return parsed
 
 
 class OptimizationSettings(Strict):
