@@ -229,8 +229,8 @@ def test_the_slurm_profile_plans_resources_for_each_job(finished, tmp_path):
     assert process.returncode == 0, process.stderr
     plan = process.stdout + process.stderr
     student = plan.split("\nrule train_student:")[1].split("\nrule ")[0]
-    # more threads than this machine has cores, more GPUs than the one that the default profile counts
-    assert "threads: 64" in student and "mem_mb=3000" in student and "runtime=7" in student
+    # more threads than this machine has cores, more GPUs than the one that the default profile counts; memory for each
+    assert "threads: 64" in student and "mem_mb=6000" in student and "runtime=7" in student
     assert "slurm_partition=gpu" in student and "slurm_account=project" in student and "gres=gpu:a100:2" in student
     assert "--mail-user=me@localhost" in student and "--signal=TERM@105" in student
     teacher = plan.split("\nrule train_teacher:")[1].split("\nrule ")[0]
