@@ -27,6 +27,7 @@ RULES = {
     "data": ["download_dataset", "prepare_dataset"],
     "split": [
         "make_split",
+        "fetch_weights",
         "train_teacher",
         "cache_teacher_logits",
         "train_student",

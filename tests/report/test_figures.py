@@ -315,7 +315,7 @@ def test_attention_shows_shares_of_pairs_and_of_all(drawn):
     words = [text.get_text() for text in texts(figure)]
     assert f"says {one['says']}\nb: {100 * one['on_b']:.0f} %" in words
     assert f"b: {100 * one['area_b']:.0f} %" in words and "Says a or b, of 40 pairs" in words
-    assert "n04179913" in words and "African \N{HORIZONTAL ELLIPSIS}" in words
+    assert "sewing m\N{HORIZONTAL ELLIPSIS}" in words and "African \N{HORIZONTAL ELLIPSIS}" in words
 
 
 def test_attention_with_a_map_of_zeros_and_a_damaged_picture(tmp_path):
