@@ -45,10 +45,10 @@ SOURCE = shlex.quote(str(Path(workflow.basedir, "src"))).replace("{", "{{").repl
 # Jobs find the library of this very checkout, also in an environment where it is not installed. A scheduler's SIGTERM
 # goes to the whole job: the shell outlives it, so that a training has the time to save its state.
 # The GPUs that a scheduler gave to the job are passed on: a job that finds none of them must not train on the CPU.
-GPUS = "export OPENSET_GPUS=${{SLURM_JOB_GPUS:-}}; "
+EXPORTS = "export OPENSET_GPUS=${{SLURM_JOB_GPUS:-}}; "
 # nodes often have no internet: weights were fetched where the workflow runs, and a job does not look for newer ones
-GPUS += "export HF_HUB_OFFLINE=1; " if workflow.remote_exec else ""
-shell.prefix(f"set -euo pipefail; trap : TERM; {GPUS}export PYTHONPATH={SOURCE}; ")
+EXPORTS += "export HF_HUB_OFFLINE=1; " if workflow.remote_exec else ""
+shell.prefix(f"set -euo pipefail; trap : TERM; {EXPORTS}export PYTHONPATH={SOURCE}; ")
 
 ENVIRONMENT = "../environment.yml"
 SETTINGS = EXPERIMENT.settings

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import hashlib
 import os
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 
 from .errors import OpenSetError
+from .files import lock
 
 # where a scheduler, a launcher or a user says that this job has GPUs, and the values that say that it has none
 GIVEN_GPU = ("CUDA_VISIBLE_DEVICES", "OPENSET_GPUS")
@@ -168,9 +168,7 @@ def _lock(path: Path) -> bool:
         number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError:
         return False
-    try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # held by another process
+    if not lock(number):
         os.close(number)
         return False
     os.set_inheritable(number, True)

@@ -13,7 +13,7 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +52,7 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
         ) from error
     partial = Path(name)
     try:
-        _lock(handle)
+        lock(handle)
         yield partial
         with open(partial, "rb+") as stream:
             os.fsync(stream.fileno())
@@ -77,11 +77,11 @@ def remove_leftovers(path: str | os.PathLike) -> None:
     path = Path(path)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         with contextlib.suppress(FileNotFoundError), open(leftover, "rb") as stream:
-            if _lock(stream.fileno()):
+            if lock(stream.fileno()):
                 leftover.unlink(missing_ok=True)
 
 
-def _lock(handle: int) -> bool:
+def lock(handle: int) -> bool:
     """Whether this process has the file's lock now; it ends with the process, however that ends."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -187,13 +187,14 @@ def unreadable(path: str | os.PathLike, error: OSError, missing: str = "run the 
     return f"{path} cannot be read: {error.strerror or error}; check the disk, then run again"
 
 
-def read_npz(path: str | os.PathLike, what: str) -> dict[str, np.ndarray]:
-    """All arrays of an `.npz` file.
+def read_npz(path: str | os.PathLike, what: str, only: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz` file.
 
     No memory is taken for what a member merely claims to hold: sizes are compared with the file's before.
 
     Args:
         what: the file holds, for messages.
+        only: names of the arrays whose contents are read, where they are not all.
 
     Raises:
         DataError: it is missing, cannot be read, is cut off or damaged, or holds anything but plain arrays.
@@ -214,7 +215,7 @@ def read_npz(path: str | os.PathLike, what: str) -> dict[str, np.ndarray]:
                 if dtype.hasobject or header + math.prod(shape) * dtype.itemsize != member.file_size or budget < 0:
                     raise ValueError(f"{member.filename} claims {list(shape)} of {dtype}, which it does not hold")
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+            return {name: arrays[name] for name in arrays.files if only is None or name in only}
     except OSError as error:
         if error.errno is None:  # the zip library's own words for a damaged file
             raise DataError(f"{path} is cut off or not {what} ({error}); {AGAIN}") from error

@@ -85,7 +85,7 @@ def check_weights(path: str | os.PathLike, weights: str, other: str | os.PathLik
     Raises:
         DataError: they come from another network, or the file is missing or damaged.
     """
-    found = read_npz(path, "the outputs of a run").get(WEIGHTS)
+    found = read_npz(path, "the outputs of a run", only=[WEIGHTS]).get(WEIGHTS)
     if found is not None and weights and str(found) != weights:
         raise DataError(
             f"{path} and {other} come from two networks (the SHA-256 of their weights differ); delete both, and the "

@@ -52,48 +52,36 @@ class Training:
         # the main process of several has the lock for all
         once = alone(self.state.parent, f"training {config.run}") if world is None or world.leads else nullcontext()
         with once:
-            return self._run(config, student, teacher, data, device, world, watch)
-
-    def _run(
-        self,
-        config: RunConfig,
-        student: Classifier,
-        teacher: Teacher | None,
-        data: SplitData,
-        device: torch.device,
-        world: World | None,
-        watch: Callable[[int, int], None] | None,
-    ) -> list[dict[str, float]]:
-        weights = config.backbone.get("weights")
-        if weights:  # a file of the user's, which may change under the same name
-            self.identity = {**self.identity, "weights": sha256(weights)}
-        common = {"identity": self.identity, "state_path": self.state, "world": world, "report": self.report}
-        if not config.caches_features:
-            if config.backbone.get("freeze"):
-                self.report("images are mixed, or shown to a teacher: the frozen backbone is asked at every step")
-            batches = make_batches(config, data, device)
-            with named_if_not_deterministic(student):
-                return train(config, student, teacher, batches, data.validation(device), **common)
-        # each process computes all features, in a folder of its own: they are the same, and heads are small
-        folder = folder_of_process(self.state.parent, 0 if world is None else world.rank)
-        batches, validation, store = cached_batches(
-            config,
-            student,
-            data.training(device),
-            torch.from_numpy(data.train_label).to(device),
-            data.validation(device),
-            data.normalize(config, device),
-            identity=self.identity,
-            folder=folder,
-            report=self.report,
-            watch=watch,
-        )
-        common["identity"] = {**self.identity, "features": store.key}
-        history = train(config, HeadOnly(student), None, batches, validation, **common)
-        student.precision = None  # what is trained in bfloat16 is tested in float32
-        if folder != self.state.parent:
-            shutil.rmtree(folder, ignore_errors=True)
-        return history
+            weights = config.backbone.get("weights")
+            if weights:  # a file of the user's, which may change under the same name
+                self.identity = {**self.identity, "weights": sha256(weights)}
+            common = {"identity": self.identity, "state_path": self.state, "world": world, "report": self.report}
+            if not config.caches_features:
+                if config.backbone.get("freeze"):
+                    self.report("images are mixed, or shown to a teacher: the frozen backbone is asked at every step")
+                batches = make_batches(config, data, device)
+                with named_if_not_deterministic(student):
+                    return train(config, student, teacher, batches, data.validation(device), **common)
+            # each process computes all features, in a folder of its own: they are the same, and heads are small
+            folder = folder_of_process(self.state.parent, 0 if world is None else world.rank)
+            batches, validation, store = cached_batches(
+                config,
+                student,
+                data.training(device),
+                torch.from_numpy(data.train_label).to(device),
+                data.validation(device),
+                data.normalize(config, device),
+                identity=self.identity,
+                folder=folder,
+                report=self.report,
+                watch=watch,
+            )
+            common["identity"] = {**self.identity, "features": store.key}
+            history = train(config, HeadOnly(student), None, batches, validation, **common)
+            student.precision = None  # what is trained in bfloat16 is tested in float32
+            if folder != self.state.parent:
+                shutil.rmtree(folder, ignore_errors=True)
+            return history
 
     def finish(self) -> None:
         """Removes the state and the features, once the results are written."""

@@ -90,22 +90,19 @@ def difference_cell(by_place: pd.DataFrame, key: tuple) -> Cell:
 def spread(mean: float, std: float) -> str:
     if not np.isfinite(mean):
         return DASH
-    return (
-        f"{mean:.1f}\N{NO-BREAK SPACE}\N{PLUS-MINUS SIGN}\N{NO-BREAK SPACE}{std:.1f}"
-        if np.isfinite(std)
-        else f"{mean:.1f}"
-    )
+    return unbroken(f"{mean:.1f} \N{PLUS-MINUS SIGN} {std:.1f}") if np.isfinite(std) else f"{mean:.1f}"
 
 
 def interval(difference: float, low: float, high: float) -> str:
     if not np.isfinite(difference):
         return DASH
     text = tidy.signed(difference)
-    return (
-        f"{text} [{tidy.signed(low)}, {tidy.signed(high)}]".replace(" ", "\N{NO-BREAK SPACE}")
-        if np.isfinite(low)
-        else text
-    )
+    return unbroken(f"{text} [{tidy.signed(low)}, {tidy.signed(high)}]") if np.isfinite(low) else text
+
+
+def unbroken(text: str) -> str:
+    """`text` that a renderer keeps on one line."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def n_words(counts: Sequence[float]) -> str:
