@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import lazy_loader as lazy
 import numpy as np
@@ -13,7 +13,10 @@ import pydantic
 from ..core.errors import DataError
 
 # A lazy proxy: the workflow reads the registries, and reading them must not cost the start of torch.
-torch = lazy.load("torch")
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy.load("torch")
 
 Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
 # a Beta distribution of less is a coin toss that underflows, one of more is a constant

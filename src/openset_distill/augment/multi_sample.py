@@ -8,7 +8,7 @@ To add one, write a `settings_class` with the method `mix_drawn` (or, for a meth
 
 from __future__ import annotations
 
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import lazy_loader as lazy
 import numpy as np
@@ -30,7 +30,10 @@ from .base import (
 )
 
 # A lazy proxy: the workflow reads the registries, and reading them must not cost the start of torch.
-torch = lazy.load("torch")
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy.load("torch")
 
 
 class Mixed(NamedTuple):

@@ -11,12 +11,14 @@ import pydantic
 from ..core.registry import settings_class
 from .base import SingleSample, apply_by_group, group_rows, memory_format, to_device
 
-if TYPE_CHECKING:
-    from .operations import Space
-
 # A lazy proxy: the workflow reads the registries, and reading them must not cost the start of torch. The modules that
 # need torchvision are imported when a policy runs: a job without a policy does not pay for torchvision either.
-torch = lazy.load("torch")
+if TYPE_CHECKING:
+    import torch
+
+    from .operations import Space
+else:
+    torch = lazy.load("torch")
 
 Interpolation = Literal["nearest", "bilinear"]
 # operations in a row, or chains of them: each costs a pass over the images

@@ -6,7 +6,7 @@ To add one, write a `settings_class` with the method `augment` and name it in `S
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import lazy_loader as lazy
 import numpy as np
@@ -30,7 +30,10 @@ from .policies import AugMix, AutoAugment, ColorJitter, Interpolation, RandAugme
 from .warp import crop_and_resize, shift, warp
 
 # A lazy proxy: the workflow reads the registries, and reading them must not cost the start of torch.
-torch = lazy.load("torch")
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy.load("torch")
 
 GreyLevel = Annotated[int, pydantic.Field(ge=0, le=255)]
 Colour = GreyLevel | tuple[GreyLevel, GreyLevel, GreyLevel]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import lazy_loader as lazy
 import numpy as np
 
 from .base import as_rows, from_rows, memory_format, to_device
 
 # A lazy proxy: the workflow reads the registries, and reading them must not cost the start of torch.
-torch = lazy.load("torch")
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy.load("torch")
 
 
 def shift(images: torch.Tensor, down: np.ndarray, right: np.ndarray, margin: int, fill: int) -> torch.Tensor:

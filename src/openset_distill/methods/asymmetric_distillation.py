@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from ..models.classifier import Classifier
 
 # Parsing the workflow reads the settings of every method: torch waits until a loss is computed.
-torch = lazy.load("torch")
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy.load("torch")
 
 EasyTarget = Literal["raw_a", "raw_pair", "mixed", "enriched"]
 

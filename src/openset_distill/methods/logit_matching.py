@@ -10,11 +10,13 @@ from pydantic import Field
 from ..core.registry import settings_class
 from .base import Batch, Method, Teacher, Terms
 
-if TYPE_CHECKING:
-    from ..models.classifier import Classifier
-
 # Parsing the workflow reads the settings of every method: torch waits until a loss is computed.
-torch = lazy.load("torch")
+if TYPE_CHECKING:
+    import torch
+
+    from ..models.classifier import Classifier
+else:
+    torch = lazy.load("torch")
 
 
 @settings_class

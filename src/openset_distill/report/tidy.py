@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 # The registries of figures and tables are read while a workflow is parsed, which should not wait for pandas.
+from typing import TYPE_CHECKING
+
 import lazy_loader as lazy
 import numpy as np
 
@@ -24,7 +26,10 @@ from ..evaluation import statistics
 from . import summary
 from .context import Context
 
-pd = lazy.load("pandas")
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = lazy.load("pandas")
 
 # Families of runs in the order in which tables and legends list them: the method under study comes last.
 FAMILIES = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import lazy_loader as lazy
 import numpy as np
@@ -12,7 +13,10 @@ from .. import tidy
 from ..context import counted
 from .formats import Block, Cell
 
-pd = lazy.load("pandas")
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = lazy.load("pandas")
 
 METRIC_TITLES = {
     "accuracy": "Accuracy",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import lazy_loader as lazy
 import numpy as np
@@ -11,7 +12,10 @@ from ...core.errors import DataError, nearest
 from .common import DASH, METRIC_TITLES
 from .formats import Block, Cell
 
-pd = lazy.load("pandas")
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = lazy.load("pandas")
 
 PUBLISHED_COLUMNS = ("dataset", "method", "backbone", "protocol", "metric", "value", "source", "confidence")
 # CIFAR+10 and CIFAR+50 are CIFAR-10 with unknowns of CIFAR-100: the literature names them by their protocol
