@@ -76,7 +76,7 @@ onstart:
 
 
 onsuccess:
-    show(TIDY, FIGURES_FOLDER, TABLES_FOLDER, CONTEXT)
+    show_results()
 
 
 onerror:
