@@ -9,7 +9,7 @@ COMPILE = pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --
 RESULTS ?= results/digits
 CONFIG = $(if $(EXPERIMENT),--configfile config/experiments/$(EXPERIMENT).yaml)
 
-.PHONY: help paper_figures test test_attacks test_stories test_slurm test_real_data doctor crate tools environment \
+.PHONY: help paper_figures test test_attacks test_stories test_slurm test_real_data doctor crate tools docs environment \
   figure report lint format lock benchmark dvc_yaml clean
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo "make report                      report.html: figures, tables and how they were made"
 	@echo "make crate [RESULTS=FOLDER]      a finished experiment as an RO-Crate, in crate/"
 	@echo "make doctor                      what keeps Snakemake or DVC from working here, and what helps"
+	@echo "make docs                        the documentation site, in build/site; open build/site/index.html"
 	@echo "make lint | format | lock | benchmark | dvc_yaml"
 	@echo "make clean                       removes results/ with every trained network"
 
@@ -73,13 +74,17 @@ crate: environment
 doctor: environment
 	python tools/doctor.py
 
-# Validators and a server for the tests, apart from the stack that they would contradict.
+# Validators, a server for the tests, the documentation's generator: apart from the stack that they would contradict.
 tools: $(TOOLS)/installed
 
 $(TOOLS)/installed: requirements-tools.lock
 	test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
 	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
 	@touch $@
+
+docs: environment tools
+	python tools/docs_site.py --folder build/docs
+	NO_MKDOCS_2_WARNING=1 $(TOOLS)/bin/mkdocs build --quiet --strict
 
 lint: environment
 	ruff check .
