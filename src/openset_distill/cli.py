@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import inspect
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from .core.command import run
-from .core.errors import SettingsError
+from .core.errors import SettingsError, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from .config.experiment import Experiment, JobResources
 
 # Where the output is a file or a pipe there is no width to fit: rows stay whole.
 WIDE = 400
@@ -73,6 +76,18 @@ def _parser() -> argparse.ArgumentParser:
     trace.add_argument("--score", default="maximum_logit", help="for all but accuracy (default: maximum_logit)")
     trace.set_defaults(command=show_trace)
 
+    cost = commands.add_parser("cost", help="how long and how large an experiment is, before it is started")
+    cost.add_argument(
+        "experiment", nargs="?", help="file, or name in config/experiments, of an experiment (default: the digits)"
+    )
+    _add_changes(cost)
+    cost.add_argument(
+        "--gflops",
+        type=_above_zero,
+        help="GFLOP/s of a training on your hardware, in place of one measured core (python benchmarks/training.py)",
+    )
+    cost.set_defaults(command=show_cost)
+
     config = commands.add_parser(
         "config", help="a configuration with every name looked up and every default filled in, as JSON"
     )
@@ -80,7 +95,16 @@ def _parser() -> argparse.ArgumentParser:
         "--schema", action="store_true", help="print the JSON schema of configuration files instead, for an editor"
     )
     config.add_argument("--configfile", type=Path, help="an experiment (default: changes to config/config.yaml)")
-    config.add_argument(
+    _add_changes(config)
+    config.add_argument("--run", help="print what the training of this run is given")
+    config.add_argument("--split", type=int, help="split of that run (default: the first)")
+    config.add_argument("--seed", type=int, help="seed of that run (default: the first)")
+    config.set_defaults(command=show_config)
+    return parser
+
+
+def _add_changes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--set",
         nargs="+",
         action="extend",
@@ -88,11 +112,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="change a setting, for example protocol.splits=[0] defaults.optimization.epochs=5; the value is YAML",
     )
-    config.add_argument("--run", help="print what the training of this run is given")
-    config.add_argument("--split", type=int, help="split of that run (default: the first)")
-    config.add_argument("--seed", type=int, help="seed of that run (default: the first)")
-    config.set_defaults(command=show_config)
-    return parser
+
+
+def _above_zero(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
+    return number
 
 
 # ------------------------------------------------------------------------------------------------ datasets
@@ -230,18 +256,12 @@ def _first_line(documented: object) -> str:
 
 def show_config(arguments: argparse.Namespace) -> None:
     """The resolved experiment, or the resolved settings of one run, as JSON."""
-    from .config.experiment import load, merge, read_configuration
-
     if arguments.schema:
         from .config.schema import configuration_schema
 
         print(json.dumps(configuration_schema(), indent=2))
         return
-    named = arguments.configfile is not None
-    configuration = read_configuration(arguments.configfile) if named else {}
-    for text in arguments.set:
-        configuration = merge(configuration, _change(text))
-    experiment = load(configuration, stands_alone=named)
+    experiment = _experiment(arguments.configfile, arguments.set)
     if arguments.run is None:
         if arguments.split is not None or arguments.seed is not None:
             raise SettingsError("--split and --seed belong to a run; name it with --run")
@@ -251,6 +271,15 @@ def show_config(arguments: argparse.Namespace) -> None:
         seed = experiment.seeds[0] if arguments.seed is None else arguments.seed
         resolved = experiment.run_config(arguments.run, split, seed).plain()
     print(json.dumps(resolved, indent=2))
+
+
+def _experiment(file: str | Path | None, changes: Sequence[str]) -> Experiment:
+    from .config.experiment import load, merge, read_configuration
+
+    configuration = read_configuration(file) if file is not None else {}
+    for text in changes:
+        configuration = merge(configuration, _change(text))
+    return load(configuration, stands_alone=file is not None)
 
 
 def _change(text: str) -> dict[str, Any]:
@@ -265,6 +294,72 @@ def _change(text: str) -> dict[str, Any]:
     for part in reversed(key.split(".")):
         change = {part: change}
     return change
+
+
+# ---------------------------------------------------------------------------------------------------- cost
+
+EXPERIMENTS = Path("config/experiments")
+
+
+def show_cost(arguments: argparse.Namespace) -> None:
+    """A row for each kind of job, and time, memory and disk of the whole experiment."""
+    from .config.cost import RATES, cost
+
+    experiment = _experiment(_named_experiment(arguments.experiment), arguments.set)
+    found, grid = cost(experiment, arguments.gflops), f"{len(experiment.splits)} x {len(experiment.seeds)}"
+    console = _console()
+    console.print(
+        f"{experiment.name}: {len(experiment.runs)} runs, {grid} splits and seeds; {found.train_images:,} training "
+        f"images a split, {found.images_seen / 1e6:,.1f} million images seen"
+    )
+    rows = [(jobs.kind, f"{jobs.count:,}", _asks(jobs.asks), _hours(jobs.hours)) for jobs in found.jobs]
+    rows.append(("together", f"{sum(jobs.count for jobs in found.jobs):,}", "", _hours(found.hours)))
+    unit = "core-hours" if arguments.gflops is None else "hours"
+    _print_table(("jobs", "number", "each asks for", unit), rows)
+    run, hours, asks = found.longest
+    line = f"longest training: {run}, {_hours(hours)} {unit}"
+    if arguments.gflops or not asks.gpu:
+        wall, limit = hours / (1 if arguments.gflops else asks.threads), asks.runtime_min / 60
+        late = "; it would be stopped and continued, so raise resources.train_*.runtime_min" if wall > limit else ""
+        line += f" of {limit:,.1f} h that its job asks for{late}"
+    console.print(line)
+    memory, run = found.gpu_bytes
+    console.print(f"GPU memory of one training, with its images: at most about {_size(memory)} ({run})")
+    parts = ", ".join(f"{name} {_size(size)}" for name, size in found.disk.items())
+    console.print(f"disk: {_size(sum(found.disk.values()))} ({parts})")
+    for sentence in found.unknown:
+        console.print(f"not counted: {_plain(sentence)}")
+    measured = f"{RATES['dense']:.0f} GFLOP/s of a core (depthwise networks {RATES['depthwise']:.0f})"
+    console.print(
+        f"An estimate: operations over {measured}, measured on an AMD EPYC in bfloat16 (docs/benchmarks.md). No GPU "
+        "was measured; --gflops takes the rate of yours."
+        if arguments.gflops is None
+        else f"An estimate: operations over {arguments.gflops:,g} GFLOP/s, as given."
+    )
+
+
+def _named_experiment(text: str | None) -> Path | None:
+    if text is None or Path(text).suffix in (".yaml", ".yml"):
+        return text if text is None else Path(text)
+    path = EXPERIMENTS / f"{text}.yaml"
+    if not path.is_file():
+        names = [found.stem for found in sorted(EXPERIMENTS.glob("[!_]*.yaml"))]
+        raise SettingsError(f"there is no experiment {text!r} in {EXPERIMENTS}; {nearest(text, names)}")
+    return path
+
+
+def _asks(job: JobResources) -> str:
+    gpus = f", {job.gpu} GPU{'s' if job.gpu > 1 else ''}" if job.gpu else ""
+    cores = f"{job.threads} core{'s' if job.threads > 1 else ''}"
+    return f"{cores}, {job.memory_mb * max(1, job.gpu) / 1000:,g} GB, {job.runtime_min:,} min{gpus}"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:,.1f}" if hours >= 1 else f"{hours:.2f}"
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
 
 
 # ------------------------------------------------------------------------------------------------- tables
