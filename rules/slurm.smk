@@ -70,6 +70,7 @@ def begin_on_slurm():
         )
     executor = executor_of_this_call()
     executor.run_uuid = f"{EXPERIMENT.name}_{executor.run_uuid}"
+    slurm.watch(executor, slurm.Ended())
 
 
 def show_failed_jobs():

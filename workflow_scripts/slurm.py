@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import getpass
+import os
 import re
 import shlex
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +35,16 @@ from openset_distill.core.yaml_files import read_yaml
 LONGEST_POLL_SECONDS = 200
 # three times this is the MinJobAge below which the plugin asks `sacct` instead, which forgets nothing
 SACCT_INTERVAL_SECONDS = 70
+# so long a job must look ended before it is taken for ended: SLURM needs a moment between two turns of a job, and
+# accounting is late
+PATIENCE_SECONDS = 120
+# how often a scheduler that does not answer is mentioned
+SILENCE_SECONDS = 600
+# states of a job that has a turn before it, or is in it
+ALIVE = (
+    "PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "STOPPED", "COMPLETING", "STAGE_OUT", "SIGNALING", "RESIZING",
+    "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD", "EXPEDITING",
+)  # fmt: skip
 ENDED_WELL = ("COMPLETED", "RUNNING", "PENDING", "COMPLETING")
 
 
@@ -247,7 +260,7 @@ def min_job_age(text: str) -> int | None:
 
 
 def warnings(told: Mapping[str, str]) -> list[str]:
-    """What of a cluster's configuration can make a workflow wait for ever, a line each.
+    """What of a cluster's configuration makes a workflow wait longer, a line each.
 
     Args:
         told: `MinJobAge` and `PreemptMode` of `configuration`.
@@ -256,15 +269,117 @@ def warnings(told: Mapping[str, str]) -> list[str]:
     if age is not None and age < LONGEST_POLL_SECONDS:
         lines.append(
             f"warning: this cluster forgets a finished job after {age} s (MinJobAge), so sacct is asked every "
-            f"{SACCT_INTERVAL_SECONDS} s or more instead of squeue; after an scancel end the workflow with Ctrl-C and "
-            "call it again"
+            f"{SACCT_INTERVAL_SECONDS} s or more instead of squeue"
         )
     if told.get("PreemptMode", "").upper().startswith("CANCEL"):
         lines.append(
-            "warning: this cluster cancels preempted jobs (PreemptMode), which Snakemake takes for running ones; where "
-            "sacct says that a job is PREEMPTED, end the workflow with Ctrl-C and call it again"
+            "warning: this cluster cancels preempted jobs (PreemptMode); a training that was is noticed within "
+            "minutes, and its second attempt continues it"
         )
     return lines
+
+
+class Ended:
+    """Jobs that have ended, and that Snakemake's plugin takes for running ones: it knows no PREEMPTED, and of a job
+    that the scheduler has forgotten it learns nothing.
+
+    Args:
+        patience: seconds for which a job must look ended.
+        clock: seconds that grow.
+    """
+
+    def __init__(self, patience: float = PATIENCE_SECONDS, clock: Callable[[], float] = time.monotonic):
+        self.patience, self.clock = patience, clock
+        self._since: dict[str, float] = {}
+        self._silent: float | None = None
+
+    def among(self, numbers: Iterable[str]) -> dict[str, str]:
+        """The jobs that have ended, with the state that SLURM told last, or `` where it knows them no more.
+
+        A scheduler that does not answer says nothing about its jobs: they are waited for, with a line now and then.
+        """
+        numbers, now = list(numbers), self.clock()
+        if not numbers:
+            return {}
+        user = getpass.getuser()
+        lines = answer_of("squeue", f"--user={user}", "--noheader", "--states=all", "--format=%i|%T")
+        if lines is None:
+            self._silence(now)
+            return {}
+        self._silent = None
+        told = dict(line.strip().split("|", 1) for line in lines if "|" in line)
+        suspects = {number: told.get(number, "") for number in numbers if told.get(number) not in ALIVE}
+        for number, state in _accounted([number for number, state in suspects.items() if not state]).items():
+            suspects[number] = state
+        # what accounting believes to run and the scheduler does not know has been lost
+        suspects = {number: "" if state in ALIVE else state for number, state in suspects.items()}
+        self._since = {number: self._since.get(number, now) for number in suspects}
+        return {number: state for number, state in suspects.items() if now - self._since[number] >= self.patience}
+
+    def _silence(self, now: float) -> None:
+        if self._silent is None:
+            self._silent = now
+        elif now - self._silent >= SILENCE_SECONDS:
+            print(
+                f"warning: squeue has failed for {SILENCE_SECONDS // 60} minutes; jobs that were submitted go on, and "
+                "are waited for. After Ctrl-C the same command continues",
+                file=sys.stderr,
+            )
+            self._silent = now
+
+
+def _accounted(numbers: Sequence[str]) -> dict[str, str]:
+    """The states that accounting has of jobs, without what follows the first word (`CANCELLED by 1000`)."""
+    if not numbers:
+        return {}
+    lines = lines_of("sacct", "-nPX", f"--jobs={','.join(numbers)}", "--format=JobIDRaw,State")
+    return {number: words.split()[0] for number, _, words in (line.partition("|") for line in lines) if words.split()}
+
+
+def watch(executor: Any, ended: Ended) -> None:
+    """Lets an executor of Snakemake ask `ended` about each job that it takes for running.
+
+    What has ended is reported: a COMPLETED job as done, as is one that SLURM has forgotten and whose files are there;
+    any other as failed, in one line, and `retries` starts it again.
+
+    Args:
+        executor: has `check_active_jobs`, an asynchronous generator of the jobs that still run, `report_job_success`
+            and `report_job_error`.
+    """
+    check = executor.check_active_jobs
+    begun: dict[str, float] = {}
+
+    async def checked(jobs: list[Any]) -> AsyncIterator[Any]:
+        for job in jobs:
+            begun.setdefault(job.external_jobid, time.time())
+        running = [job async for job in check(jobs)]
+        found = ended.among(job.external_jobid for job in running)
+        for job in running:
+            number = job.external_jobid
+            state = found.get(number)
+            if state is None:
+                yield job
+            elif state == "COMPLETED" or (not state and _made_since(begun[number], job.job.output)):
+                executor.report_job_success(job)
+            else:
+                what = f"has ended as {state}" if state else "is known neither to squeue nor to sacct any more"
+                log = job.aux.get("slurm_logfile")
+                executor.report_job_error(
+                    job,
+                    msg=f"SLURM job {number} {what}; its next attempt, or the same command, continues it. ",
+                    aux_logs=[str(log)] if log else [],
+                )
+
+    executor.check_active_jobs = checked
+
+
+def _made_since(begun: float, files: Iterable[str]) -> bool:
+    """Whether all files were written since a time, give or take the clock of another machine."""
+    try:
+        written = [os.stat(file).st_mtime for file in files]
+    except OSError:
+        return False
+    return bool(written) and min(written) > begun - 60
 
 
 def failed_jobs(run: str, logs: Path) -> list[str]:
@@ -300,13 +415,18 @@ def minutes(limit: str) -> float:
         return float("inf")
 
 
-def lines_of(*command: str) -> list[str]:
-    """The lines that one of SLURM's commands prints; none where it is missing, fails, or takes half a minute."""
+def answer_of(*command: str) -> list[str] | None:
+    """The lines that one of SLURM's commands prints; None where it is missing, fails, or takes half a minute."""
     try:
         answer = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=30)
     except (OSError, subprocess.TimeoutExpired):
-        return []
-    return answer.stdout.splitlines() if answer.returncode == 0 else []
+        return None
+    return answer.stdout.splitlines() if answer.returncode == 0 else None
+
+
+def lines_of(*command: str) -> list[str]:
+    """The same, and no lines where there is no answer."""
+    return answer_of(*command) or []
 
 
 def words_of(*command: str) -> list[str]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from commands import REPOSITORY
+from snakemake.jobs import GroupJob, Job
 from snakemake_executor_plugin_slurm import Executor
 from snakemake_executor_plugin_slurm.utils import set_gres_string
 from snakemake_executor_plugin_slurm.validation import get_forbidden_slurm_options
+from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 
 from openset_distill.config.experiment import JobResources, ResourceSettings
 from openset_distill.core.errors import SettingsError
@@ -170,11 +174,114 @@ def test_a_cluster_that_forgets_finished_jobs_soon_is_warned_about(commands):
     told = slurm.configuration("MinJobAge", "PreemptMode")
     assert told == {"MinJobAge": "60 sec", "PreemptMode": "CANCEL"}
     forgets, cancels = slurm.warnings(told)
-    assert "after 60 s (MinJobAge)" in forgets and "PREEMPTED" in cancels and "Ctrl-C" in cancels
+    assert "after 60 s (MinJobAge)" in forgets and "second attempt" in cancels
     assert slurm.warnings({"MinJobAge": "300 sec", "PreemptMode": "REQUEUE"}) == []
     commands(scontrol="exit 1")
     assert slurm.warnings(slurm.configuration("MinJobAge", "PreemptMode")) == []
     assert [slurm.min_job_age(text) for text in ("300 sec", "2m", "1h", "", "odd")] == [300, 120, 3600, None, None]
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("squeue", "sacct", "expected"),
+    [
+        ("echo '7|PREEMPTED'", "exit 1", "PREEMPTED"),
+        ("echo '8|RUNNING'", "echo '7|CANCELLED by 1000'", "CANCELLED"),
+        ("echo '8|RUNNING'", "echo '7|COMPLETED'", "COMPLETED"),
+        ("true", "exit 1", ""),  # purged, and no accounting
+        ("true", "echo '7|RUNNING'", ""),  # accounting was never told of its end
+        ("echo '7|RUNNING'", "echo '7|PREEMPTED'", None),
+        ("echo '7|PENDING'", "echo '7|PREEMPTED'", None),  # queued again
+        ("echo odd; echo '7|COMPLETING'", "true", None),
+        ("exit 1", "echo '7|FAILED'", None),  # a scheduler that does not answer says nothing about its jobs
+    ],
+)
+def test_a_job_that_has_ended_is_found_within_a_bound_and_no_other(commands, squeue, sacct, expected):
+    commands(squeue=squeue, sacct=sacct)
+    clock = Clock()
+    ended = slurm.Ended(120, clock)
+    assert ended.among([]) == {} and ended.among(["7"]) == {}
+    clock.now = 119
+    assert ended.among(["7"]) == {}
+    clock.now = 120
+    assert ended.among(["7"]) == ({} if expected is None else {"7": expected})
+
+
+def test_a_job_between_two_turns_is_not_taken_for_ended(commands):
+    clock = Clock()
+    ended = slurm.Ended(120, clock)
+    for now, state in ((0, "PREEMPTED"), (100, "PENDING"), (200, "NODE_FAIL"), (319, "NODE_FAIL")):
+        commands(squeue=f"echo '7|{state}'")
+        clock.now = now
+        assert ended.among(["7"]) == {}
+    clock.now = 320
+    assert ended.among(["7"]) == {"7": "NODE_FAIL"}
+
+
+def test_a_scheduler_that_does_not_answer_is_mentioned_every_ten_minutes(commands, capsys):
+    commands(squeue="exit 1")
+    clock = Clock()
+    ended = slurm.Ended(120, clock)
+    for clock.now in (0, 599, 600, 1199, 1200):
+        assert ended.among(["7"]) == {}
+    assert capsys.readouterr().err.count("squeue has failed for 10 minutes") == 2
+
+
+class StandInExecutor:
+    """What Snakemake's executor has: it takes every job for running."""
+
+    def __init__(self):
+        self.done, self.failed = [], []
+
+    async def check_active_jobs(self, jobs):
+        for job in jobs:
+            yield job
+
+    def report_job_success(self, job):
+        self.done.append(job.external_jobid)
+
+    def report_job_error(self, job, msg=None, aux_logs=None):
+        self.failed.append((job.external_jobid, msg, aux_logs))
+
+
+def test_what_has_ended_is_reported_and_waited_for_no_longer(commands, tmp_path):
+    made, old = tmp_path / "made", tmp_path / "old"
+    for file in (made, old):
+        file.touch()
+    os.utime(old, (0, 0))
+    output = {"1": [made], "2": [made], "3": [old], "4": [tmp_path / "none"], "5": [made], "6": [made]}
+    jobs = [
+        SimpleNamespace(external_jobid=number, job=SimpleNamespace(output=files), aux={"slurm_logfile": "its.log"})
+        for number, files in output.items()
+    ]
+    commands(squeue="echo '1|PREEMPTED'; echo '5|COMPLETED'; echo '6|RUNNING'", sacct="exit 1")
+    executor = StandInExecutor()
+    slurm.watch(executor, slurm.Ended(0, Clock()))
+
+    async def one_poll():
+        return [job.external_jobid async for job in executor.check_active_jobs(jobs)]
+
+    assert asyncio.run(one_poll()) == ["6"]
+    # forgotten by SLURM: its files are there, so it is not done twice; files of another time say nothing
+    assert executor.done == ["2", "5"]
+    assert [(number, logs) for number, _, logs in executor.failed] == [(number, ["its.log"]) for number in "134"]
+    assert "SLURM job 1 has ended as PREEMPTED; its next attempt" in executor.failed[0][1]
+    assert "SLURM job 3 is known neither to squeue nor to sacct any more" in executor.failed[1][1]
+
+
+def test_the_executor_still_has_what_is_watched():
+    assert "async for job_info in self.check_active_jobs(active_jobs)" in inspect.getsource(RemoteExecutor)
+    assert "msg" in inspect.signature(Executor.report_job_error).parameters
+    assert "report_job_error(j, msg=msg, aux_logs=" in inspect.getsource(Executor.check_active_jobs)
+    assert 'aux.get("slurm_logfile")' in inspect.getsource(Executor.check_active_jobs)
+    for kind in (Job, GroupJob):
+        assert hasattr(kind, "output")
 
 
 def test_the_interval_is_one_at_which_the_plugin_asks_sacct():
