@@ -29,6 +29,7 @@ localrules:
     paper_figures,
     paper_tables,
     paper_training,
+    paper_runs,
     published_checkpoints,
     download_dataset,
     fetch_weights,
@@ -59,6 +60,12 @@ rule paper_training:
             run=EXPERIMENT.runs,
             file=["metrics.json", "outputs.npz", "weights.safetensors", "config.json", "provenance.json"],
         ),
+
+
+# Every network with its metrics and its analysis, up to the tidy tables.
+rule paper_runs:
+    input:
+        rules.aggregate.input,
 
 
 # The classifiers that Vaze et al. 2022 published, on the real Tiny-ImageNet.

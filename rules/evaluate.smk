@@ -103,6 +103,7 @@ rule aggregate:
         embedding=f"{RESULTS}/tidy/embedding.csv",
         headline=f"{RESULTS}/tidy/headline.json",
         checksums=f"{RESULTS}/tidy/SHA256SUMS",
+        metrics=expand(f"{RESULTS}/metrics/{{run}}.json", run=EXPERIMENT.runs),
     log:
         f"{LOGS}/aggregate.log",
     benchmark:
@@ -116,9 +117,10 @@ rule aggregate:
         results=lambda wildcards, output: folder_of(folder_of(output.headline)),
         layout=literal(as_json(EXPERIMENT.layout())),
         folder=lambda wildcards, output: folder_of(output.headline),
+        metrics=lambda wildcards, output: folder_of(output.metrics[0]),
     shell:
         "python {input.code} --results {params.results:q} --layout {params.layout:q} --folder {params.folder:q} "
-        "> {log:q} 2>&1"
+        "--metrics {params.metrics:q} > {log:q} 2>&1"
 
 
 # Everything between the images and the figures that is kept. Among the targets, because Snakemake looks only at these: a

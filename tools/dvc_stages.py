@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from openset_distill.report.tidy import CHECKSUMS
 CONFIGURATION = "config/config.yaml"
 RULES = {
     "data": ["download_dataset", "prepare_dataset"],
-    "split": [
+    "runs": [
+        "paper_runs",
         "make_split",
         "fetch_weights",
         "train_teacher",
@@ -40,9 +42,11 @@ RULES = {
     ],
     "tidy": ["aggregate"],
 }
+# a file for each figure and table
+DRAWING = ("src/openset_distill/report/figures", "src/openset_distill/report/tables")
 # what Snakemake knows of each file it made: settings, code and hashes of the inputs
 RECORDS = ".snakemake/metadata"
-STEPS_OF_SPLIT = (
+STEPS_OF_RUNS = (
     "split",
     "train",
     "cache_teacher_logits",
@@ -68,10 +72,15 @@ def stage(
     deps: list[str],
     outs: list[str],
     metrics: list[str] | None = None,
+    also: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """`persist`: DVC must not delete what Snakemake is about to find complete."""
+    """`persist`: DVC must not delete what Snakemake is about to find complete.
+
+    Args:
+        also: patterns of code that is in a folder among `deps`.
+    """
     made: dict[str, Any] = {
-        "cmd": snakemake(rules, targets, code),
+        "cmd": snakemake(rules, targets, [*code, *also]),
         "deps": sorted(code) + deps,
         "params": [{CONFIGURATION: None}],
         "outs": [{out: {"persist": True}} for out in outs],
@@ -82,7 +91,10 @@ def stage(
 
 
 def stages(experiment: Experiment) -> dict[str, Any]:
-    """One stage for the data, one a split, one for the tidy tables, one for the figures, one for the tables."""
+    """One stage for the data, one for the runs, one for the tidy tables, one for figures and tables.
+
+    So few, because each starts Snakemake, which takes seconds to find that there is nothing to do.
+    """
     settings = experiment.settings
     results = f"{settings.results}/{experiment.name}"
     datasets = [settings.data.dataset, *settings.data.others]
@@ -92,7 +104,7 @@ def stages(experiment: Experiment) -> dict[str, Any]:
         for name in (
             "download",
             "prepare",
-            *STEPS_OF_SPLIT,
+            *STEPS_OF_RUNS,
             "aggregate",
             "figure",
             "table",
@@ -107,16 +119,8 @@ def stages(experiment: Experiment) -> dict[str, Any]:
             [experiment.raw(dataset) for dataset in datasets] + prepared,
         )
     }
-    of_split = [scripts[name] for name in STEPS_OF_SPLIT]
-    for split in experiment.splits:
-        folders = [f"{results}/split{split}/seed{seed}" for seed in experiment.seeds]
-        targets = [f"{folder}/{run}/metrics.json" for folder in folders for run in experiment.runs]
-        targets += [f"{folder}/{file}" for folder in folders for file in ("mixing.csv", "features.csv")]
-        if split == experiment.splits[0]:
-            first = f"{results}/split{{split}}/seed{{seed}}"
-            targets += [f"{experiment.first(first)}/attention.csv", *experiment.embeddings(first)]
-        made[f"split{split}"] = stage(RULES["split"], targets, of_split, prepared, [f"{results}/split{split}"])
     splits = [f"{results}/split{split}" for split in experiment.splits]
+    made["runs"] = stage(RULES["runs"], ["paper_runs"], [scripts[name] for name in STEPS_OF_RUNS], prepared, splits)
     tidy = [
         f"{results}/tidy/{name}.csv"
         for name in (
@@ -135,21 +139,17 @@ def stages(experiment: Experiment) -> dict[str, Any]:
     ]
     tidy.append(f"{results}/tidy/{CHECKSUMS}")
     headline = f"{results}/tidy/headline.json"
-    made["tidy"] = stage(RULES["tidy"], [headline], [scripts["aggregate"]], splits, tidy, [headline])
+    # a file a run: DVC shows a row for each
+    metrics = [f"{results}/metrics/{run}.json" for run in experiment.runs]
+    made["tidy"] = stage(RULES["tidy"], [headline], [scripts["aggregate"]], splits, [*tidy, headline], metrics)
     figures, tables = experiment.figures, experiment.tables
     made["figures"] = stage(
-        [f"figure_{name}" for name in figures],
-        [f"{results}/figures/{name}.pdf" for name in figures],
-        [scripts["figure"]],
-        ["src/openset_distill/report/figures", *tidy],
-        [f"{results}/figures"],
-    )
-    made["tables"] = stage(
-        [f"table_{name}" for name in tables],
-        [f"{results}/tables/{name}.md" for name in tables],
-        [scripts["table"], *[f"src/openset_distill/report/tables/{name}.py" for name in tables]],
-        ["config/reference/published_results.csv", *tidy],
-        [f"{results}/tables"],
+        ["paper_figures", *[f"figure_{name}" for name in figures], *[f"table_{name}" for name in tables]],
+        ["paper_figures"],
+        [scripts["figure"], scripts["table"]],
+        ["config/reference/published_results.csv", *DRAWING, *tidy],
+        [f"{results}/figures", f"{results}/tables"],
+        also=[f"{folder}/*.py" for folder in DRAWING],
     )
     made["records"] = {
         # the order: after every other stage, because each of them changes the records
@@ -157,32 +157,8 @@ def stages(experiment: Experiment) -> dict[str, Any]:
         "deps": [headline, f"{results}/figures", f"{results}/tables"],
         "outs": [{RECORDS: {"persist": True}}],
     }
-    return {"stages": made, "plots": plots(results, figures)}
-
-
-def plots(results: str, figures: tuple[str, ...]) -> list[dict[str, Any]]:
-    """What `dvc plots show` and `dvc plots diff` draw, by the templates in .dvc/plots: training, and the two sides."""
-    history, two_sides = f"{results}/tidy/history.csv", f"{results}/figures/two_sides.csv"
-    drawn = [
-        _plot("Training loss", history, ("epoch", "Epoch"), ("train_loss", "Training loss"), "mean_by_run"),
-        _plot(
-            "Accuracy in training",
-            history,
-            ("epoch", "Epoch"),
-            ("validation_accuracy", "Validation accuracy"),
-            "mean_by_run",
-        ),
-    ]
-    if "two_sides" in figures:
-        x, y = ("accuracy_percent", "Closed-set accuracy (%)"), ("auroc_percent", "Open-set AUROC (%)")
-        drawn.append(_plot("Two sides", two_sides, x, y, "point_by_run"))
-    return drawn
-
-
-def _plot(title: str, file: str, x: tuple[str, str], y: tuple[str, str], template: str) -> dict[str, Any]:
-    """A plot of one file; `x` and `y` are column and label."""
-    drawn = {"x": x[0], "y": {file: y[0]}, "x_label": x[1], "y_label": y[1], "title": title, "template": template}
-    return {title: drawn}
+    # pictures: a page of them needs no internet, as DVC's own plots do
+    return {"stages": made, "plots": [f"{results}/figures/{name}.png" for name in figures]}
 
 
 def main() -> None:

@@ -21,8 +21,9 @@ def main() -> None:
         help="JSON: splits, seeds, runs with label and family, baseline...",
     )
     parser.add_argument("--folder", required=True, type=Path, help="output: folder of the tidy tables")
+    parser.add_argument("--metrics", required=True, type=Path, help="output: folder of the main numbers, a file a run")
     arguments = parser.parse_args()
-    Collector(arguments.results, arguments.layout).write(arguments.folder)
+    Collector(arguments.results, arguments.layout).write(arguments.folder, arguments.metrics)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def test_locks_of_dead_processes_and_half_written_files(copy):
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
     environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(copy / "src")}
     process = subprocess.Popen(
-        ["dvc", "repro", "split0"],
+        ["dvc", "repro", "runs"],
         cwd=copy,
         env=environment,
         stdout=subprocess.DEVNULL,
@@ -65,7 +65,7 @@ def test_locks_of_dead_processes_and_half_written_files(copy):
     process.wait(timeout=30)
 
     # DVC itself sees that the holder of its lock is dead; Snakemake, which it starts, names the remedy
-    refused = run(copy, "dvc", "repro", "split0")
+    refused = run(copy, "dvc", "repro", "runs")
     assert refused.returncode != 0 and "--unlock" in refused.stdout + refused.stderr
     found = doctor(copy)
     assert "`snakemake --unlock`" in found and "goes on from there" in found and str(state.relative_to(copy)) in found

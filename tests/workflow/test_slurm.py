@@ -216,7 +216,7 @@ def test_dvc_submits_too(cluster, copy, limited):
     settings["runs"]["kd_mixed"]["optimization"] = {"epochs": 3}
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
     process = subprocess.run(
-        ["dvc", "repro", "--single-item", "split0"],
+        ["dvc", "repro", "--single-item", "runs"],
         cwd=folder,
         env=environment(cluster, folder, SNAKEMAKE_PROFILE="profiles/slurm"),
         capture_output=True,
@@ -226,8 +226,8 @@ def test_dvc_submits_too(cluster, copy, limited):
     output = process.stdout + process.stderr
     assert process.returncode == 0, output
     numbers = re.findall(r"SLURM jobid (\d+)", output)
-    # recording, training, evaluation, measuring
-    assert len(numbers) == 4 and set(states(cluster, numbers)) == {"COMPLETED"}
+    # recording, training, evaluation, measuring, of two splits
+    assert len(numbers) == 8 and set(states(cluster, numbers)) == {"COMPLETED"}
     config = folder / "results/digits/split0/seed0/kd_mixed/config.json"
     assert json.loads(config.read_text())["optimization"]["epochs"] == 3
 

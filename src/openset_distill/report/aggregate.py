@@ -18,7 +18,7 @@ from ..core.files import AGAIN, read_record, unreadable, write_json, written_who
 from ..datasets.protocols import class_set_name
 from ..evaluation.statistics import class_set_means, mean_std
 from .summary import METRIC_KEYS, summarize
-from .tidy import LAYOUTS, write_checksums
+from .tidy import LAYOUTS, MAIN_METRICS, write_checksums
 
 # what batch normalization counts while it is trained, which is no parameter
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -230,8 +230,8 @@ class Collector:
             runs[run] = {name: mean_std(class_set_means(one).values()).mean for name, one in values.items()}
         return runs
 
-    def write(self, folder: Path) -> None:
-        """Writes all tidy tables into `folder`."""
+    def write(self, folder: Path, metrics_folder: Path) -> None:
+        """Writes all tidy tables into `folder`, and the main numbers of each run into a file of its own."""
         metrics = self.metrics()
         write_rows(folder / "runs.csv", metrics)
         write_rows(folder / "summary.csv", summarize(metrics, self.layout["baseline"]))
@@ -244,5 +244,8 @@ class Collector:
         write_rows(folder / "pictures.csv", self.unit_rows("pictures.csv", 1))
         write_rows(folder / "networks.csv", self.networks())
         write_rows(folder / "embedding.csv", self.embedding(self.layout["embedded"]))
-        write_json(folder / "headline.json", self.headline())
+        headline = self.headline()
+        write_json(folder / "headline.json", headline)
+        for run, values in headline.items():
+            write_json(metrics_folder / f"{run}.json", {name: values[name] for name in MAIN_METRICS if name in values})
         write_checksums(folder, [*(f"{name}.csv" for name in LAYOUTS), "headline.json"])

@@ -11,8 +11,7 @@ from pathlib import Path
 from ..core.text import printable, rst_escape
 from .context import Context, counted, score_words
 from .summary import summarize
-
-COLUMNS = {"accuracy": "accuracy", "auroc": "AUROC", "fpr95": "FPR95", "oscr": "OSCR"}
+from .tidy import MAIN_METRICS
 
 
 def show(tidy: str, figures: str, tables: str, context: Context) -> None:
@@ -27,10 +26,10 @@ def show(tidy: str, figures: str, tables: str, context: Context) -> None:
     title, labels, cells = _headline(path, context)
     table = Table(title=title, title_justify="left")
     table.add_column("run")
-    for title in COLUMNS.values():
+    for title in MAIN_METRICS.values():
         table.add_column(title, justify="right")
     for run, values in cells.items():
-        table.add_row(escape(printable(labels[run])), *(values.get(metric, "") for metric in COLUMNS))
+        table.add_row(escape(printable(labels[run])), *(values.get(metric, "") for metric in MAIN_METRICS))
     console = Console(width=None if Console().is_terminal else 100)
     console.print(table)
     places = {"figures": figures, "tables": tables}
@@ -92,7 +91,10 @@ def introduction(tidy: str, figures: str, context: Context) -> str:
         address = textwrap.wrap(f"data:image/png;base64,{pixels}", 9000)
         lines += [".. image:: " + "\n   ".join(address), "   :width: 100%", ""]
     lines += [rst_escape(title) + ".", "", ".. list-table::", "   :header-rows: 1", ""]
-    for row in (["run", *COLUMNS.values()], *([labels[run], *map(of.get, COLUMNS)] for run, of in cells.items())):
+    for row in (
+        ["run", *MAIN_METRICS.values()],
+        *([labels[run], *map(of.get, MAIN_METRICS)] for run, of in cells.items()),
+    ):
         first, *rest = (rst_escape(printable(cell or "")) for cell in row)
         lines += [f"   * - {first}", *(f"     - {cell}" for cell in rest)]
     return "\n".join(lines) + "\n"
@@ -121,4 +123,6 @@ def _complete(row: dict[str, str], context: Context) -> dict[str, object]:
 def _is_headline(row: dict[str, str], score: str) -> bool:
     if row["metric"] == "accuracy":
         return True
-    return row["metric"] in COLUMNS and row["score"] == score and row["sampling"] == "full" and row["group"] == "all"
+    return (
+        row["metric"] in MAIN_METRICS and row["score"] == score and row["sampling"] == "full" and row["group"] == "all"
+    )

@@ -43,6 +43,9 @@ FAMILIES = {
     "asymmetric": "Asymmetric distillation (AD)",
 }
 
+# the few that stand for a run at a glance, with their names
+MAIN_METRICS = {"accuracy": "accuracy", "auroc": "AUROC", "fpr95": "FPR95", "oscr": "OSCR"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
