@@ -72,14 +72,14 @@ for place, written in ((SHOWN, True), (DATA, False)):
             f"{existing} is no folder that can be written; name another one with `results` or `data.folder`"
         )
 
-# a second experiment of one name replaces the first; one line before anything runs
+# a second experiment of one name would replace the first
 for description in [] if SETTINGS.redraw else sorted(Path(RESULTS).glob("split*/seed*/split.json"))[:1]:
     with contextlib.suppress(OpenSetError):
         made_of = read_record(description, {"dataset": str})["dataset"]
         if made_of != SETTINGS.data.dataset:
-            logger.warning(
-                f"warning: {RESULTS} holds results of {made_of}, which those of {SETTINGS.data.dataset} will replace; "
-                "to keep both, add --config experiment=NAME"
+            raise WorkflowError(
+                f"{RESULTS} holds results of {made_of}, which those of {SETTINGS.data.dataset} would replace; to keep both, "
+                f"add experiment={EXPERIMENT.name}_{SETTINGS.data.dataset} to --config; to replace them, delete {RESULTS}"
             )
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
-
 from openset_distill.core.command import natural, positive, run
 from openset_distill.core.errors import DataError
 from openset_distill.core.files import read_record
@@ -23,13 +21,13 @@ def main() -> None:
     parser.add_argument("--embedding", required=True, type=Path, help="output: x, y and class of each image, CSV")
     arguments = parser.parse_args()
 
-    from openset_distill.analysis.embedding import embed
+    from openset_distill.analysis.embedding import balanced_sample, embed
 
     outputs = load_outputs(arguments.outputs)
     names = read_record(arguments.description, {"known": list})["known"]
     if len(names) <= int(outputs["labels"].max()):
         raise DataError(f"{arguments.description} names {len(names)} classes, and the outputs more; make both again")
-    chosen = np.sort(np.random.default_rng(arguments.seed).permutation(len(outputs["labels"]))[: arguments.samples])
+    chosen = balanced_sample(outputs["labels"], arguments.samples, seed=arguments.seed)
     points = embed(outputs["features"][chosen], seed=arguments.seed)
     labels = outputs["labels"][chosen]
     rows = [
