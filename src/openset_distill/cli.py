@@ -17,6 +17,8 @@ import yaml
 
 from .core.command import run
 from .core.errors import SettingsError, nearest
+from .report import clean
+from .report.clean import KINDS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,6 +70,15 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("list", help="names that a configuration may use, with their settings")
     listing.add_argument("kind", choices=LISTINGS, help="what to list")
     listing.set_defaults(command=show_list)
+
+    cleaning = commands.add_parser("clean", help="what may be deleted, with sizes; deletes it when told to")
+    cleaning.add_argument("kinds", nargs="*", metavar="KIND", help="delete these kinds: " + ", ".join(KINDS))
+    cleaning.add_argument(
+        "--yes", action="store_true", help="delete every kind but those that are deleted by name only"
+    )
+    cleaning.add_argument("--results", type=Path, default=Path("results"), help="folder of results (default: results)")
+    cleaning.add_argument("--data", type=Path, default=Path("data"), help="folder of the data (default: data)")
+    cleaning.set_defaults(command=show_clean)
 
     trace = commands.add_parser("trace", help="the runs, settings and commits behind a number of a figure or table")
     trace.add_argument("shown", type=Path, help="a figure or table, such as results/digits/figures/two_sides.png")
@@ -134,6 +145,27 @@ def show_datasets(arguments: argparse.Namespace) -> None:
         for row in status(arguments.folder / "raw")
     ]
     _print_table(("dataset", "archives", "size", "licence"), rows)
+
+
+def show_clean(arguments: argparse.Namespace) -> None:
+    """A row for each kind of file that may be deleted; deletes the named ones, or with --yes all harmless ones."""
+    for name in arguments.kinds:
+        if name not in KINDS:
+            raise SettingsError(f"openset clean: there is no kind {name!r}; {nearest(name, KINDS)}")
+    found = clean.find(arguments.results, arguments.data)
+    harmless = {name for name, kind in KINDS.items() if not kind.named_only}
+    chosen = set(arguments.kinds) or (harmless if arguments.yes else set())
+    rows = []
+    for name, files in found.items():
+        room = f"{clean.size(files) / 1e6:,.1f} MB"
+        if name in chosen:
+            clean.delete(files)
+        rows.append((name, str(len(files)), room, "deleted" if name in chosen else "", _plain(KINDS[name].costs)))
+    _print_table(("kind", "files", "size", "", "what its absence costs"), rows)
+    if not chosen:
+        _console().print(
+            "nothing was deleted: `openset clean KIND ...` deletes kinds, `openset clean --yes` all but dvc"
+        )
 
 
 def show_trace(arguments: argparse.Namespace) -> None:

@@ -1,0 +1,103 @@
+"""What may be deleted to save space, how large it is, and what its absence costs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..core.errors import OpenSetError
+from ..datasets.catalog import DATASETS
+
+# what no process has written to for as long was left by one that was killed
+LEFT_SECONDS = 3600
+LOCKS = Path(".snakemake/locks")
+CACHE = Path(".dvc/cache")
+NETWORK = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Files of one purpose.
+
+    Attributes:
+        costs: what their absence means.
+        find: the files, from the folders of results and of data.
+        named_only: whether they are deleted only where they are asked for by name.
+    """
+
+    costs: str
+    find: Callable[[Path, Path], Iterator[Path]]
+    named_only: bool = False
+
+
+def cached_logits(results: Path, data: Path) -> Iterator[Path]:
+    """Recorded logits of teachers, where results were gathered after they were made: no student waits for them."""
+    for path in results.glob("*/split*/seed*/answers_*.safetensors"):
+        gathered = path.parents[2] / "tidy" / "headline.json"
+        runs = [folder for folder in path.parent.iterdir() if folder.is_dir()]
+        complete = all((run / NETWORK).exists() for run in runs)
+        if complete and gathered.exists() and gathered.stat().st_mtime >= path.stat().st_mtime:
+            yield path
+
+
+def prepared_archives(results: Path, data: Path) -> Iterator[Path]:
+    """Archives of images of prepared datasets. The record of the download and lists of classes stay."""
+    for name, dataset in DATASETS.items():
+        if any((data / "prepared" / name).glob("*/manifest.json")):
+            yield from (path for archive in dataset.archives if (path := data / "raw" / name / archive.file).is_file())
+
+
+def finished_states(results: Path, data: Path) -> Iterator[Path]:
+    """States of trainings whose network is there and newer: a training that goes on has none."""
+    for path in results.glob("*/split*/seed*/*/state.safetensors"):
+        network = path.with_name(NETWORK)
+        if network.exists() and network.stat().st_mtime >= path.stat().st_mtime:
+            yield path
+
+
+def half_written(results: Path, data: Path) -> Iterator[Path]:
+    """What killed processes were writing."""
+    for folder in (results, data):
+        for path in folder.rglob(".*.partial"):
+            if path.is_file() and time.time() - path.stat().st_mtime > LEFT_SECONDS:
+                yield path
+
+
+def second_copies(results: Path, data: Path) -> Iterator[Path]:
+    """The versions that DVC keeps."""
+    yield from (path for path in CACHE.rglob("*") if path.is_file())
+
+
+KINDS = {
+    "partial": Kind("nothing: killed processes left them", half_written),
+    "states": Kind("nothing: these trainings are done", finished_states),
+    "logits": Kind("a student that is added later has its teacher's others trained again", cached_logits),
+    "raw": Kind("fetched again to prepare a dataset anew, or at another size", prepared_archives),
+    "dvc": Kind("`dvc checkout` of other versions, but for what was pushed", second_copies, named_only=True),
+}
+
+
+def find(results: Path, data: Path) -> dict[str, list[Path]]:
+    """Kind -> its files.
+
+    Raises:
+        OpenSetError: neither folder is there, or a workflow runs.
+    """
+    if not results.is_dir() and not data.is_dir():
+        raise OpenSetError(f"neither {results} nor {data} is a folder here; start in the repository, or name them")
+    if any(LOCKS.glob("*.lock")):
+        raise OpenSetError("a workflow runs here, or was killed: wait for its end, or see `make doctor`")
+    return {name: sorted(kind.find(results, data)) for name, kind in KINDS.items()}
+
+
+def size(files: list[Path]) -> int:
+    """Bytes."""
+    return sum(path.stat().st_size for path in files)
+
+
+def delete(files: list[Path]) -> None:
+    """Deletes files; one that is gone already is no error."""
+    for path in files:
+        path.unlink(missing_ok=True)
