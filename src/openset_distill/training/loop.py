@@ -56,6 +56,7 @@ def train(
     state_path: Path,
     world: World | None = None,
     report: Callable[[str], None] = print,
+    on_epoch: Callable[[Mapping[str, float]], None] | None = None,
 ) -> list[dict[str, float]]:
     """Trains `student` in place and returns one row an epoch.
 
@@ -66,6 +67,7 @@ def train(
             continued, bit for bit as if there had been no interruption; any other one is left aside, which `report`
             says. The caller removes the file once the results are written.
         world: the processes that share this training; None is this one alone.
+        on_epoch: is given each row when its epoch is done.
 
     Raises:
         CheckpointError: the method needs a teacher with a linear head, and this one has another.
@@ -138,6 +140,8 @@ def train(
         if len(validation[0]):
             row["validation_accuracy"] = accuracy(student, *validation, batches.normalize)
         progress.history.append(row)
+        if on_epoch:
+            on_epoch(row)
         if settings.select == "best_validation_accuracy" and row["validation_accuracy"] > progress.best_accuracy:
             progress.best_accuracy = row["validation_accuracy"]
             best = {name: tensor.clone() for name, tensor in student.state_dict().items()}

@@ -15,6 +15,7 @@ from ..core.files import alone, remove_leftovers, sha256
 from ..methods import Teacher
 from ..models.classifier import Classifier
 from .distributed import World
+from .epoch_hook import epoch_hook
 from .features import HeadOnly, cached_batches, folder_of_process, remove_features
 from .loop import train
 from .run_config import RunConfig
@@ -50,12 +51,14 @@ class Training:
             watch: is told of the progress of the features of a frozen backbone (`FeatureStore.computed`).
         """
         # the main process of several has the lock for all
-        once = alone(self.state.parent, f"training {config.run}") if world is None or world.leads else nullcontext()
+        leads = world is None or world.leads
+        once = alone(self.state.parent, f"training {config.run}") if leads else nullcontext()
         with once:
             weights = config.backbone.get("weights")
             if weights:  # a file of the user's, which may change under the same name
                 self.identity = {**self.identity, "weights": sha256(weights)}
             common = {"identity": self.identity, "state_path": self.state, "world": world, "report": self.report}
+            common["on_epoch"] = epoch_hook(config, self.report) if leads else None
             if not config.caches_features:
                 if config.backbone.get("freeze"):
                     self.report("images are mixed, or shown to a teacher: the frozen backbone is asked at every step")
