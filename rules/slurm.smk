@@ -70,6 +70,8 @@ def begin_on_slurm():
         )
     executor = executor_of_this_call()
     executor.run_uuid = f"{EXPERIMENT.name}_{executor.run_uuid}"
+    # where the site names no account SLURM's own default holds, not the account of whatever ran last
+    executor._fallback_account_arg = ""
     slurm.watch(executor, slurm.Ended())
 
 

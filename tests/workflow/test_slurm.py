@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -209,6 +210,12 @@ def test_nothing_to_do_the_second_time(cluster, first):
     assert again.returncode == 0 and "Nothing to be done" in again.output
 
 
+def test_slurms_own_account_is_taken_where_none_is_named(cluster, copy):
+    finished = run(cluster, copy, *longer(3))
+    assert finished.returncode == 0 and "guess" not in finished.output.lower(), finished.output
+    assert states(cluster, finished.submitted, "Account") == [slurm_cluster.ACCOUNT]
+
+
 def test_dvc_submits_too(cluster, copy, limited):
     folder = dvc_repository(copy)
     path = folder / "config" / "config.yaml"
@@ -294,6 +301,44 @@ def test_a_preempted_training_goes_on_by_itself_to_the_same_bits(cluster, copy, 
     assert "gres/gpu=1" in states(cluster, [number], "AllocTRES")[0]
     assert "going on from epoch" in (copy / LOG).read_text()
     assert weights(copy) == weights(uninterrupted)
+
+
+def test_a_preempted_training_that_is_cancelled_is_found_and_goes_on(cluster, copy, uninterrupted):
+    # Snakemake's plugin would wait for it for ever; two minutes of patience are shortened
+    rules = copy / "rules" / "slurm.smk"
+    text = rules.read_text()
+    assert "slurm.Ended()" in text
+    rules.write_text(text.replace("slurm.Ended()", "slurm.Ended(patience=5)"))
+    began = time.time()
+    process = begin(cluster, copy, *longer(EPOCHS), site={"train_student": {"partition": "spot"}})
+    number = wait_until_it_trains(copy, process, began)
+    urgent = ["sbatch", "--parsable", "--partition=urgent", "--cpus-per-task=4", "--output=/dev/null", "--wrap=sleep 3"]
+    slurm_cluster.command(cluster, *urgent)
+    finished = finish(process)
+    assert states(cluster, [number]) == ["PREEMPTED"]
+    assert f"SLURM job {number} has ended as PREEMPTED" in finished.output, finished.output
+    assert finished.returncode == 0 and len(finished.submitted) == 2
+    assert "going on from epoch" in (copy / LOG).read_text()
+    assert weights(copy) == weights(uninterrupted)
+
+
+def test_snakemake_inside_a_job_submits_jobs(cluster, copy):
+    (copy / "profiles" / "slurm" / "site.yaml").write_text("{}")
+    inside = shlex.join(call("--retries", "0", *longer(3)))
+    options = ["--wait", "--time=20", "--mem=1000", "--cpus-per-task=1", f"--output={copy}/inside.log"]
+    done = subprocess.run(
+        ["sbatch", *options, f"--wrap={inside}"],
+        cwd=copy,
+        env=environment(cluster, copy),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    told = (copy / "inside.log").read_text()
+    assert done.returncode == 0, done.stderr + told
+    numbers = re.findall(r"SLURM jobid (\d+)", told)
+    assert len(numbers) == 1 and states(cluster, numbers) == ["COMPLETED"]
+    assert "running snakemake in a SLURM job context" in told
 
 
 def test_a_node_that_goes_down_and_comes_back(cluster, copy, uninterrupted, tmp_path):

@@ -297,6 +297,11 @@ def test_the_plugin_still_names_its_jobs_by_the_attribute_that_is_set():
     assert '"run_uuid": self.run_uuid' in inspect.getsource(Executor.run_job)
 
 
+def test_the_plugin_still_guesses_no_account_where_it_has_one():
+    source = inspect.getsource(Executor.get_account_arg)
+    assert "if self._fallback_account_arg is None:" in source and "yield self._fallback_account_arg" in source
+
+
 @pytest.mark.workflow
 def test_snakemake_still_shows_its_executor(tmp_path):
     (tmp_path / "Snakefile").write_text(
