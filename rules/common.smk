@@ -150,6 +150,25 @@ def recording_job(wildcards):
     return as_json(EXPERIMENT.images_seen(wildcards.recording, int(wildcards.split), int(wildcards.seed)).plain())
 
 
+def samples_of_trainings():
+    """How many training images each training writes the outputs of, for detectors; 0 where a rule of its own does.
+
+    It does where a finished run lacks them: detectors that are added later train nothing again. Jobs on nodes take the
+    answer of the process that submitted them.
+    """
+    told = os.environ.get("OPENSET_TRAINING_OUTPUTS")
+    if workflow.remote_exec and told:
+        return int(told)
+    samples = SETTINGS.evaluation.detector_samples if EXPERIMENT.detectors else 0
+    for record in Path(RESULTS).glob("split*/seed*/*/provenance.json") if samples else ():
+        with contextlib.suppress(OpenSetError, OSError):
+            if read_record(record, {}).get("training_outputs") != samples:
+                samples = 0
+                break
+    os.environ["OPENSET_TRAINING_OUTPUTS"] = str(samples)
+    return samples
+
+
 def check_targets():
     """Refuses a target that nothing makes and names the nearest one. Called when the whole workflow is known.
 

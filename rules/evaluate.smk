@@ -3,7 +3,11 @@
 GRID = {"split": EXPERIMENT.splits, "seed": EXPERIMENT.seeds}
 
 
-# What a network says to its training images, which detectors are fitted to. Without detectors nobody asks for it.
+# What a network says to its training images, which detectors are fitted to: for runs that were trained before there were
+# detectors. Else their trainings write it.
+ruleorder: train_teacher > train_student > training_outputs
+
+
 rule training_outputs:
     input:
         code="workflow_scripts/training_outputs.py",

@@ -1,11 +1,15 @@
 # Teachers and students: one network a job.
 
 
+# a detector is fitted to training images; the training shows them to its network, so that no GPU is held for seconds
+SAMPLES = samples_of_trainings()
+FOR_DETECTORS = {"training": f"{RUN}/training_outputs.npz"} if SAMPLES else {}
 # one process for each GPU of the job; from a resource, because how a training is launched is no reason to train again
 TRAIN = (
     "python {input.code} --job {params.job:q} --prepared {params.prepared:q} {params.others:q} "
     "--split {input.split:q} --description {input.description:q} {params.teachers:q} {params.answers:q} "
     "--weights {output.weights:q} --history {output.history:q} --outputs {output.outputs:q} "
+    "--samples {resources.samples} "
     "--config {output.config:q} --provenance {output.provenance:q} --threads {threads} --processes {resources.processes} "
     "> {log:q} 2>&1"
 )
@@ -21,6 +25,7 @@ rule train_teacher:
         description=f"{SPLIT}/split.json",
         given=given_weights_of,
     output:
+        **FOR_DETECTORS,
         weights=f"{RUN}/weights.safetensors",
         history=f"{RUN}/history.csv",
         outputs=f"{RUN}/outputs.npz",
@@ -39,6 +44,7 @@ rule train_teacher:
     threads: wanted("train_teacher").threads
     resources:
         **resources_of("train_teacher"),
+        samples=SAMPLES,
     params:
         job=training_job,
         prepared=lambda wildcards, input: folder_of(input.manifest),
@@ -102,6 +108,7 @@ use rule train_teacher as train_student with:
     threads: wanted("train_student").threads
     resources:
         **resources_of("train_student"),
+        samples=SAMPLES,
     params:
         job=training_job,
         prepared=lambda wildcards, input: folder_of(input.manifest),

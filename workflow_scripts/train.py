@@ -26,6 +26,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--outputs", required=True, type=Path, help="output: features, logits, labels of the test images"
     )
+    parser.add_argument(
+        "--samples",
+        type=natural,
+        default=0,
+        help="of training images in training_outputs.npz, next to the weights",
+    )
     parser.add_argument("--config", required=True, type=Path, help="output: the resolved settings")
     parser.add_argument("--provenance", required=True, type=Path, help="output: versions, hardware, inputs, time")
     parser.add_argument("--threads", type=positive, default=1, help="CPU threads, of all processes together")
@@ -56,6 +62,7 @@ def main() -> None:
         make_student,
         open_split,
         save_test_outputs,
+        save_training_outputs,
         views,
         with_precision,
         write_history,
@@ -94,6 +101,9 @@ def main() -> None:
     history = training.run(config, student, teacher, data, device, world=world)
     if world is None or world.leads:
         save_test_outputs(arguments.outputs, student, data, config, device)
+        if arguments.samples:  # detectors are fitted to them
+            path = arguments.weights.with_name("training_outputs.npz")
+            save_training_outputs(path, student, data, config, device, samples=arguments.samples)
         write_history(arguments.history, history)
         stored = with_precision(config, device)
         write_json(arguments.config, stored.plain())
@@ -106,6 +116,7 @@ def main() -> None:
                 processes=world.size if world else 1,
                 threads=arguments.threads,
                 epochs=len(history),
+                training_outputs=arguments.samples,
             ),
         )
         save_classifier(arguments.weights, student, describe(config, data))

@@ -24,7 +24,6 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from openset_distill.core.device import prepare_device
-    from openset_distill.core.files import sha256
     from openset_distill.models.checkpoint import load_classifier
     from openset_distill.training.run_config import RunConfig
     from openset_distill.training.setup import open_split, save_training_outputs
@@ -33,8 +32,7 @@ def main() -> None:
     data = open_split(arguments.prepared, arguments.other, arguments.split, arguments.description)
     device = prepare_device(arguments.threads)
     model = load_classifier(arguments.weights, classes=data.classes)[0].to(device)
-    digest = sha256(arguments.weights)
-    save_training_outputs(arguments.training, model, data, config, device, samples=arguments.samples, weights=digest)
+    save_training_outputs(arguments.training, model, data, config, device, samples=arguments.samples)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import pytest
 import pytorch_ood.detector as library
 import torch
 from checkout import checkout
+from commands import job, script, succeed, train
 from small_repository import jobs, snakemake
 from torch import nn
 
@@ -276,9 +277,31 @@ def test_detectors_in_the_configuration(in_repository):
 
 
 @pytest.mark.workflow
-def test_only_an_experiment_with_detectors_records_its_training_images(tmp_path, in_repository):
-    folder = checkout(tmp_path)
+def test_trainings_write_their_outputs_for_detectors_and_later_detectors_train_nothing(tmp_path, in_repository):
+    folder, runs = checkout(tmp_path), len(load({}, stands_alone=False).runs)
     words = ["-n", "paper_training", "--config", "protocol={splits: [0]}"]
-    assert "training_outputs" not in jobs(snakemake(folder, *words))
     planned = jobs(snakemake(folder, *words, "evaluation={detectors: [knn]}"))
-    assert planned["training_outputs"] == planned["evaluate"] == len(load({}, stands_alone=False).runs)
+    assert "training_outputs" not in planned and planned["evaluate"] == runs
+    # a run that was trained without them, or with fewer: a rule of its own makes them, for all
+    old = folder / "results/digits/split0/seed0/ce/provenance.json"
+    old.parent.mkdir(parents=True)
+    for record, samples, expected in (({}, 50_000, runs), ({"training_outputs": 100}, 100, 0)):
+        old.write_text(json.dumps(record))
+        wanted = f"evaluation={{detectors: [knn], detector_samples: {samples}}}"
+        planned = jobs(snakemake(folder, *words, wanted))
+        assert planned.get("training_outputs", 0) == expected and planned["evaluate"] == runs
+
+
+def test_a_training_writes_the_outputs_that_the_rule_would(digits, split, tmp_path):
+    succeed(train(tmp_path, job(), digits, split, "--samples", 40))
+    made = load_training_outputs(tmp_path / "training_outputs.npz", tmp_path / "outputs.npz")
+    names = ["--prepared", digits, "--split", split / "split.npz", "--description", split / "split.json"]
+    names += ["--weights", tmp_path / "weights.safetensors", "--config", tmp_path / "config.json", "--samples", 40]
+    succeed(script("training_outputs.py", *names, "--training", tmp_path / "again.npz"))
+    again = load_training_outputs(tmp_path / "again.npz", tmp_path / "outputs.npz")
+    assert len(made.labels) == 40 and made.weights == again.weights != ""
+    for name in ("features", "logits", "labels", "head_weight", "head_bias"):
+        assert np.array_equal(getattr(made, name), getattr(again, name))
+    assert json.loads((tmp_path / "provenance.json").read_text())["training_outputs"] == 40
+    succeed(train(tmp_path / "none", job(), digits, split))
+    assert not (tmp_path / "none" / "training_outputs.npz").exists()

@@ -111,6 +111,8 @@ def cost(experiment: Experiment, gflops: float | None = None) -> Cost:
     def forward(run: Run) -> float:
         return _network(run, size, channels).operations
 
+    # of training images, for detectors
+    answered = min(settings.evaluation.detector_samples, train_images) if experiment.detectors else 0
     trained, largest, kept = {}, (0.0, ""), 0.0
     resident = train_images * size * size * channels
     for name, run in experiment.runs.items():
@@ -122,7 +124,7 @@ def cost(experiment: Experiment, gflops: float | None = None) -> Cost:
         else:
             frozen = 3 if run.backbone.get("freeze") else 1
             spent = steps * train_images * network.operations * passes["student"] / frozen
-        spent = hours(spent + (test + steps * validation) * network.operations, run)
+        spent = hours(spent + (test + answered + steps * validation) * network.operations, run)
         if not run.recorded:
             spent += sum(
                 hours(steps * train_images * passes["teacher"] * forward(teacher), teacher)
@@ -131,7 +133,7 @@ def cost(experiment: Experiment, gflops: float | None = None) -> Cost:
         trained[name] = spent
         on_gpu = 12 * network.weights + run.optimization.batch_size * network.activations * max(1, passes["kept"])
         largest = max(largest, (on_gpu + (resident if resident <= RESIDENT_BYTES else 0), name))
-        kept += 4 * network.weights + 4 * (test + validation) * (network.features + known)
+        kept += 4 * network.weights + 4 * (test + answered + validation) * (network.features + known)
     recorded, recordings = 0.0, 0.0
     for name in experiment.recordings.values():
         run = experiment.runs[name]
@@ -146,7 +148,6 @@ def cost(experiment: Experiment, gflops: float | None = None) -> Cost:
     compared = [experiment.runs[name] for name in experiment.analyzed_runs]
     datasets = len({settings.data.dataset, *settings.data.others})
     fetched = {given for run in experiment.runs.values() if (given := _fetched(run))}
-    answered = min(settings.evaluation.detector_samples, train_images)
     jobs = [
         Jobs("downloads", datasets + len(fetched), of.download),
         Jobs("preparing", datasets, of.prepare),
@@ -159,9 +160,6 @@ def cost(experiment: Experiment, gflops: float | None = None) -> Cost:
         jobs.append(Jobs(kind, grid * len(names), asks, grid * sum(trained[name] for name in names)))
     one_gpu = of.train_student.model_copy(update={"gpu": min(1, of.train_student.gpu)})
     jobs.insert(4, Jobs("cached teacher logits", grid * len(experiment.recordings), one_gpu, grid * recorded))
-    if experiment.detectors:
-        spent = sum(hours(answered * forward(run), run) for run in experiment.runs.values())
-        jobs.append(Jobs("outputs for detectors", grid * len(experiment.runs), of.analyze, grid * spent))
     jobs += [
         Jobs("evaluations", grid * len(experiment.runs), of.light),
         Jobs("mixing scans", grid, of.analyze, grid * sum(hours(samples * forward(run), run) for run in compared)),

@@ -284,12 +284,10 @@ def save_training_outputs(
     device: torch.device,
     *,
     samples: int,
-    weights: str = "",
 ) -> None:
     """Features and logits of at most `samples` training images of the split, without augmentation, and the head.
 
-    Args:
-        weights: SHA-256 of the network's file of weights, by which these are known to be outputs of one network.
+    The file names the digest of the weights, by which these are known to be outputs of one network.
     """
     generator = np.random.default_rng(derive_seed(config.seed, config.split, "detectors"))
     chosen = balanced_choice(data.train_label, samples, generator)
@@ -305,7 +303,7 @@ def save_training_outputs(
         labels=data.train_label[chosen],
         head_weight=weight.numpy(),
         head_bias=bias.numpy(),
-        weights=weights,
+        weights=weights_digest(model, describe(config, data)),
     ).save(path)
 
 
