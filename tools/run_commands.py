@@ -1,6 +1,7 @@
 """Runs the steps that `export_commands.py` wrote in order, with nothing but Python and the packages of the steps.
 
     python tools/run_commands.py steps.json --minutes 9
+    python tools/run_commands.py steps.json --together 4     # four trainings share the GPU, or spread over several
 
 A step is skipped whose outputs are all there, unless another command made them: where a setting was changed, the step
 and what hangs on it run again. By which command is known of outputs that this tool made (`.run_commands.json`); others,
@@ -36,8 +37,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("steps", type=Path, help="the file that export_commands.py wrote")
     parser.add_argument("--minutes", type=float, help="time after which training saves its state and stops")
+    parser.add_argument(
+        "--together", type=int, default=1, help="steps side by side, such as trainings that share a GPU"
+    )
     parser.add_argument("--grace", type=float, default=60, help="seconds that a step has for that")
     arguments = parser.parse_args()
+    if arguments.together < 1:
+        parser.error(f"--together {arguments.together}: at least 1")
     try:
         steps = read_steps(arguments.steps)
     except (OSError, ValueError) as error:
@@ -50,24 +56,51 @@ def main() -> int:
         return 2
     wanted, taken = keys(steps), 0
     deadline = time.monotonic() + 60 * arguments.minutes if arguments.minutes is not None else float("inf")
-    for number, step in enumerate(steps, start=1):
-        found = {made.get(output, "") for output in step["outputs"]}
-        there = all(Path(output).exists() for output in step["outputs"])
-        if there and found <= {wanted[step["outputs"][0]], ""}:
-            taken += "" in found
-            continue
-        again = " again, by another command than before" if there else ""
-        print(f"{number}/{len(steps)} {step['rule']}: {step['outputs'][0]}{again}", flush=True)
-        status = run(step, deadline, arguments.grace)
-        if status == 0:
-            made |= {output: wanted[output] for output in step["outputs"]}
-            write_record(made)
-        if time.monotonic() >= deadline:
-            print(f"the time is over at step {number} of {len(steps)}; the same command goes on from there", flush=True)
-            return UNFINISHED
-        if status:
-            print(f"step {number} failed with status {status}; its log:", *step["logs"], sep="\n  ", file=sys.stderr)
-            return 1
+    waiting, running, failed = list(enumerate(steps, start=1)), Running(), 0
+    try:
+        while waiting or running:
+            for number, step in [] if failed else list(waiting):
+                if len(running) == arguments.together:
+                    break
+                unmade = {output for _, other in (*waiting, *running.steps) for output in other["outputs"]}
+                if unmade & set(step["inputs"]):
+                    continue
+                waiting.remove((number, step))
+                found = {made.get(output, "") for output in step["outputs"]}
+                there = all(Path(output).exists() for output in step["outputs"])
+                if there and found <= {wanted[step["outputs"][0]], ""}:
+                    taken += "" in found
+                    continue
+                again = " again, by another command than before" if there else ""
+                print(f"{number}/{len(steps)} {step['rule']}: {step['outputs'][0]}{again}", flush=True)
+                running.start(number, step)
+            if waiting and not running and not failed:
+                print(
+                    "error: the steps wait for one another; write them again with export_commands.py", file=sys.stderr
+                )
+                return 2
+            over = not running.wait(deadline)
+            for number, step, status in running.stopped(arguments.grace) if over else running.ended():
+                if status == 0:
+                    made |= {output: wanted[output] for output in step["outputs"]}
+                    write_record(made)
+                elif not over:
+                    failed = number
+                    print(
+                        f"step {number} failed with status {status}; its log:",
+                        *step["logs"],
+                        sep="\n  ",
+                        file=sys.stderr,
+                    )
+            if over:
+                left = f"{len(waiting)} of {len(steps)} steps are not begun"
+                print(f"the time is over, {left}; the same command goes on from there", flush=True)
+                return UNFINISHED
+            if failed and not running:
+                return 1
+    except KeyboardInterrupt:
+        running.stopped(arguments.grace)
+        raise
     as_they_are = f"; the outputs of {taken} were there before and are taken as they are" if taken else ""
     print(f"all {len(steps)} steps are done{as_they_are}")
     return 0
@@ -125,29 +158,61 @@ def read_steps(path: Path) -> list[dict[str, Any]]:
     return steps
 
 
-def run(step: dict[str, Any], deadline: float, grace: float) -> int:
-    """The exit status of one step, which is asked to stop at the deadline and made to after the grace."""
-    for file in (*step["outputs"], *step["logs"]):
-        Path(file).parent.mkdir(parents=True, exist_ok=True)
-    paths = [str(Path("src").absolute()), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-    # this very Python, whatever the machine calls it; the shell outlives the signal, so that its status is the step's
-    python = f'python() {{ {shlex.quote(sys.executable)} "$@"; }}'
-    shell = ["bash", "-c", f"set -euo pipefail; trap : TERM; {python}; {step['command']}"]
-    process = subprocess.Popen(shell, env=environment, start_new_session=True)
-    try:
-        return process.wait(None if deadline == float("inf") else max(deadline - time.monotonic(), 0))
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            return process.wait(grace)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            return process.wait()
-    except KeyboardInterrupt:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(grace)
-        raise
+class Running:
+    """The steps that run side by side, each in a session of its own."""
+
+    def __init__(self) -> None:
+        self._processes: dict[subprocess.Popen, tuple[int, dict[str, Any]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._processes)
+
+    @property
+    def steps(self) -> list[tuple[int, dict[str, Any]]]:
+        """Their numbers, and what they are."""
+        return list(self._processes.values())
+
+    def start(self, number: int, step: dict[str, Any]) -> None:
+        """Starts one more."""
+        for file in (*step["outputs"], *step["logs"]):
+            Path(file).parent.mkdir(parents=True, exist_ok=True)
+        paths = [str(Path("src").absolute()), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+        # this very Python, whatever the machine calls it; the shell outlives the signal: its status is the step's
+        python = f'python() {{ {shlex.quote(sys.executable)} "$@"; }}'
+        shell = ["bash", "-c", f"set -euo pipefail; trap : TERM; {python}; {step['command']}"]
+        self._processes[subprocess.Popen(shell, env=environment, start_new_session=True)] = number, step
+
+    def wait(self, deadline: float) -> bool:
+        """Waits until one has ended, or none runs; False where the deadline is over before."""
+        while self._processes and all(process.poll() is None for process in self._processes):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.05)
+        return time.monotonic() < deadline
+
+    def ended(self) -> list[tuple[int, dict[str, Any], int]]:
+        """Those that have ended: number, step and exit status."""
+        ended = [process for process in self._processes if process.poll() is not None]
+        return [(*self._processes.pop(process), process.returncode) for process in ended]
+
+    def stopped(self, grace: float) -> list[tuple[int, dict[str, Any], int]]:
+        """All, after they were asked to stop and, when the grace is over, made to."""
+        deadline = time.monotonic() + grace
+        for process in self._processes:
+            _signal(process, signal.SIGTERM)
+        for process in self._processes:
+            try:
+                process.wait(max(0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                _signal(process, signal.SIGKILL)
+                process.wait()
+        return self.ended()
+
+
+def _signal(process: subprocess.Popen, number: int) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, number)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import archives
 import numpy as np
 import pytest
 import torch
@@ -296,6 +297,68 @@ def test_two_processes_train_what_one_does(run, nodes, teacher, digits, split, t
     assert one.keys() == two.keys()
     for name in one:  # running statistics of batch normalisation among them
         torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-3)
+
+
+BATCHES = """
+import hashlib, os, sys
+import numpy as np, torch
+from commands import job, typed
+from openset_distill.augment import MULTI_SAMPLE
+from openset_distill.datasets.index import StreamedImages
+from openset_distill.datasets.prepared import open_packed
+from openset_distill.training.distributed import World, started_by_torchrun
+from openset_distill.training.setup import SplitData, make_batches
+
+torch.set_num_threads(1)
+images = open_packed(sys.argv[1]).train
+assert isinstance(images, StreamedImages)
+decoded, read = [], images.source.read
+object.__setattr__(images.source, "read", lambda index: decoded.append(index) or read(index))
+index, no = np.arange(len(images)), np.zeros(0, np.int64)
+arrays = {"train_index": index, "train_label": images.labels, "validation_index": no, "validation_label": no}
+data = SplitData(images, (images,), arrays, ("a", "b", "c"), ("known",), ("hash",))
+config = job("cutmix")
+config["augment"] |= {"multi": {**MULTI_SAMPLE.resolve("cutmix"), "probability": 1.0}}
+config["normalization"] = {"mean": [0.5] * 3, "std": [0.25] * 3}
+config["optimization"] |= {"batch_size": 4, "epochs": 2}
+world = World.join(torch.device("cpu")) if started_by_torchrun() else None
+batches = make_batches(typed(config), data, torch.device("cpu"), world)
+digest = hashlib.sha256()
+for number in range(4):
+    batch = batches[number]
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    for tensor in (batch.images, batch.labels, batch.mixed.images, batch.mixed.sources):
+        digest.update(tensor.contiguous().numpy().tobytes())
+batches.images._ahead[1].result()  # the fifth, which is read ahead
+print(digest.hexdigest(), len(decoded))
+if world:
+    world.leave()
+"""
+
+
+def test_each_of_two_processes_decodes_its_own_images_and_the_batches_stay_the_same(tmp_path):
+    archives.imagenet(tmp_path / "raw", classes=3, train=3, test=2)
+    names = ("train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy", "manifest.json")
+    made = [part for name in names for part in ("--" + name.split(".")[0].replace("_", "-"), tmp_path / "out" / name)]
+    succeed(
+        script("prepare.py", "--dataset", "imagenet", "--raw", tmp_path / "raw", "--size", 32, "--channels", 3, *made)
+    )
+    command = [sys.executable, "-c", BATCHES, str(tmp_path / "out")]
+    path = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(REPOSITORY / "tests" / "helpers")])
+    common = os.environ | {"PYTHONPATH": path, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    more = [{}, *({"RANK": str(rank), "WORLD_SIZE": "2"} for rank in range(2))]
+    started = [
+        subprocess.Popen(command, env=common | own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for own in more
+    ]
+    told = []
+    for process in started:
+        output, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        told.append(output.split())
+    (one, all_images), *two = told
+    assert [digest for digest, _ in two] == [one, one]
+    assert [int(decoded) for _, decoded in two] == [int(all_images) // 2] * 2
 
 
 def test_two_processes_that_are_interrupted_go_on_to_the_same_bits(digits, split, tmp_path):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import REPOSITORY
 from safetensors.numpy import load_file
 from small_repository import copy_of_the_repository, jobs, run, snakemake
 
@@ -82,6 +83,46 @@ def test_a_changed_command_runs_again_with_what_hangs_on_it(planned, tmp_path):
     assert "the outputs of 3 were there before and are taken as they are" in called("w").stdout
     (tmp_path / ".run_commands.json").write_text("[")
     assert called("w").returncode == 2
+
+
+def meeting(name: str, other: str, inputs: tuple[str, ...] = ()) -> dict:
+    """A step that ends when another one runs too."""
+    wait = f"for _ in $(seq 600); do [ -e {other}.begun ] && break; sleep 0.1; done; [ -e {other}.begun ]"
+    command = f"touch {name}.begun; {wait}; touch {name}.txt"
+    return {"rule": name, "inputs": list(inputs), "outputs": [f"{name}.txt"], "logs": [], "command": command}
+
+
+def together(folder: Path, steps: list[dict], *more: str):
+    (folder / "steps.json").write_text(json.dumps(steps))
+    return run(folder, sys.executable, str(REPOSITORY / "tools" / "run_commands.py"), "steps.json", *more)
+
+
+def test_steps_run_side_by_side_and_none_before_what_it_reads(tmp_path):
+    last = {"rule": "last", "inputs": ["a.txt", "b.txt"], "outputs": ["c.txt"], "logs": [], "command": "cp a.txt c.txt"}
+    process = together(tmp_path, [meeting("a", "b"), meeting("b", "a"), last], "--together", "2")
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.splitlines()[-2:] == ["3/3 last: c.txt", "all 3 steps are done"]
+
+
+def test_of_two_steps_one_fails_and_the_other_ends_and_is_kept(tmp_path):
+    fails = meeting("a", "b") | {"command": "touch a.begun; false", "logs": ["a.log"]}
+    after = {"rule": "after", "inputs": [], "outputs": ["c.txt"], "logs": [], "command": "touch c.txt"}
+    process = together(tmp_path, [fails, meeting("b", "a"), after], "--together", "2")
+    assert process.returncode == 1 and "step 1 failed with status 1" in process.stderr and "a.log" in process.stderr
+    assert (tmp_path / "b.txt").exists() and "b.txt" in json.loads((tmp_path / ".run_commands.json").read_text())
+
+
+def test_when_the_time_is_over_all_are_told_to_stop(tmp_path):
+    sleeps = {"inputs": [], "logs": [], "command": "sleep 60 & wait $!"}
+    steps = [sleeps | {"rule": name, "outputs": [f"{name}.txt"]} for name in "abc"]
+    process = together(tmp_path, steps, "--together", "2", "--minutes", "0.01", "--grace", "30")
+    assert process.returncode == 3 and "1 of 3 steps are not begun" in process.stdout
+    assert together(tmp_path, steps, "--together", "0").returncode == 2
+
+
+def test_steps_in_a_circle_are_an_error(tmp_path):
+    process = together(tmp_path, [meeting("a", "b", ("b.txt",)), meeting("b", "a", ("a.txt",))])
+    assert process.returncode == 2 and "wait for one another" in process.stderr
 
 
 def test_a_step_that_fails_is_named_with_its_log(planned, tmp_path):

@@ -10,6 +10,7 @@ from ..core.device import generator
 from ..core.errors import TrainingError
 from ..datasets.loader import Feed, Normalize
 from ..methods import Batch
+from .distributed import World
 from .run_config import ImagesSeen, RunConfig
 
 
@@ -24,13 +25,23 @@ class Batches:
     Args:
         config: the run's resolved settings, or what they say of its images.
         labels: int64 `[n]` on the device, of the images in `images`.
+        world: the processes that each make every batch, if there are several: of images that are decoded or fetched as
+            they are read, each reads its own rows and is sent those of the others.
 
     Raises:
         TrainingError: there are fewer images than one batch holds, or mixing would end before the first step.
     """
 
-    def __init__(self, config: RunConfig | ImagesSeen, images: Feed, labels: Tensor, normalize: Normalize):
+    def __init__(
+        self,
+        config: RunConfig | ImagesSeen,
+        images: Feed,
+        labels: Tensor,
+        normalize: Normalize,
+        world: World | None = None,
+    ):
         self.images, self.labels, self.normalize = images, labels, normalize
+        self.world = world if images.reads_ahead and images.resident is None else None
         self.key = (config.seed, config.split)
         self.single = [SINGLE_SAMPLE.build(one) for one in config.augment.single]
         self.multi = MULTI_SAMPLE.build(config.augment.multi) if config.augment.multi else None
@@ -49,7 +60,7 @@ class Batches:
     def __getitem__(self, number: int) -> Batch:
         chosen = self._chosen(number)
         draws = generator(*self.key, "augment", number)
-        pixels = self.images.batch(chosen, following=self._chosen(number + 1))
+        pixels = self._read(chosen, self._chosen(number + 1))
         for augmentation in self.single:
             pixels = augmentation(pixels, draws)
         images = self.normalize(pixels)
@@ -60,6 +71,14 @@ class Batches:
         )
         labels = self.labels[chosen.to(self.labels.device, non_blocking=True)]
         return Batch(images, labels, self.multi(images, draws) if mix else None, number)
+
+    def _read(self, chosen: Tensor, following: Tensor) -> Tensor:
+        """The pixels of a batch. Augmentation needs all of them: its draws are for the batch as a whole."""
+        if self.world is None:
+            return self.images.batch(chosen, following=following)
+        own = self.images.batch(self.world.share(chosen), following=self.world.share(following))
+        # without a copy as channels last, in which they are stored
+        return self.world.gather(own.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     def _chosen(self, number: int) -> Tensor:
         """The positions of a batch's images; the order of its epoch goes to the device once, not batch by batch."""

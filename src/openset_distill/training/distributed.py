@@ -1,8 +1,9 @@
 """One training on several processes, one a device: the same numbers as on one device with the same global batch.
 
-Every process makes the whole batch (augmentation is cheap beside the networks), sends its own rows through the network
-and gathers the logits of all: a loss that relates samples to each other, or mixes them, sees the whole batch and needs
-to know nothing of this. Gradients are summed. Only dropout differs: each process drops units of its own rows.
+Every process makes the whole batch (augmentation is cheap beside the networks; of images that must be decoded each
+decodes its own rows alone, `Batches`), sends its own rows through the network and gathers the logits of all: a loss
+that relates samples, or mixes them, sees the whole batch and needs to know nothing of this. Gradients are summed. Only
+dropout differs: each process drops units of its own rows.
 
 The processes are started by `launch` or by `torchrun`, whose environment variables are read here.
 """
@@ -72,6 +73,16 @@ class World:
         if size % self.size:
             raise SettingsError(f"batch_size {size} cannot be shared by {self.size} processes; choose a multiple of it")
 
+    def share(self, rows: Tensor) -> Tensor:
+        """This process's own part of the rows of a batch."""
+        return rows.chunk(self.size)[self.rank]
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """The rows of all processes, of which each has as many."""
+        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(self.size)]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
     def any(self, *flags: bool) -> list[bool]:
         """Each flag, true if it is so in any process."""
         flag = torch.tensor(flags, dtype=torch.uint8)
@@ -100,7 +111,7 @@ class Sharded(nn.Module):
         self.network, self.world = network, world
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
-        outputs = self.network(images.chunk(self.world.size)[self.world.rank])
+        outputs = self.network(self.world.share(images))
         if isinstance(outputs, Tensor):
             return _Gather.apply(outputs, self.world)
         return tuple(_Gather.apply(output, self.world) for output in outputs)
@@ -112,13 +123,11 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, world: World) -> Tensor:
         ctx.world = world
-        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(world.size)]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
+        return world.gather(rows)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient.chunk(ctx.world.size)[ctx.world.rank], None
+        return ctx.world.share(gradient), None
 
 
 class _Sum(torch.autograd.Function):

@@ -62,7 +62,7 @@ class Training:
             if not config.caches_features:
                 if config.backbone.get("freeze"):
                     self.report("images are mixed, or shown to a teacher: the frozen backbone is asked at every step")
-                batches = make_batches(config, data, device)
+                batches = make_batches(config, data, device, world)
                 with named_if_not_deterministic(student):
                     return train(config, student, teacher, batches, data.validation(device), **common)
             # each process computes all features, in a folder of its own: they are the same, and heads are small

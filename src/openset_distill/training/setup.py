@@ -27,6 +27,7 @@ from ..models.checkpoint import Described, weights_digest
 from ..models.classifier import Classifier
 from ..models.inference import predict
 from .batches import Batches
+from .distributed import World
 from .run_config import ImagesSeen, RunConfig
 
 
@@ -190,10 +191,16 @@ def describe(config: RunConfig, data: SplitData) -> Described:
     return Described(config.backbone, data.classes, data.channels, data.image_size, config.head)
 
 
-def make_batches(config: RunConfig | ImagesSeen, data: SplitData, device: torch.device) -> Batches:
-    """The training batches of a run, from the training images of its split."""
+def make_batches(
+    config: RunConfig | ImagesSeen, data: SplitData, device: torch.device, world: World | None = None
+) -> Batches:
+    """The training batches of a run, from the training images of its split.
+
+    Args:
+        world: the processes that share the training, if there are several.
+    """
     labels = torch.from_numpy(data.train_label).to(device)
-    return Batches(config, data.training(device), labels, data.normalize(config, device))
+    return Batches(config, data.training(device), labels, data.normalize(config, device), world)
 
 
 def identity(data: SplitData, teachers: Sequence[Path], recording: Path | None = None) -> dict[str, Any]:
