@@ -8,11 +8,8 @@ the folders for caches and temporary files.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
-
-from doctor import no_cache, no_temporary_folder
 
 from openset_distill.core.command import run
 from openset_distill.core.errors import OpenSetError
@@ -34,6 +31,8 @@ def values_of(words: Sequence[str], *options: str) -> Iterator[str]:
 
 def check(words: Sequence[str]) -> None:
     """Raises an OpenSetError for words that Snakemake would answer with its own code."""
+    from doctor import no_cache, no_temporary_folder
+
     for path in values_of(words, "--configfile", "--configfiles"):
         if not isinstance(read_yaml(path), dict):
             raise OpenSetError(f"{path} must hold a mapping of settings")
@@ -47,8 +46,12 @@ def check(words: Sequence[str]) -> None:
 def main() -> None:
     words = sys.argv[1:]
     check(words)
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "snakemake", *words])
+    # in this process: Ctrl-C while Snakemake is imported or plans ends in a line, like everywhere else
+    sys.path.pop(0)  # this folder, whose names modules may have too
+    from snakemake.cli import main as snakemake
+
+    sys.argv = ["snakemake", *words]
+    snakemake(words)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -68,6 +69,31 @@ def test_ctrl_c_saves_what_trains_and_the_next_call_resumes_without_unlocking(tm
     assert log.read_text().splitlines()[-1].startswith("error: stopped by a signal in epoch")
     interrupted(folder)
     assert "going on from epoch" in log.read_text()
+
+
+def test_ctrl_c_while_snakemake_starts_is_one_line(tmp_path):
+    folder = copy_of_the_repository(tmp_path / "repository")
+    environment = os.environ | {"PYTHONPATH": str(folder / "src")}
+    ended = []
+    for seconds in (1, 2, 5):  # a busy machine starts it slowly
+        process = subprocess.Popen(
+            [sys.executable, "tools/start.py", "paper_figures", "--dry-run", "--quiet", "all"],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+        assert "Traceback" not in output, output
+        ended.append(process.returncode)
+        if process.returncode:
+            assert output.splitlines()[-1].startswith("error: interrupted"), output
+    assert 130 in ended
 
 
 def test_a_key_that_stands_twice_in_the_named_file_is_refused(tmp_path):
