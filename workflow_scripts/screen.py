@@ -38,7 +38,15 @@ DOING = {
     "aggregate": "gathering all runs",
 }
 # said before or between jobs, and of no use to a reader
-HIDDEN = ("Select jobs to execute", "Execute ", "Using shell:", "Provided ", "Rules claiming ", "Conda environments")
+HIDDEN = (
+    "Select jobs to execute",
+    "Execute ",
+    "Using shell:",
+    "Provided ",
+    "Rules claiming ",
+    "Conda environments",
+    "Singularity containers",
+)
 HIDDEN_EVENTS = (LogEvent.PROGRESS, LogEvent.JOB_FINISHED, LogEvent.SHELLCMD, LogEvent.RESOURCES_INFO)
 # a command that failed is told by the last line of its own log, which is the last of all lines
 OF_ERRORS = ("RuleException:\nCalledProcessError in", "WorkflowError:\nAt least one job did not complete")
@@ -161,6 +169,7 @@ class OneLine(logging.Formatter):
     def __init__(self, before: logging.Formatter, jobs: Jobs, columns: Callable[[], int] | None = None):
         super().__init__()
         self.before, self.jobs, self.columns = before, jobs, columns
+        self._named: set[str] = set()
 
     def format(self, record: logging.LogRecord) -> str:
         event = get_event(record)
@@ -175,7 +184,12 @@ class OneLine(logging.Formatter):
             line += f"{progress}: "
         line += doing(record.rule_name, record.wildcards)
         full = f"{line}; log: {logs}"
-        return full if self.columns is None or len(full) <= self.columns() else line
+        if not logs or self.columns is None or len(full) <= self.columns():
+            return full
+        # too long for this terminal: the folder once, in a line of its own
+        folder = os.path.dirname(logs)
+        told, self._named = folder in self._named, self._named | {folder}
+        return line if told else f"{line}\nlogs are in {folder}"
 
 
 class Terminal(logging.StreamHandler):
@@ -214,8 +228,13 @@ class Terminal(logging.StreamHandler):
     def _refresh(self) -> None:
         while not self._end.wait(REFRESH_SECONDS):
             with self.lock:
-                self._clear()
-                self._draw()
+                if self._line() != self._shown:
+                    self._clear()
+                    self._draw()
+
+    def _line(self) -> str:
+        # one column stays free: a full line would wrap, and only its last part be cleared
+        return self.jobs.status()[: max(1, self.columns() - 1)]
 
     def _clear(self) -> None:
         if self._shown:
@@ -224,8 +243,7 @@ class Terminal(logging.StreamHandler):
 
     def _draw(self) -> None:
         if not self._end.is_set():
-            # one column stays free: a full line would wrap, and only its last part be cleared
-            self._shown = self.jobs.status()[: max(1, self.columns() - 1)]
+            self._shown = self._line()
             self.stream.write(self._shown)
         self.flush()
 
