@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from openset_distill.core.device import least_taken
+from openset_distill.core.files import lock
 from openset_distill.models.from_timm import pool_2x2
 
 PROGRAM = (
@@ -48,6 +49,56 @@ def test_without_a_gpu_the_log_says_so_and_float32_is_float32(environment):
         "cpu False False\n",
         "device: cpu; precision: float32; threads: 1\n",
     )
+
+
+# torch.cuda of a machine with four GPUs, as far as a device is chosen by it
+FOUR_GPUS = """
+from types import SimpleNamespace
+torch.cuda.is_available = lambda: True
+torch.cuda.device_count = lambda: 4
+torch.cuda.get_device_name = lambda number: "GPU of a test"
+torch.cuda.get_device_properties = lambda number: SimpleNamespace(uuid=f"uuid-{number}")
+torch.cuda.is_bf16_supported = lambda including_emulation: True
+torch.cuda.set_device = lambda number: print("set", number)
+"""
+
+
+def test_a_gpu_is_deterministic_fills_no_new_tensor_and_is_named_first():
+    more = (
+        "    print(torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory)\n"
+    )
+    program = PROGRAM.replace("import torch\n", f"import torch\n{FOUR_GPUS}", 1).replace(
+        "run(main)", f"{more}run(main)"
+    )
+    program = program.replace("prepare_device(1)", "prepare_device(4, 'auto')")
+    # one of two processes of a launcher: its own GPU, half the threads, and only the first speaks
+    for rank, told in (("0", "device: cuda:0, GPU of a test; precision: bfloat16; threads: 2\n"), ("1", "")):
+        environment = os.environ | {"LOCAL_RANK": rank, "RANK": rank, "LOCAL_WORLD_SIZE": "2", "OPENSET_DEVICE": ""}
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.stdout.splitlines() == [f"set {rank}", f"cuda:{rank} False False", "True False"], done.stderr
+        assert done.stderr == told
+
+
+def test_a_launcher_takes_free_gpus_among_those_that_are_visible(tmp_path):
+    program = "import torch\n" + FOUR_GPUS + (
+        "from openset_distill.core.command import run\nfrom openset_distill.core.device import choose_gpus\n"
+        "import sys\n"
+        "def main():\n"
+        "    print(choose_gpus(3), flush=True)\n"
+        "    choose_gpus(5)\n"
+        "run(main)\n"
+    )  # fmt: skip
+    (tmp_path / f"openset-device-{os.geteuid()}-uuid-1-0.lock").touch()
+    with open(tmp_path / f"openset-device-{os.geteuid()}-uuid-1-0.lock", "r+") as held:
+        assert lock(held.fileno())
+        for visible, chosen in (("4,5,6,7", "4,6,7"), ("", "0,2,3")):
+            environment = os.environ | {"TMPDIR": str(tmp_path), "CUDA_VISIBLE_DEVICES": visible, "OPENSET_DEVICE": ""}
+            command = [sys.executable, "-c", program]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+            assert done.stdout == f"{{'CUDA_VISIBLE_DEVICES': '{chosen}'}}\n", done.stderr
+            assert done.returncode == 2 and "sees 4 GPU(s), and was to train on 5" in done.stderr
 
 
 def test_a_model_for_prediction_does_not_fall_back_to_the_cpu_either():

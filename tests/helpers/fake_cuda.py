@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -140,6 +141,7 @@ def fake_cuda() -> Iterator[FakeCuda]:
         mock.patch.object(nn.Module, "_apply", _apply),
         mock.patch.object(torch.Tensor, "pin_memory", lambda tensor: tensor),
         mock.patch.object(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True),
+        mock.patch.object(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=16 * 2**30)),
         mock.patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False),
     ]
     with contextlib.ExitStack() as stack:

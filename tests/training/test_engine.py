@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import archives
 import numpy as np
 import pytest
 import torch
+import torch.distributed.run
 from commands import REPOSITORY, SCRIPTS, job, script, succeed, train, typed
 from trained import fails, history, same, wait_for, weights
 
@@ -23,6 +25,7 @@ from openset_distill.core.device import least_taken
 from openset_distill.methods import METHODS, Batch, losses
 from openset_distill.models import build_classifier
 from openset_distill.models.checkpoint import load_tensors, save_tensors
+from openset_distill.training import distributed
 from openset_distill.training.compilation import compiled
 from openset_distill.training.setup import make_batches, open_split
 from openset_distill.training.teachers import Networks
@@ -359,6 +362,47 @@ def test_each_of_two_processes_decodes_its_own_images_and_the_batches_stay_the_s
     (one, all_images), *two = told
     assert [digest for digest, _ in two] == [one, one]
     assert [int(decoded) for _, decoded in two] == [int(all_images) // 2] * 2
+
+
+def test_processes_that_read_different_states_end_in_one_line():
+    program = (
+        "import torch\nfrom openset_distill.core.command import run\n"
+        "from openset_distill.training.distributed import World\n"
+        "def main():\n"
+        "    world = World.join(torch.device('cpu'))\n"
+        "    world.check_same(2, 7)\n"
+        "    world.check_same(2, world.rank)\n"
+        "run(main)\n"
+    )
+    common = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", program], env=common | {"RANK": rank}, stderr=subprocess.PIPE, text=True
+        )
+        for rank in "01"
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 2 and "different saved states (epoch, step: 2, 0; 2, 1)" in errors, errors
+
+
+def test_the_launcher_resolves_no_host_name_waits_for_the_state_and_gives_gpus(monkeypatch):
+    class Replaced(Exception):
+        """In place of the program that would take this one's place."""
+
+    def replaced(program, words, environment):
+        raise Replaced(words, environment)
+
+    monkeypatch.setattr(os, "execve", replaced)
+    monkeypatch.setattr(distributed, "choose_gpus", lambda count: {"CUDA_VISIBLE_DEVICES": "1,3"})
+    with pytest.raises(Replaced) as found:
+        distributed.launch(2, ["train.py", "--job", "x"])
+    words, environment = found.value.args
+    assert words[words.index("--local-addr") + 1] == "localhost" and words[-3:] == ["train.py", "--job", "x"]
+    assert words[words.index("--nproc-per-node") + 1] == "2" and environment["CUDA_VISIBLE_DEVICES"] == "1,3"
+    # torch's launcher ends its processes after 30 s otherwise
+    assert int(environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) > 30
+    assert "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" in inspect.getsource(torch.distributed.run)
 
 
 def test_two_processes_that_are_interrupted_go_on_to_the_same_bits(digits, split, tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -198,6 +199,21 @@ def test_a_step_of_every_backbone(name, precision):
 def test_a_step_with_images_that_do_not_fit_the_gpu(mixing, monkeypatch):
     monkeypatch.setattr(loader, "RESIDENT_BYTES", 0)
     check_step(settings(multi=mixing))
+
+
+@pytest.mark.parametrize(("gib", "resident"), [(80, True), (4, False)])
+def test_images_stay_on_a_gpu_whose_memory_is_large_enough(gib, resident, monkeypatch):
+    # as large as a test can be: 1.1 GiB of images, of which none is ever written
+    images = Images(
+        np.lib.stride_tricks.as_strided(np.zeros(1, np.uint8), (400_000, 32, 32, 3), (0, 0, 0, 0)), np.zeros(1)
+    )
+    monkeypatch.setattr(Images, "batch", lambda self, index: np.zeros((1, 32, 32, 3), np.uint8))
+    with fake_cuda():
+        monkeypatch.setattr(
+            torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=gib * 2**30)
+        )
+        feed = loader.Feed(images, np.arange(400_000), CUDA)
+    assert (feed.resident is not None) == resident and loader.RESIDENT_BYTES == 8 * 2**30
 
 
 @pytest.mark.parametrize("mixing", [None, MIXED], ids=["raw", "mixed"])

@@ -15,8 +15,15 @@ from ..augment.base import as_rows, from_rows
 from .index import StreamedImages
 from .prepared import Images
 
-# On a GPU the images of a part are kept there whole up to this size; larger parts are sent batch by batch.
+# On a GPU the images of a part are kept there whole up to this size, and this part of its memory; larger parts are sent
+# batch by batch.
 RESIDENT_BYTES = 8 * 2**30
+RESIDENT_PART = 0.25
+
+
+def resident_bytes(device: torch.device) -> float:
+    """How many bytes of images a GPU keeps: trainings that share it, and their networks, need the rest."""
+    return min(RESIDENT_BYTES, RESIDENT_PART * torch.cuda.get_device_properties(device).total_memory)
 
 
 class Feed:
@@ -35,7 +42,7 @@ class Feed:
         # arrays that a CPU maps from disk are there at once
         self.reads_ahead = device.type == "cuda" or isinstance(images, StreamedImages)
         self._ahead: tuple[np.ndarray, Future[Tensor]] | None = None
-        if device.type == "cuda" and len(index) * math.prod(images.shape) <= RESIDENT_BYTES:
+        if device.type == "cuda" and len(index) * math.prod(images.shape) <= resident_bytes(device):
             self.resident = torch.from_numpy(images.batch(index)).to(device)
 
     def __len__(self) -> int:

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..core.device import choose_gpus
-from ..core.errors import SettingsError
+from ..core.errors import CheckpointError, SettingsError
 
 # how long the launcher waits for processes that were told to stop, before it ends them
 SHUTDOWN_SECONDS = 300
@@ -88,6 +88,21 @@ class World:
         flag = torch.tensor(flags, dtype=torch.uint8)
         dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.host)
         return flag.bool().tolist()
+
+    def check_same(self, *numbers: int) -> None:
+        """Raises a CheckpointError unless each number is the same in every process.
+
+        On several machines each reads the saved state by itself, and a shared folder may show one of them an old file.
+        """
+        own = torch.tensor(numbers)
+        found = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(found, own, group=self.host)
+        if any(not torch.equal(own, other) for other in found):
+            told = "; ".join(", ".join(map(str, other.tolist())) for other in found)
+            raise CheckpointError(
+                f"the processes of this training found different saved states (epoch, step: {told}); wait until every "
+                "machine shows the same file, and start it again"
+            )
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Adds up the gradients of all processes, in one message."""

@@ -70,7 +70,8 @@ def train(
         on_epoch: is given each row when its epoch is done.
 
     Raises:
-        CheckpointError: the method needs a teacher with a linear head, and this one has another.
+        CheckpointError: the method needs a teacher with a linear head, and this one has another; or the processes
+            that share the training found different saved states.
         TrainingError: a loss term is not finite, or the epoch is to be selected on validation images and there are
             none.
         Interrupted: SIGINT, SIGTERM or SIGUSR1 came; the state has been saved.
@@ -95,6 +96,8 @@ def train(
     best: dict[str, Tensor] = {}
     identity = {**identity, "settings": config.plain(), "precision": precision_name(student.precision)}
     progress = restore(state_path, identity, student, optimizer, best, report) or Progress()
+    if world:
+        world.check_same(progress.epoch, progress.step)
     network = student if world is None else Sharded(synchronize_batch_norm(student, device), world)
     if settings.compile:
         network = compiled(network, batches[0].images, report)
