@@ -31,7 +31,7 @@ from openset_distill.core.files import read_json, write_json
 NAMES = ("resnet18_64", "resnet18_32", "mobilenet_v2_32", "small_32")
 METHODS = ("cross entropy", "CutMix")
 TOGETHER = (1, 2, 4, 8)
-PRECISIONS = ("bfloat16", "float32")
+PRECISIONS = ("bfloat16", "float32", "bfloat16 as CUDA graphs")
 IMAGES, EPOCHS = 6400, 3
 
 
@@ -67,7 +67,8 @@ class Busy:
 def measure(case: Case, method: str, precision: str, count: int, files: dict[str, Path], epochs: int) -> dict[str, Any]:
     """`count` trainings side by side."""
     settings = job(case, method, epochs)
-    settings["optimization"]["precision"] = precision
+    precision, _, graphs = precision.partition(" ")
+    settings["optimization"] |= {"precision": precision, "compile": "reduce-overhead" if graphs else False}
     inputs = [word for name in ("prepared", "split", "description") for word in (f"--{name}", files[name])]
     engine = python(REPOSITORY / "benchmarks" / "engine.py", "--job", json.dumps(settings), *inputs, "--threads", 1)
     busy = Busy()
@@ -90,7 +91,14 @@ def main() -> int:
         raise OpenSetError("no GPU that PyTorch can use; this benchmark measures nothing else")
     started, rows = (
         time.monotonic(),
-        [(n, m, p, k) for n in NAMES for p in PRECISIONS for m in METHODS for k in TOGETHER],
+        # a compiler has other cores to itself only where one training runs
+        [
+            (n, m, p, k)
+            for p in PRECISIONS
+            for n in NAMES
+            for m in METHODS
+            for k in (TOGETHER if " " not in p else (1,))
+        ],
     )
     images, epochs = IMAGES, EPOCHS
     if arguments.try_on_cpu:

@@ -10,6 +10,8 @@ sys.path.pop(0)  # the scripts there have names that modules may have too
 
 # true in the process that submits, and in the ones that it starts on other machines
 ON_CLUSTER = workflow.remote_exec or workflow.resource_settings.nodes is not None
+# inside a job the plugin takes every variable of SLURM away, this one too, by which some sites' commands find their cluster
+SLURM_CONF = os.environ.get("SLURM_CONF")
 SITE_FILE = Path(os.environ.get("OPENSET_SITE") or Path(workflow.basedir, "profiles/slurm/site.yaml"))
 try:
     SITE = slurm.read_site(SITE_FILE, named="OPENSET_SITE" in os.environ) if ON_CLUSTER else slurm.Site()
@@ -50,6 +52,8 @@ def begin_on_slurm():
             "sbatch is not installed on this machine. Start the workflow on a login node of the cluster, or leave out "
             "`--profile profiles/slurm` (and the variable SNAKEMAKE_PROFILE) to run it here."
         )
+    if SLURM_CONF is not None:
+        os.environ["SLURM_CONF"] = SLURM_CONF
     from snakemake_executor_plugin_slurm.validation import get_forbidden_slurm_options
 
     rules_of, groups = {}, workflow.group_settings

@@ -74,7 +74,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=16000 Gres=gpu:a-100:1 State=UNKNOWN
 PartitionName=batch Nodes={host} Default=YES MaxTime=1440 PriorityTier=1 GraceTime=20
-PartitionName=spot Nodes={host} MaxTime=1440 PriorityTier=1 PreemptMode=CANCEL GraceTime=20
+PartitionName=spot Nodes={host} MaxTime=1440 PriorityTier=1 PreemptMode=CANCEL
 PartitionName=short Nodes={host} MaxTime=5 PriorityTier=1
 PartitionName=urgent Nodes={host} MaxTime=1440 PriorityTier=2
 """

@@ -462,10 +462,21 @@ def test_a_compiler_that_fails_is_reported_and_the_network_stays_as_it_was(monke
     monkeypatch.setattr("torch._inductor.config.fx_graph_cache", False)
     network = build_classifier({"name": "small_resnet", "widths": [5, 7]}, classes=3, channels=1)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    said: list[str] = []
-    assert compiled(network, torch.rand(4, 1, 8, 8), said.append) is network
-    assert len(said) == 1 and "torch.compile failed" in said[0] and "goes on without it" in said[0]
-    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+    for mode in (None, "reduce-overhead"):
+        said: list[str] = []
+        assert compiled(network, torch.rand(4, 1, 8, 8), said.append, mode) is network
+        assert len(said) == 1 and "torch.compile failed" in said[0] and "goes on without it" in said[0]
+        assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_the_kind_of_compilation_is_a_name_that_there_is():
+    made = job("ce")
+    for value in (False, True, "reduce-overhead"):
+        made["optimization"]["compile"] = value
+        assert typed(made).optimization.compile == value and typed(typed(made).plain()) == typed(made)
+    made["optimization"]["compile"] = "reduce_overhead"
+    with pytest.raises(ValueError, match="reduce-overhead"):
+        typed(made)
 
 
 def test_vgg32_trains_with_the_layer_that_nobody_uses(digits, split, tmp_path):

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 
-def compiled(network: nn.Module, images: Tensor, report: Callable[[str], None] = print) -> nn.Module:
+def compiled(
+    network: nn.Module, images: Tensor, report: Callable[[str], None] = print, mode: str | None = None
+) -> nn.Module:
     """The network with compiled forward and backward passes, or the network itself if the compiler fails.
 
     It is tried on one batch, so that a missing C++ compiler or a layer that cannot be compiled shows at once. The trial
@@ -17,12 +19,13 @@ def compiled(network: nn.Module, images: Tensor, report: Callable[[str], None] =
 
     Args:
         images: a batch as training will see it.
+        mode: of `torch.compile`; `reduce-overhead` launches the kernels of a pass as one CUDA graph.
     """
     started = time.monotonic()
     kept = {name: buffer.clone() for name, buffer in network.named_buffers()}
     network.train()
     try:
-        fast = torch.compile(network)
+        fast = torch.compile(network, mode=mode)
         fast(images)[1].sum().backward()
         report(f"compiled in {time.monotonic() - started:.0f} s")
     except Exception as error:  # whatever the compiler stumbles over, training does not depend on it

@@ -100,7 +100,8 @@ def train(
         world.check_same(progress.epoch, progress.step)
     network = student if world is None else Sharded(synchronize_batch_norm(student, device), world)
     if settings.compile:
-        network = compiled(network, batches[0].images, report)
+        mode = settings.compile if isinstance(settings.compile, str) else None
+        network = compiled(network, batches[0].images, report, mode)
     stop = StopRequest()
     started = saved = reported = time.monotonic()
     first = progress.epoch * steps + progress.step

@@ -76,7 +76,8 @@ class OptimizationSettings(Strict):
     precision: Precision = "auto"
     select: Literal["last", "best_validation_accuracy"] = "last"
     checkpoint_minutes: Annotated[float, Field(gt=0, le=10_080)] = 5.0  # a week
-    compile: bool = False
+    # `reduce-overhead`: with CUDA graphs on a GPU
+    compile: bool | Literal["reduce-overhead"] = False
 
 
 class Augmentation(_Config):
