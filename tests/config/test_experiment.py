@@ -189,6 +189,20 @@ def test_an_experiment_writes_the_tables_that_belong_to_it(name, table):
     assert "architectures" in wide.tables and wide.runs["kd_mixed"].network == "small_resnet 16-48"
 
 
+def test_facts_in_a_title_or_label_are_those_of_the_settings():
+    label = "CE ({network}), {epochs} epochs {1}"
+    told = changed(
+        {
+            "title": "Digits at {size} {size",
+            "data": {"image_size": 16},
+            "runs": {"ce": {"label": label, "optimization": {"epochs": 7}}},
+        }
+    )
+    assert told.context().title == "Digits at 16\N{MULTIPLICATION SIGN}16 {size"
+    assert told.runs["ce"].label == f"CE ({told.runs['ce'].network.split()[0]}), 7 epochs {{1}}"
+    assert told.layout()["runs"]["ce"]["label"] == told.runs["ce"].label
+
+
 def test_the_headline_is_any_score_or_detector():
     default = changed({})
     assert default.context().score == default.evaluation_job()["headline"] == "maximum_logit"

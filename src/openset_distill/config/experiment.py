@@ -391,9 +391,10 @@ class Run:
         teachers = (settings.teacher,) if isinstance(settings.teacher, str) else settings.teacher
         self.teachers: tuple[str, ...] = teachers if needs_teacher else ()
         self.recorded = needs_teacher and settings.answers == "recorded"
-        self.label = settings.label or name
         own = self.backbone["model"] if self.backbone["name"] == "timm" else self.backbone["name"]
         self.network = " ".join([own, "-".join(map(str, self.backbone.get("widths", ())))]).strip()
+        facts = {"epochs": self.optimization.epochs, "network": TITLES.get(own, own)}
+        self.label = with_facts(settings.label or name, facts)
         self.family = settings.family or self._family()
         if self.family not in FAMILIES:
             raise SettingsError(
@@ -826,7 +827,7 @@ class Experiment:
         return read_context(
             {
                 "experiment": self.name,
-                "title": self.settings.title,
+                "title": with_facts(self.settings.title, {"size": _square(self.image_size())}),
                 "dataset_title": DATASETS[self.settings.data.dataset].title,
                 "protocol": self.protocol["name"],
                 "splits": len(self.splits),
@@ -851,6 +852,19 @@ TITLES = {
     "vgg32": "VGG32",
 }
 SEVERAL = 3  # networks that are listed by name
+
+
+# what a label or title may name
+FACT = re.compile(r"\{(\w+)\}")
+
+
+def with_facts(text: str, facts: Mapping[str, object]) -> str:
+    """A label or title with the facts that it names in braces, so that a changed setting changes the words.
+
+    >>> with_facts("CE, {epochs} epochs of {1}", {"epochs": 20})
+    'CE, 20 epochs of {1}'
+    """
+    return FACT.sub(lambda found: str(facts.get(found[1], found[0])), text)
 
 
 def setting(experiment: Experiment) -> str:
