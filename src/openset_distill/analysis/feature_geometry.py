@@ -25,7 +25,7 @@ def blocks(features: np.ndarray, rows: np.ndarray) -> Iterator[tuple[slice, np.n
 
 def mean_of(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Their mean, float64 `[d]`."""
-    return sum(block.sum(axis=0) for _, block in blocks(features, rows)) / len(rows)
+    return sum((block.sum(axis=0) for _, block in blocks(features, rows)), np.zeros(features.shape[1])) / len(rows)
 
 
 def covariance(features: np.ndarray, rows: np.ndarray, mean: np.ndarray) -> np.ndarray:
@@ -158,7 +158,10 @@ def nearest_mean(features: np.ndarray, labels: np.ndarray, predicted: np.ndarray
         a[part] = distance[np.arange(len(block)), own[part]]
         distance[np.arange(len(block)), own[part]] = np.inf
         b[part] = distance.min(axis=1)
-    return {"nc4": np.mean(nearest != predicted[rows]), "silhouette": np.mean((b - a) / np.maximum(a, b))}
+    return {
+        "nc4": float(np.mean(nearest != predicted[rows])),
+        "silhouette": float(np.mean((b - a) / np.maximum(a, b))),
+    }
 
 
 def magnitude(features: np.ndarray, logits: np.ndarray, rows: np.ndarray) -> dict[str, float]:

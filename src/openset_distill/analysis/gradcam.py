@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..augment import MULTI_SAMPLE
 from ..augment.base import numpy_generator
+from ..augment.multi_sample import CutMix
 from ..core.determinism import named_if_not_deterministic
 from ..core.device import generator
 from ..models.classifier import Classifier
@@ -85,7 +85,7 @@ class Pairs:
         rng = numpy_generator(generator(seed, "boxes"))
         lam = rng.uniform(0.2, 0.8, len(images))
         # bool [n, height, width], True where b shows
-        self.pasted = MULTI_SAMPLE["cutmix"]().masks(partners, lam, rng)[:, 0]
+        self.pasted = CutMix().masks(partners, lam, rng)[:, 0]
         mixed = torch.where(self.pasted[:, None], partners, images)
         self.views = {"a": images, "b": partners, "mixed": mixed}
 

@@ -59,7 +59,7 @@ def to_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
 
 def full_precision(device: torch.device) -> contextlib.AbstractContextManager:
     """Switches autocast off: convolutions of pixel values in bfloat16 would lose grey levels."""
-    if torch.amp.is_autocast_available(device.type):
+    if torch.amp.autocast_mode.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
 
@@ -119,7 +119,8 @@ def fill_boxes(images: torch.Tensor, boxes: np.ndarray, fill: torch.Tensor) -> t
         # In channels-last rows one pixel is `step` neighbours, so the fill is laid out as an image would be.
         fill = fill.expand(-1, -1, fill.shape[2], images.shape[3]).permute(0, 2, 3, 1)
         fill = fill.reshape(len(fill), 1, -1, length)
-    return from_rows(torch.where(box_mask(*edges, height, length), fill, rows), step)
+    top, bottom, left, right = edges
+    return from_rows(torch.where(box_mask(top, bottom, left, right, height, length), fill, rows), step)
 
 
 def colour_of(colour: int | tuple[int, int, int], images: torch.Tensor) -> torch.Tensor:

@@ -176,7 +176,8 @@ class CutMix(MaskMixing):
         else:
             y, x = rng.integers(height, size=len(lam)), rng.integers(width, size=len(lam))
             box = np.stack([y - tall // 2, y + tall // 2, x - wide // 2, x + wide // 2])
-        return box_mask(*to_device(box, partners.device), height, width)
+        top, bottom, left, right = to_device(box, partners.device)
+        return box_mask(top, bottom, left, right, height, width)
 
 
 @settings_class

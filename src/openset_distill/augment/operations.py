@@ -179,7 +179,7 @@ def apply_operations(
         interpolation: `nearest` or `bilinear`, of the geometric operations; pixels from outside the image are 0.
     """
     height, width = images.shape[-2:]
-    keys = []
+    keys: list[tuple[str, float | None]] = []
     for name, magnitude in zip(names, magnitudes, strict=True):
         if name in _GEOMETRIC:
             keys.append(("geometric", None))
@@ -192,7 +192,8 @@ def apply_operations(
     def apply(key: tuple[str, float | None], part: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
         name, magnitude = key
         if name == "geometric":
-            matrices = [_inverse_matrix(names[row], float(magnitudes[row]), height, width) for row in groups[key]]
+            group: list[int] = groups[key].tolist()
+            matrices = [_inverse_matrix(names[row], float(magnitudes[row]), height, width) for row in group]
             return warp(part, np.array(matrices).reshape(-1, 2, 3), interpolation)
         if magnitude is None:
             return _WITHOUT_MAGNITUDE[name](part)

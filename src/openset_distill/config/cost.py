@@ -19,7 +19,7 @@ from ..datasets.catalog import DATASETS
 from ..datasets.loader import RESIDENT_BYTES
 from ..datasets.protocols import REFERENCE
 from ..methods import METHODS, Batch
-from ..models import BACKBONES, build_classifier
+from ..models import BACKBONES, Timm, build_classifier
 from .experiment import USERS_OWN, Experiment, JobResources, Run
 
 # GFLOP/s of one core of the machine of docs/benchmarks.md (AMD EPYC, bfloat16), of the whole training step: cross
@@ -139,7 +139,9 @@ def cost(experiment: Experiment, gflops: float | None = None) -> Cost:
         run = experiment.runs[name]
         asked = 1 + _mixed_share(run) * METHODS.build(run.method).asks_on_mixed
         images = run.optimization.epochs * train_images * asked
-        recorded += sum(hours(images * forward(teacher), teacher) for teacher in map(experiment.runs.get, run.teachers))
+        recorded += sum(
+            hours(images * forward(teacher), teacher) for teacher in map(experiment.runs.__getitem__, run.teachers)
+        )
         recordings += 4 * images * known
     of = settings.resources
     start = JOB_SECONDS / 3600
@@ -235,8 +237,9 @@ def _known(experiment: Experiment, split: int, classes: int) -> int:
 def _fetched(run: Run) -> str | None:
     """timm's name of the weights that are downloaded for a run."""
     backbone = BACKBONES.build(run.backbone)
-    fetched = getattr(backbone, "pretrained", False) and not backbone.weights and backbone.package is None
-    return backbone.model if fetched else None
+    if not isinstance(backbone, Timm) or not backbone.pretrained or backbone.weights or backbone.package is not None:
+        return None
+    return backbone.model
 
 
 @dataclass(frozen=True)

@@ -676,7 +676,11 @@ class Experiment:
 
     def image_size(self) -> int:
         """Height and width to which a dataset is prepared; other datasets take the size of the known one."""
-        return self.settings.data.image_size or DATASETS[self.settings.data.dataset].size[0]
+        own = DATASETS[self.settings.data.dataset].size
+        size = self.settings.data.image_size or (own and own[0])
+        if size is None:
+            raise SettingsError("configuration: data.image_size: images of this dataset differ in size; name one size")
+        return size
 
     def channels(self) -> int:
         """Channels to which a dataset is prepared: those of the known one."""
@@ -720,7 +724,8 @@ class Experiment:
 
     def images(self, dataset: str) -> list[str]:
         """The user's own images, for the dataset that is made of them."""
-        return [self.settings.data.images] if dataset == USERS_OWN else []
+        images = self.settings.data.images
+        return [images] if dataset == USERS_OWN and images else []
 
     def download_options(self, dataset: str) -> list[str]:
         """What the download of a dataset is told beyond its name: only what concerns its own files."""
@@ -874,8 +879,9 @@ def setting(experiment: Experiment) -> str:
     """
     runs, size = experiment.runs, experiment.image_size()
     own = DATASETS[experiment.settings.data.dataset].size
-    reduced = own is not None and own[0] != size
-    images = f"Images of {_square(size)} pixels" + (f" (the dataset's: {_square(own[0])})" if reduced else "")
+    images = f"Images of {_square(size)} pixels"
+    if own is not None and own[0] != size:
+        images += f" (the dataset's: {_square(own[0])})"
     roles = {"teacher": experiment.teacher_runs, "students": experiment.student_runs}
     roles = {role: [runs[name] for name in names] for role, names in roles.items() if names}
     lengths = {role: _span((run.optimization.epochs for run in own), "epoch") for role, own in roles.items()}

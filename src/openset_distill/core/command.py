@@ -57,7 +57,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         status = _say("interrupted; what was complete is kept, and the same command resumes", INTERRUPTED_STATUS)
     except BrokenPipeError:
         # Python flushes standard output once more when it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = UNREAD
     except Exception as error:
         status = _unexpected(error)

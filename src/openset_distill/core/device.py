@@ -48,7 +48,7 @@ def prepare_device(threads: int, precision: str = "float32") -> torch.device:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     # deterministic algorithms alone give the same bits; filling every new tensor with NaN only costs kernels
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 (no type knows it)
     number = int(os.environ["LOCAL_RANK"]) if "LOCAL_RANK" in os.environ else _free_gpus(1)[0]
     torch.cuda.set_device(number)
     device = torch.device("cuda", number)

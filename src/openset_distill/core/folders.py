@@ -49,7 +49,7 @@ def replaced_folder(
                 yield new
             except OSError as error:
                 if _is_elsewhere(error, new):
-                    raise _OfTheBlock from error
+                    raise _OfTheBlock(error) from error
                 raise
             if folder.exists():
                 folder.rename(old)
@@ -63,7 +63,7 @@ def replaced_folder(
             shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
     except _OfTheBlock as carrier:
-        raise carrier.__cause__ from None
+        raise carrier.error from None
     except OSError as error:
         raise OpenSetError(
             f"cannot write the folder {folder}: {error.strerror or error}; what it held before is kept: free some "
@@ -73,6 +73,10 @@ def replaced_folder(
 
 class _OfTheBlock(Exception):
     """Carries an error past the handlers of errors of the folder."""
+
+    def __init__(self, error: OSError):
+        super().__init__(error)
+        self.error = error
 
 
 def _is_elsewhere(error: OSError, folder: Path) -> bool:

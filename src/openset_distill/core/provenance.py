@@ -192,10 +192,12 @@ class Energy:
                     difference += int((zone / "max_energy_range_uj").read_text())
                 used += difference
             processors = round(used / 1e6, 3)
-        known = gpu_after is not None and self._gpu_before is not None
+        gpus = None
+        if gpu_after is not None and self._gpu_before is not None:
+            gpus = round((gpu_after - self._gpu_before) / 1e3, 3)
         return {
             "processors": processors,
-            "gpus": round((gpu_after - self._gpu_before) / 1e3, 3) if known else None,
+            "gpus": gpus,
         }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, dataclass_transform
 
 import pydantic
 import pydantic.dataclasses
@@ -16,6 +16,7 @@ from .settings import LONGEST_TEXT
 T = TypeVar("T")
 
 
+@dataclass_transform(kw_only_default=True, frozen_default=True)
 def settings_class(cls: type[T]) -> type[T]:
     """Class decorator: typed fields become settings with defaults, checked when an instance is made.
 
@@ -26,7 +27,7 @@ def settings_class(cls: type[T]) -> type[T]:
         TypeError: the class has a number without a smallest or largest value.
     """
     config = pydantic.ConfigDict(extra="forbid", strict=False, allow_inf_nan=False, str_max_length=LONGEST_TEXT)
-    made = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=config)(cls)
+    made: Any = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=config)(cls)
     made.numeric_fields = numeric_fields(made)
     return made
 
@@ -73,7 +74,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         name = settings.pop("name", None)
         if not isinstance(name, str):
             raise SettingsError(f"a {self.kind} needs a name; {nearest('', self._entries)}")
-        cls = self[name]
+        cls: Any = self[name]  # a settings class: a dataclass with `numeric_fields`
         presets = getattr(cls, "presets", {})
         if "preset" in settings:
             preset = settings.pop("preset")
@@ -100,6 +101,6 @@ class Registry(Mapping[str, type[T]], Generic[T]):
 
     def resolve(self, specification: str | Mapping[str, Any]) -> dict[str, Any]:
         """The specification with every default filled in, as plain data: what a run records and hashes."""
-        instance = self.build(specification)
+        instance: Any = self.build(specification)
         name = specification if isinstance(specification, str) else specification["name"]
         return {"name": name, **dataclasses.asdict(instance)}

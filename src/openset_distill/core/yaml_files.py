@@ -24,7 +24,11 @@ MAX_DEPTH = 50
 BAD_SCALAR = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+# libyaml's parser where PyYAML was built with it
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_SafeLoader):
     """YAML's plain types; checks each document between parsing and construction."""
 
     def get_single_node(self) -> yaml.Node | None:

@@ -24,7 +24,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from ..core.errors import DataError, OpenSetError
 
@@ -86,6 +86,10 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
+# what members and the bytes of archives are read from
+_Stream = IO[bytes] | io.IOBase | BinaryIO
+
+
 class Member:
     """A regular file in an archive.
 
@@ -99,7 +103,7 @@ class Member:
         self._archive = archive
         self._handle = handle
 
-    def open(self) -> BinaryIO:
+    def open(self) -> io.BufferedReader:
         """The contents as a stream that goes forward only.
 
         Raises:
@@ -151,7 +155,7 @@ class OpenArchive(abc.ABC):
     def close(self) -> None: ...
 
     @abc.abstractmethod
-    def _open(self, handle: Any) -> BinaryIO:
+    def _open(self, handle: Any) -> _Stream:
         """The unguarded contents of a member."""
 
     def _admit(self, raw_name: str, size: int, is_folder: bool) -> str:
@@ -321,7 +325,7 @@ def _clean(raw: str, path: str, is_folder: bool) -> str:
 class _Reader(io.RawIOBase):
     """A forward-only stream over another one, which it closes."""
 
-    def __init__(self, stream: BinaryIO, where: str):
+    def __init__(self, stream: _Stream, where: str):
         self._stream = stream
         self._where = where
 
@@ -347,7 +351,7 @@ class _Reader(io.RawIOBase):
 class _Announced(_Reader):
     """The contents of a member: as many bytes as the archive announced, not more and not less."""
 
-    def __init__(self, stream: BinaryIO, size: int, where: str):
+    def __init__(self, stream: _Stream, size: int, where: str):
         super().__init__(stream, where)
         self._left = size
 
@@ -435,7 +439,7 @@ class _Zip(OpenArchive):
     def close(self) -> None:
         self._zip.close()
 
-    def _open(self, handle: zipfile.ZipInfo) -> BinaryIO:
+    def _open(self, handle: zipfile.ZipInfo) -> _Stream:
         return self._zip.open(handle)
 
 
@@ -460,7 +464,8 @@ class _Tar(OpenArchive):
             raise DataError(f"{self.path} can be read once, from front to back; open it again for another pass")
         self._started = True
         with _damage(self.path):
-            tar = tarfile.TarFile(fileobj=self._stream)
+            stream: Any = self._stream  # reading needs no more than it has
+            tar = tarfile.TarFile(fileobj=stream)
         while (info := self._next(tar)) is not None:
             name = self._admit(info.name, info.size if info.isreg() else 0, info.isdir())
             if info.isdir():
@@ -476,7 +481,7 @@ class _Tar(OpenArchive):
         while self._stream.take(_CHUNK):  # the checksum of a compressed file comes at its end
             pass
 
-    def _next(self, tar: tarfile.TarFile) -> tarfile.TarInfo | None:
+    def _next(self, tar: Any) -> tarfile.TarInfo | None:
         with _damage(self.path):
             info = tar.next()
         tar.members.clear()  # tarfile keeps every header, which is gigabytes for millions of images
@@ -485,7 +490,7 @@ class _Tar(OpenArchive):
     def close(self) -> None:
         self._stream.close()
 
-    def _open(self, handle: tarfile.TarInfo) -> BinaryIO:
+    def _open(self, handle: tarfile.TarInfo) -> _Stream:
         if self._stream.tell() > handle.offset_data:
             raise DataError(f"{self.path}: {handle.name} was passed already; a tar archive is read front to back")
         self._stream.seek(handle.offset_data)
@@ -498,7 +503,7 @@ class _TarStream:
     A header is read into memory whole, so a large one is a trap and an error. `last_header` is the last block read.
     """
 
-    def __init__(self, stream: BinaryIO, where: str):
+    def __init__(self, stream: _Stream, where: str):
         self._stream = stream
         self._where = where
         self._position = 0

@@ -18,6 +18,7 @@ import os
 import stat
 from collections import Counter
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -179,7 +180,7 @@ def _plain(image: Image.Image, channels: int, notes: Counter[str] | None) -> Ima
         image = _from_lab(image)
     if hidden:
         image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-        if image.getextrema()[3][0] < 255:
+        if image.getchannel("A").getextrema() != (255, 255):
             found.append("transparent")
             image = Image.alpha_composite(Image.new("RGBA", image.size, (*GROUND, 255)), image)
         image = image.convert("RGB")
@@ -197,7 +198,8 @@ def _from_lab(image: Image.Image) -> Image.Image:
     from PIL import ImageCms  # rarely needed
 
     lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    return ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB")
+    converted = ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB")
+    return image if converted is None else converted  # None where an image is changed in place
 
 
 class _Range(ValueError):
@@ -211,7 +213,7 @@ def _place(source: bytes | str | os.PathLike, where: str | None) -> str:
     return printable(where or ("the image" if isinstance(source, bytes) else os.fsdecode(source)))
 
 
-def _stream(source: bytes | str | os.PathLike, where: str) -> io.BufferedIOBase:
+def _stream(source: bytes | str | os.PathLike, where: str) -> BinaryIO:
     if isinstance(source, bytes):
         return io.BytesIO(source)
     try:
@@ -247,7 +249,7 @@ def special(path: str | os.PathLike) -> str | None:
     return kinds.get(stat.S_IFMT(mode), "a special file")
 
 
-def _refusal(error: Exception, where: str, stream: io.BufferedIOBase) -> DataError:
+def _refusal(error: Exception, where: str, stream: BinaryIO) -> DataError:
     """The true cause of a failure to decode, and what helps."""
     if isinstance(error, _Range):
         return DataError(f"{where} cannot be decoded as an image: {error}")
@@ -264,7 +266,7 @@ def _refusal(error: Exception, where: str, stream: io.BufferedIOBase) -> DataErr
     )
 
 
-def _unidentified(stream: io.BufferedIOBase) -> str:
+def _unidentified(stream: BinaryIO) -> str:
     stream.seek(0)
     start = stream.read(256)
     if not start:

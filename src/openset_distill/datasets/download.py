@@ -180,7 +180,8 @@ def status(folder: str | os.PathLike) -> list[Row]:
         else:
             state = "missing"
         sizes = [_size(place / archive.file) or archive.size for archive in dataset.files]
-        rows.append(Row(dataset.name, state, None if None in sizes else sum(sizes), dataset.licence))
+        known = [size for size in sizes if size is not None]
+        rows.append(Row(dataset.name, state, sum(known) if len(known) == len(sizes) else None, dataset.licence))
     return rows
 
 
@@ -546,7 +547,7 @@ def _reason(error: BaseException) -> str:
 
 
 @contextmanager
-def _shown(file: str, address: str, start: int, total: int | None, wanted: bool) -> Iterator[Callable[[int], None]]:
+def _shown(file: str, address: str, start: int, total: int | None, wanted: bool) -> Iterator[Callable[[int], object]]:
     """Shows progress on standard error: a bar in a terminal, now and then a line elsewhere."""
     if not wanted:
         yield lambda _: None

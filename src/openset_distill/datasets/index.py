@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,6 +41,11 @@ class Indexed:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def source(self) -> str:
+        """Where the images are, for messages."""
+        return str(self.root)
 
     def where(self, index: int) -> str:
         """The image's place, for messages."""
@@ -139,7 +145,8 @@ def tar_records(root: Path, path: str) -> Iterator[tuple[str, Record]]:
 
 def _tar_members(stream) -> Iterator[tuple[str, int, int]]:
     # `tarfile` counts offsets from the start of the file, wherever an inner archive starts in it
-    with tarfile.TarFile(fileobj=stream) as archive:
+    opened: Any = tarfile.TarFile(fileobj=stream)  # no type knows its `members`
+    with opened as archive:
         while (member := archive.next()) is not None:
             archive.members.clear()  # it keeps every header, which is much for a million images
             if not member.isfile():

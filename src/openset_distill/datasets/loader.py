@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,6 +25,24 @@ RESIDENT_PART = 0.25
 def resident_bytes(device: torch.device) -> float:
     """How many bytes of images a GPU keeps: trainings that share it, and their networks, need the rest."""
     return min(RESIDENT_BYTES, RESIDENT_PART * torch.cuda.get_device_properties(device).total_memory)
+
+
+class Shown(Protocol):
+    """What a training takes its batches from: images (`Feed`), or features in their place.
+
+    Attributes:
+        resident: all images on the device, where they are there.
+        reads_ahead: whether the next batch is fetched while the network works on this one.
+    """
+
+    resident: Tensor | None
+    reads_ahead: bool
+
+    def __len__(self) -> int: ...
+
+    def place(self, positions: Tensor) -> Tensor: ...
+
+    def batch(self, positions: Tensor, following: Tensor | None = None) -> Tensor: ...
 
 
 class Feed:

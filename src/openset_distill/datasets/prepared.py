@@ -37,7 +37,7 @@ from .. import __version__
 from ..core.errors import DataError, OpenSetError
 from ..core.files import read_json, sha256, unreadable, write_json
 from ..core.text import printable
-from .archives import OpenArchive, open_archive
+from .archives import open_archive
 from .decode import NOTES, decode, square
 from .folders import refused, shortened, walk
 from .index import Indexed, StreamedImages
@@ -309,8 +309,8 @@ def write(
                 "classes": list(raw.classes),
                 "counts": counts,
                 **(
-                    _index_identity(raw)
-                    if isinstance(raw.train.images, Indexed)
+                    _index_identity(raw, raw.train.images, raw.test.images)
+                    if isinstance(raw.train.images, Indexed) and isinstance(raw.test.images, Indexed)
                     else {"storage": "pixels", "sources": [_fingerprint(path) for path in raw.sources]}
                 ),
             }
@@ -337,7 +337,7 @@ def write(
             }
             folder.mkdir(exist_ok=True)
             (folder / MANIFEST).unlink(missing_ok=True)  # while files are exchanged the folder is not complete
-            if raw.users_own:
+            if raw.users_own and isinstance(raw.test.images, Files):
                 write_json(folder / TEST_FILES, list(raw.test.images.names))
                 manifest["test_files"] = {"file": TEST_FILES, "sha256": sha256(folder / TEST_FILES)}
             for file in DATA_FILES:
@@ -366,16 +366,16 @@ def _fingerprint(path: Path) -> dict[str, Any]:
     return {"name": path.name, "bytes": total, "listing_sha256": listing.hexdigest()}
 
 
-def _index_identity(raw: RawDataset) -> dict[str, Any]:
+def _index_identity(raw: RawDataset, train: Indexed, test: Indexed) -> dict[str, Any]:
     """What an index was made of: the hash of the index, and size and time of the archives (their contents would take
     many minutes to hash)."""
     digest = hashlib.sha256()
-    for part in (raw.train, raw.test):
-        digest.update(part.images.records.tobytes() + part.labels.tobytes())
+    for images, labels in ((train, raw.train.labels), (test, raw.test.labels)):
+        digest.update(images.records.tobytes() + labels.tobytes())
     status = [(path.name, path.stat()) for path in raw.sources]
     return {
         "storage": "index",
-        "root": raw.train.images.root.as_posix(),
+        "root": train.root.as_posix(),
         "index_sha256": digest.hexdigest(),
         "sources": [{"name": name, "bytes": of.st_size, "modified_ns": of.st_mtime_ns} for name, of in status],
     }
@@ -623,13 +623,14 @@ def _tasks(raw: RawDataset, partial: Path, journal: _Journal, size: int, channel
         files = getattr(raw, part).images
         if not isinstance(files, Files):
             continue
-        pending = journal.pending(part).tolist()
+        pending: list[int] = journal.pending(part).tolist()
         if files.random_access:
             for start in range(0, len(pending), CHUNK):
                 yield task(part, pending[start : start + CHUNK], None)
         else:
             wanted = streamed.setdefault(files.archive, {})
-            wanted.update((files.names[index], (part, index)) for index in pending)
+            for index in pending:
+                wanted[files.names[index]] = part, index
     for archive, wanted in streamed.items():
         waiting: dict[str, tuple[list[int], list[bytes]]] = {part: ([], []) for part in PARTS}
         with open_archive(archive) as opened:
@@ -688,6 +689,9 @@ def _end_with_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
+    if parent is None:  # nobody's worker
+        return
+
     def watch() -> None:
         wait_for_any([parent.sentinel])
         os._exit(1)
@@ -707,6 +711,6 @@ def _read_member(archive: Path, name: str) -> bytes:
 
 
 @lru_cache(maxsize=1)
-def _open_zip(archive: Path, _mtime_ns: int) -> OpenArchive:
+def _open_zip(archive: Path, _mtime_ns: int) -> Any:
     """One open archive a process: reading the list of members of a large archive takes a second."""
     return open_archive(archive)

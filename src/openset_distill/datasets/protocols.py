@@ -285,7 +285,7 @@ class SemanticShift(_OwnClassSets):
             if name == "imagenet":
                 unknown_from = "imagenet21k"
                 known = tuple(range(len(datasets.classes)))
-                groups = {
+                groups: dict[str, list[int | str]] = {
                     group: [str(wnid) for wnid in published[f"{group}_i21k_classes"]] for group in ("easy", "hard")
                 }
             else:
@@ -307,7 +307,7 @@ class SemanticShift(_OwnClassSets):
                 f"({type(error).__name__}: {error}); fetch the authors' file again"
             ) from error
         if self.combine_hard and "medium" in groups:
-            groups["hard"] = groups.pop("medium") + groups["hard"]
+            groups["hard"] = [*groups.pop("medium"), *groups["hard"]]
         classes = datasets.of(unknown_from, name)
         unknown = {group: {unknown_from: _ids(ids, classes, unknown_from)} for group, ids in groups.items()}
         source = SEMANTIC_SHIFT + ("; hard is the published medium and hard" if self.combine_hard else "")
@@ -561,7 +561,7 @@ def _named(wanted: Sequence[int | str], classes: Sequence[str], dataset: str) ->
                 f"name and no position; {nearest(text, position)}"
             )
         else:
-            raise SettingsError(f"dataset {dataset} has no class {item!r}; {nearest(item, position)}")
+            raise SettingsError(f"dataset {dataset} has no class {item!r}; {nearest(text, position)}")
     return tuple(ids)
 
 

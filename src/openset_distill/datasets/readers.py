@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -72,6 +73,11 @@ class Files:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def source(self) -> str:
+        """Where the images are, for messages."""
+        return printable(str(self.archive))
 
     def where(self, index: int) -> str:
         """The image's place, for messages."""
@@ -256,7 +262,7 @@ def embedded_digits(_raw: Path | None = None) -> RawDataset:
     """
     from sklearn.datasets import load_digits  # slow to import, and only this reader needs it
 
-    digits = load_digits()
+    digits: Any = load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
     labels = digits.target.astype(np.int64)
     generator = np.random.default_rng(0)

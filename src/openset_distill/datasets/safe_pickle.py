@@ -60,7 +60,7 @@ def load(
                 return load(stream, arrays=arrays, limit=limit, name=name)
         except OSError as error:
             raise DataError(f"cannot read {name}: {error.strerror or error}; fetch the file again") from error
-    name = name or getattr(source, "name", "the pickle")
+    name = name or str(getattr(source, "name", "the pickle"))
     data = source.read(limit + 1)
     if len(data) > limit:
         raise DataError(f"{name} is larger than {limit} bytes, the most that is read as a pickle; check the file")
@@ -83,7 +83,7 @@ def _check_opcodes(data: bytes, name: str) -> None:
                 f"{name} uses the pickle instruction {opcode.name}, which plain data does not need; "
                 "it is refused: do not trust this file"
             )
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(data):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument is not None and argument > len(data):
             # the unpickler makes its memo as long as the largest index
             raise DataError(f"{name} asks for a memo of {argument} entries; it is refused: do not trust this file")
 

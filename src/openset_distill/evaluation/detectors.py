@@ -83,8 +83,10 @@ class TrainingOutputs:
             OpenSetError: the folder cannot be written.
         """
         with written_whole(path) as partial, open(partial, "wb") as stream:
-            told = {WEIGHTS: np.array(self.weights)} if self.weights else {}
-            np.savez(stream, **{name: getattr(self, name) for name in ARRAYS}, **told)
+            arrays: dict[str, Any] = {name: getattr(self, name) for name in ARRAYS}
+            if self.weights:
+                arrays[WEIGHTS] = np.array(self.weights)
+            np.savez(stream, **arrays)
 
 
 def load_training_outputs(path: str | os.PathLike, outputs: str | os.PathLike | None = None) -> TrainingOutputs:
@@ -263,8 +265,9 @@ class ReAct:
         from torch.nn.functional import linear
 
         weight, bias = training.head("react")
+        no_backbone: Any = None  # features are given, so that none is called
         detector = pytorch_ood.detector.ReAct(
-            None, lambda features: linear(features, weight, bias), percentile=self.percentile
+            no_backbone, lambda features: linear(features, weight, bias), percentile=self.percentile
         )
         features, _, labels = training.tensors()
         detector.fit_feature_maps(features, labels)

@@ -116,7 +116,8 @@ def load_validation(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray, np
     arrays = read_npz(path, "the outputs of a run")
     if not set(VALIDATION_ARRAYS) <= arrays.keys():
         return None
-    return tuple(arrays[name] for name in VALIDATION_ARRAYS)
+    features, logits, labels = (arrays[name] for name in VALIDATION_ARRAYS)
+    return features, logits, labels
 
 
 def read_arrays(

@@ -313,7 +313,7 @@ def oscr_curve(
     Arguments and errors as in `oscr`.
     """
     ranking = Ranking(known_scores, unknown_scores, known_correct)
-    return _curve(ranking, ranking.correct.astype(np.float64))
+    return _curve(ranking, _checked_correct(known_correct)[ranking.known_order].astype(np.float64))
 
 
 def _curve(ranking: Ranking, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

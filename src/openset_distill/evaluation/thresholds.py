@@ -176,14 +176,15 @@ def operating_points(
         raise SettingsError("nothing to calibrate for; give a rate of accepted knowns, for example 0.95")
     if false_accept and unknown is None:
         raise SettingsError("a rate of accepted unknowns needs examples of unknowns; name their folder with --unknown")
-    points = {}
+    points: dict[str, tuple[OperatingPoint, ...]] = {}
     for name in SCORES:
         of_known = score_images(name, *known)
         of_unknown = None if unknown is None else score_images(name, *unknown)
-        points[name] = (
-            *(at_acceptance(of_known, level, unknown=of_unknown, source=source) for level in accept),
-            *(at_false_acceptance(of_known, of_unknown, level, source=source) for level in false_accept),
-        )
+        points[name] = tuple(at_acceptance(of_known, level, unknown=of_unknown, source=source) for level in accept)
+        if of_unknown is not None:
+            points[name] += tuple(
+                at_false_acceptance(of_known, of_unknown, level, source=source) for level in false_accept
+            )
     return points
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypedDict
 
 import lazy_loader as lazy
 import pydantic
 from pydantic import Field
 
+from ..core.errors import SettingsError
 from ..core.registry import settings_class
-from .base import Batch, Method, Teacher, Terms
+from .base import Batch, Method, Teacher, Terms, needed, total
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +25,14 @@ else:
     torch = lazy.load("torch")
 
 EasyTarget = Literal["raw_a", "raw_pair", "mixed", "enriched"]
+
+
+class Relations(TypedDict):
+    """The weights and the temperature of DIST, as `losses.dist` takes them."""
+
+    beta: float
+    gamma: float
+    tau: float
 
 
 @settings_class
@@ -40,6 +49,9 @@ class Asymmetric(Method):
     teacher_input: Literal["raw", "mixed"] = "raw"
     joint: bool = True
     easy_target: EasyTarget = "raw_a"
+
+    if TYPE_CHECKING:  # each subclass declares it, with a default of its own
+        combine: Literal["replace", "add"]
 
     needs_teacher: ClassVar[bool] = True
     family: ClassVar[str | None] = "asymmetric"
@@ -64,13 +76,14 @@ class Asymmetric(Method):
         return self.easy_target == "enriched"
 
     @property
-    def relations(self) -> dict[str, float]:
+    def relations(self) -> Relations:
         """The settings of `losses.dist`."""
         return {"beta": self.beta, "gamma": self.gamma, "tau": self.tau}
 
     def loss(self, student: Classifier, teacher: Teacher | None, batch: Batch) -> tuple[Terms, Terms]:
         if batch.mixed is None:
-            return self.raw_loss(student, batch, teacher.on_raw(batch)), {}
+            return self.raw_loss(student, batch, needed(teacher).on_raw(batch)), {}
+        teacher = needed(teacher)
         on_raw, on_mixed = teacher.on_both(batch)
         terms = self.raw_loss(student, batch, on_raw) if self.combine == "add" else {}
         _, logits = student(batch.mixed.images)
@@ -137,6 +150,10 @@ class Asymmetric(Method):
         if self.easy_target == "mixed":
             return [(on_mixed, None)]
         if self.easy_target == "enriched":
+            if head_bias is None:
+                raise SettingsError(
+                    "easy_target: enriched needs a teacher with a linear head; choose another easy_target"
+                )
             return [(enriched_logits(on_mixed, on_raw, sources, weights, head_bias), None)]
         by_source = self._by_source(on_raw, on_mixed, sources)
         if self.easy_target == "raw_a":
@@ -262,7 +279,7 @@ class AsymmetricDistillation(Asymmetric):
         terms: Terms = self.joint_loss(student, on_raw, on_mixed, sources, weights)
         if self.relabel_target == "dist":
             relabelled = smoothed_labels(targets, weights, student.shape[1], smoothing=self.smoothing)
-            terms["mixed_distill"] = sum(
+            terms["mixed_distill"] = total(
                 dist_to_target(
                     student,
                     torch.where(hard[:, None], relabelled, (logits / self.tau).softmax(dim=1)),
@@ -272,7 +289,7 @@ class AsymmetricDistillation(Asymmetric):
                 for logits, weight in easy_targets
             )
         else:
-            terms["easy"] = sum(
+            terms["easy"] = total(
                 dist(student, logits, weight=weight, mask=easy, **self.relations) for logits, weight in easy_targets
             )
             if self.relabel:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from ..core.errors import SettingsError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,6 +18,11 @@ if TYPE_CHECKING:
     from ..models.classifier import Classifier
 
 Terms = dict[str, "Tensor"]
+
+
+def total(terms: Iterable[Tensor]) -> Tensor:
+    """The sum of at least one tensor."""
+    return reduce(operator.add, terms)
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,17 @@ class Teacher(Protocol):
         None for heads of another kind.
         """
         ...
+
+
+def needed(teacher: Teacher | None) -> Teacher:
+    """`teacher`, for a method whose `needs_teacher` says that there is one.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    if teacher is None:
+        raise SettingsError("this method distils and was given no teacher; give it one, or choose cross_entropy")
+    return teacher
 
 
 class Method(ABC):

@@ -8,7 +8,7 @@ import pydantic
 from pydantic import Field
 
 from ..core.registry import settings_class
-from .base import Batch, Method, Teacher, Terms
+from .base import Batch, Method, Teacher, Terms, needed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +46,7 @@ class Distillation(Method):
         from .losses import main_label, mixed_cross_entropy
 
         images, targets, weights = batch.seen()
+        teacher = needed(teacher)
         answer = teacher.on_raw(batch) if batch.mixed is None else teacher.on_mixed(batch)
         _, logits = student(images)
         return {

@@ -8,7 +8,7 @@ import lazy_loader as lazy
 from pydantic import Field
 
 from ..core.registry import settings_class
-from .base import Batch, Method, Teacher, Terms
+from .base import Batch, Method, Teacher, Terms, needed
 
 # Parsing the workflow reads the settings of every method: torch waits until a loss is computed.
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class LogitMatching(Method):
     def loss(self, student: Classifier, teacher: Teacher | None, batch: Batch) -> tuple[Terms, Terms]:
         from .losses import centred_logit_distance, weighted_logits
 
+        teacher = needed(teacher)
         if batch.mixed is not None and self.mixed_target == "symmetric":
             on_raw, target = teacher.on_both(batch)
         else:

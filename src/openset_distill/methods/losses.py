@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .base import total
+
 # added to the product of the norms in a correlation, as in the code of DIST and of asymmetric distillation
 EPSILON = 1e-8
 
@@ -160,7 +162,7 @@ def joint_mutual_information(
         weights: `[batch, sources]`, the mixing weights; rows sum to one.
         beta, gamma, tau, mask: see `dist_to_target`.
     """
-    return sum(
+    return total(
         dist(student_mixed, answer, beta=beta, gamma=gamma, tau=tau, weight=weights[:, j], mask=mask)
         for j, answer in enumerate(teacher_raw)
     )
@@ -218,7 +220,7 @@ def weighted_logits(logits: Tensor, sources: Tensor, weights: Tensor) -> Tensor:
         logits: `[batch, classes]`.
         sources, weights: `[batch, sources]`, as in `augment.Mixed`.
     """
-    return sum(weights[:, j, None] * logits[sources[:, j]] for j in range(sources.shape[1]))
+    return total(weights[:, j, None] * logits[sources[:, j]] for j in range(sources.shape[1]))
 
 
 def enriched_logits(

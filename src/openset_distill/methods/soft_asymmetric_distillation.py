@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..core.registry import settings_class
 from .asymmetric_distillation import Asymmetric, EasyTarget
-from .base import Terms
+from .base import Terms, total
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,7 +77,7 @@ class SoftAsymmetricDistillation(Asymmetric):
         terms: Terms = self.joint_loss(student, on_raw, on_mixed, sources, weights)
         if self.relabel_target == "dist":
             part, two_hot = confidence[:, None], smoothed_labels(targets, weights, student.shape[1])
-            terms["mixed_distill"] = sum(
+            terms["mixed_distill"] = total(
                 dist_to_target(
                     student,
                     part * (logits / self.tau).softmax(dim=1) + (1 - part) * two_hot,
@@ -87,7 +87,7 @@ class SoftAsymmetricDistillation(Asymmetric):
                 for logits, weight in easy_targets
             )
         else:
-            easy = sum(
+            easy = total(
                 dist(student, logits, weight=weight, mask=confidence, **self.relations)
                 for logits, weight in easy_targets
             )

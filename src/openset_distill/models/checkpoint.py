@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -17,7 +16,7 @@ from torch import Tensor
 from ..core.errors import CheckpointError, SettingsError, nearest
 from ..core.files import AGAIN, unreadable, written_whole
 from . import build_classifier
-from .classifier import Classifier
+from .classifier import Classifier, channels_last
 from .heads import HEADS
 
 # the one key of a file's own metadata
@@ -152,7 +151,7 @@ def load_classifier(path: Path | str, *, classes: tuple[str, ...] | None = None)
         raise CheckpointError(
             f"checkpoint {path} does not fit the network that it describes ({reason}); {AGAIN}"
         ) from error
-    return model.to(memory_format=torch.channels_last).eval(), described
+    return channels_last(model).eval(), described
 
 
 def _difference(found: tuple[str, ...], wanted: tuple[str, ...]) -> str:

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor, nn
 
 from .heads import HEADS
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def channels_last(module: Network, device: torch.device | None = None) -> Network:
+    """`module` with its weights in the memory format in which convolutions are fast, on `device` if one is given."""
+    move: Any = module.to  # torch's own types do not know that it takes a memory format
+    return move(*([] if device is None else [device]), memory_format=torch.channels_last)
+
+
+def feature_count(encoder: nn.Module) -> int:
+    """The number of features that an encoder gives, its attribute `num_features`."""
+    count: Any = encoder.num_features
+    return count
 
 
 class Classifier(nn.Module):
@@ -32,7 +48,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.encoder = encoder.requires_grad_(False) if frozen else encoder
         self.frozen = frozen
-        self.head = HEADS[head](encoder.num_features, classes, bias)
+        self.head = HEADS[head](feature_count(encoder), classes, bias)
 
     def train(self, mode: bool = True) -> Classifier:
         super().train(mode)

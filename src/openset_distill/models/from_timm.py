@@ -42,7 +42,7 @@ class Encoder(nn.Module):
         published = timm.get_pretrained_cfg(settings.model)
         self.input_size = settings.input_size
         fixed = bool(published and published.fixed_input_size)
-        if fixed and self.input_size is None:
+        if published and fixed and self.input_size is None:
             self.input_size = published.input_size[-1]
         more = {"img_size": self.input_size} if fixed else {}
         self.side = 1 if settings.pool == "average" else 2
@@ -76,8 +76,8 @@ class Encoder(nn.Module):
             self.body.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, 1, 1, bias=False)
             nn.init.kaiming_normal_(self.body.conv1.weight, mode="fan_out", nonlinearity="relu")
             self.body.maxpool = nn.Identity()
-        elif isinstance(getattr(self.body, "conv_stem", None), nn.Conv2d):
-            self.body.conv_stem.stride = (1, 1)
+        elif isinstance(stem := getattr(self.body, "conv_stem", None), nn.Conv2d):
+            stem.stride = (1, 1)
         else:
             raise SettingsError(f"no CIFAR stem is known for {name}; set `stem: imagenet` for it")
 
@@ -123,7 +123,7 @@ def _create(settings: Timm, channels: int, **more: Any) -> nn.Module:
         ) from error
     if settings.weights is not None:
         _load(body, read_weights(settings.weights), settings.weights, channels)
-    elif local:
+    elif settings.pretrained and settings.package is not None:
         _load(body, _packaged(settings.package, body), settings.package, channels)
     return body
 
@@ -184,7 +184,7 @@ def _load(body: nn.Module, tensors: dict[str, Tensor], where: str, channels: int
     Raises:
         CheckpointError: a weight is missing or of another shape.
     """
-    published = body.pretrained_cfg
+    published: Any = body.pretrained_cfg
     first = published.get("first_conv")
     for name in (first,) if isinstance(first, str) else first or ():
         key = f"{name}.weight"

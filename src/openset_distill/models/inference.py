@@ -6,17 +6,17 @@ import sys
 from collections.abc import Callable
 
 import torch
+from torch import Tensor, nn
 
 from ..core.errors import OpenSetError
-from ..datasets.loader import Feed, Normalize
-from .classifier import Classifier
+from ..datasets.loader import Shown
 
 # images at once; halved where a GPU has no room for so many: 512 of 448 pixels need 20 GiB in a ResNet-50
 BATCH = 512
 
 
 @torch.inference_mode()
-def predict(model: Classifier, feed: Feed, normalize: Normalize) -> tuple[torch.Tensor, torch.Tensor]:
+def predict(model: nn.Module, feed: Shown, normalize: Callable[[Tensor], Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Features float32 `[n, d]` and logits float32 `[n, classes]` on the CPU, in the order of the feed.
 
     Raises:
@@ -35,7 +35,7 @@ def predict(model: Classifier, feed: Feed, normalize: Normalize) -> tuple[torch.
 
 
 def in_batches(
-    model: Classifier, count: int, images: Callable[[int, int, int], torch.Tensor]
+    model: nn.Module, count: int, images: Callable[[int, int, int], torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Features and logits of `count` images, float32 on the CPU, in batches that the device has memory for.
 
@@ -65,7 +65,7 @@ def in_batches(
     return torch.cat(features), torch.cat(logits)
 
 
-def accuracy(model: Classifier, feed: Feed, labels: torch.Tensor, normalize: Normalize) -> float:
+def accuracy(model: nn.Module, feed: Shown, labels: torch.Tensor, normalize: Callable[[Tensor], Tensor]) -> float:
     """Closed-set accuracy in [0, 1] on the images of a feed with int64 labels `[n]`."""
     _, logits = predict(model, feed, normalize)
     return (logits.argmax(dim=1) == labels).double().mean().item()

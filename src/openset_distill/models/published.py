@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import CheckpointError
-from .classifier import Classifier
+from .classifier import Classifier, channels_last
 from .vgg import VGG32
 
 
@@ -42,7 +42,7 @@ def load_vgg32(path: str | os.PathLike, *, classes: int) -> Classifier:
             "fetch the authors' file again"
         )
     model.load_state_dict(tensors)
-    return model.to(memory_format=torch.channels_last).eval()
+    return channels_last(model).eval()
 
 
 def _layer(name: str) -> str:

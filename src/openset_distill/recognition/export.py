@@ -16,6 +16,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +49,8 @@ class _Whole(nn.Module):
         super().__init__()
         self.network = model.network
         self.score = _SCORES[model.description.score]
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", model.normalize.mean[:, None, None])
         self.register_buffer("std", model.normalize.std[:, None, None])
 
@@ -78,7 +81,7 @@ def export_onnx(model: OpenSetClassifier, path: str | os.PathLike) -> Path:
     example = torch.zeros(2, size, size, preprocessing.channels, dtype=torch.uint8)
     try:
         with _quiet():
-            program = torch.onnx.export(
+            program: Any = torch.onnx.export(
                 whole,
                 (example,),
                 dynamo=True,

@@ -159,6 +159,8 @@ def judge(
             if name not in usable:
                 raise SettingsError(f"score {name!r} cannot be had from these outputs; choose {', '.join(usable)}")
         features = np.zeros((len(outputs.labels), 1)) if outputs.features is None else outputs.features
+        if outputs.logits is None:
+            raise SettingsError("the outputs have neither logits nor scores; give one of them")
         values = {name: score_images(name, features, outputs.logits) for name in scores or usable}
     rows = _rows(outputs, values, resamples)
     return Judgement(outputs, rows, values, next(iter(values)), point)
@@ -223,7 +225,7 @@ def as_text(judgement: Judgement) -> str:
             if row["score"] == judgement.score
         ]
     rates = judgement.at_operating_point()
-    if rates:
+    if rates and judgement.point is not None:
         lines += ["", f"at threshold {rates['threshold']:.6g} of {judgement.score} ({judgement.point.name} wanted):"]
         words = {
             "acceptance": "knowns accepted",
@@ -346,7 +348,7 @@ def draw(folder: Path, judgement: Judgement) -> list[Path]:
         drawn["scores.png"] = figure = style.new_figure(5.0, 3.0)
         axes = figure.add_subplot()
         values = judgement.scores[judgement.score]
-        bins = np.histogram_bin_edges(values, bins=40)
+        bins = np.histogram_bin_edges(values, bins=40).tolist()
         axes.hist(values[known], bins, density=True, alpha=0.6, color=style.KNOWN, label="known")
         axes.hist(
             values[~known], bins, density=True, histtype="step", hatch="//////", color=style.UNKNOWN, label="unknown"

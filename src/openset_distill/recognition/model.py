@@ -33,7 +33,7 @@ from ..evaluation.scores import SCORES
 from ..evaluation.scores import score as score_images
 from ..evaluation.thresholds import OperatingPoint
 from ..models.checkpoint import Described, load_classifier, save_classifier
-from ..models.classifier import Classifier
+from ..models.classifier import Classifier, channels_last
 from .card import model_card
 from .description import (
     CARD,
@@ -110,7 +110,7 @@ class OpenSetClassifier:
         self.device = torch.device(device)
         if self.device.type == "cuda":
             exact_float32()
-        self.network = network.to(self.device, memory_format=torch.channels_last).eval()
+        self.network = channels_last(network, self.device).eval()
         self.description = description
         preprocessing = description.preprocessing
         self.normalize = Normalize(preprocessing.mean, preprocessing.std, preprocessing.channels, self.device)
@@ -156,7 +156,10 @@ class OpenSetClassifier:
             library_version=__version__,
             architecture=Architecture(backbone=described.backbone, head=described.head),
             preprocessing=Preprocessing(
-                image_size=described.image_size, channels=described.channels, mean=tuple(mean), std=tuple(std)
+                image_size=described.image_size,
+                channels=3 if described.channels == 3 else 1,
+                mean=tuple(mean),
+                std=tuple(std),
             ),
             classes=described.classes,
             weights_sha256="",
@@ -384,14 +387,17 @@ class OpenSetClassifier:
             raise SettingsError("one threshold has one target; give accept or false_accept, not both")
         score = score or self.description.score
         points = self.description.operating_points.get(score, ())
-        if accept is None and false_accept is None:
+        if accept is not None:
+            target, level = "acceptance", accept
+        elif false_accept is not None:
+            target, level = "false_acceptance", false_accept
+        else:
             if points:
                 return points[0]
             raise SettingsError(
                 f"the model has no threshold for score {score!r}, so it cannot say that an image is unknown; "
                 "calibrate it with `openset calibrate MODEL --known FOLDER`"
             )
-        target, level = ("acceptance", accept) if accept is not None else ("false_acceptance", false_accept)
         found = thresholds.find(points, target, level)
         if found is None:
             option = f"--accept {level:g}" if target == "acceptance" else f"--unknown FOLDER --false-accept {level:g}"

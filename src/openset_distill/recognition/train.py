@@ -39,7 +39,7 @@ from ..datasets.readers import image_folder
 from ..evaluation.evaluate import load_outputs
 from ..evaluation.scores import score as score_images
 from ..evaluation.thresholds import exact_interval, rate
-from ..models import BACKBONES
+from ..models import BACKBONES, EfficientNetLite0
 from ..models.checkpoint import save_classifier
 from ..models.inference import predict
 from ..report.figures import FIGURES
@@ -154,7 +154,8 @@ def has_packaged_weights() -> bool:
     """Whether the extra `pretrained` is installed."""
     import importlib.util
 
-    return importlib.util.find_spec(BACKBONES["efficientnet_lite0"].package) is not None
+    package = EfficientNetLite0.package
+    return package is not None and importlib.util.find_spec(package) is not None
 
 
 def configuration(request: Request, images: OwnImages, linked: Path, *, side: int) -> dict[str, Any]:
@@ -420,7 +421,8 @@ def _prepared_split(
         **chosen,
     )
     with written_whole(work / "split.npz") as partial, open(partial, "wb") as stream:
-        np.savez_compressed(stream, **arrays)
+        named: dict[str, Any] = arrays
+        np.savez_compressed(stream, **named)
     write_json(work / "split.json", describe(split, datasets, arrays, **chosen))
     return open_split(prepared, [], work / "split.npz", work / "split.json")
 
@@ -470,7 +472,7 @@ class Pace:
 
     def begin(self, config: RunConfig, data: SplitData) -> None:
         """Begins with the features of a run, from wherever they are."""
-        self.size = config.backbone.get("input_size")
+        self.size: Any = config.backbone.get("input_size")
         self.later = len(data.arrays["validation_index"]) + len(data.arrays["test_index"])  # tested in the end
         self.first: tuple[float, int] | None = None
 
@@ -512,8 +514,10 @@ def _within_time(
     tested = len(data.arrays["test_index"])
     validation = len(data.arrays["validation_index"])
 
+    minutes = request.minutes or 0.0  # this is called where they are given
+
     def left() -> float:
-        return PLANNED * 60 * request.minutes - (time.monotonic() - started)
+        return PLANNED * 60 * minutes - (time.monotonic() - started)
 
     def refuse(needed: float, remedy: str) -> SettingsError:
         spent = (time.monotonic() - started) / 60

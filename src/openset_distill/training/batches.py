@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from ..augment import MULTI_SAMPLE, SINGLE_SAMPLE
 from ..core.device import generator
 from ..core.errors import TrainingError
-from ..datasets.loader import Feed, Normalize
+from ..datasets.loader import Shown
 from ..methods import Batch
 from .distributed import World
 from .run_config import ImagesSeen, RunConfig
@@ -35,9 +37,9 @@ class Batches:
     def __init__(
         self,
         config: RunConfig | ImagesSeen,
-        images: Feed,
+        images: Shown,
         labels: Tensor,
-        normalize: Normalize,
+        normalize: Callable[[Tensor], Tensor],
         world: World | None = None,
     ):
         self.images, self.labels, self.normalize = images, labels, normalize
@@ -64,13 +66,15 @@ class Batches:
         for augmentation in self.single:
             pixels = augmentation(pixels, draws)
         images = self.normalize(pixels)
-        mix = (
+        labels = self.labels[chosen.to(self.labels.device, non_blocking=True)]
+        mixed = None
+        if (
             self.multi is not None
             and torch.rand((), generator=draws).item() < self.multi.probability
             and number < self.mixed_steps
-        )
-        labels = self.labels[chosen.to(self.labels.device, non_blocking=True)]
-        return Batch(images, labels, self.multi(images, draws) if mix else None, number)
+        ):
+            mixed = self.multi(images, draws)
+        return Batch(images, labels, mixed, number)
 
     def _read(self, chosen: Tensor, following: Tensor) -> Tensor:
         """The pixels of a batch. Augmentation needs all of them: its draws are for the batch as a whole."""

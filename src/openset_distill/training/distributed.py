@@ -89,6 +89,7 @@ class World:
         dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.host)
         return flag.bool().tolist()
 
+<<<<<<< HEAD
     def check_same(self, *numbers: int) -> None:
         """Raises a CheckpointError unless each number is the same in every process.
 
@@ -105,6 +106,9 @@ class World:
             )
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+=======
+    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
+>>>>>>> 05bfca3 (Types: the checker's settings, and the rooms from core to training and recognition without errors)
         """Adds up the gradients of all processes, in one message."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         together = torch.cat([gradient.flatten() for gradient in gradients])
@@ -168,15 +172,19 @@ class SynchronizedBatchNorm(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        mean, variance, values = self.running_mean, self.running_var, x.float()
+        # torch's types allow for layers without running statistics, of which the backbones have none
+        running_mean: Any = self.running_mean
+        running_variance: Any = self.running_var
+        batches_tracked: Any = self.num_batches_tracked
+        mean, variance, values = running_mean, running_variance, x.float()
         if self.training:
             count = values.numel() // values.shape[1] * dist.get_world_size()
             mean = _Sum.apply(values.sum(dim=(0, 2, 3))) / count
             variance = _Sum.apply((values - mean[:, None, None]).square().sum(dim=(0, 2, 3))) / count
             with torch.no_grad():
-                self.num_batches_tracked += 1
-                self.running_mean.lerp_(mean, self.momentum)
-                self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+                batches_tracked.add_(1)
+                running_mean.lerp_(mean, self.momentum)
+                running_variance.lerp_(variance * count / (count - 1), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
         normal = ((values - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
         for extra in ("drop", "act"):
@@ -188,7 +196,7 @@ class SynchronizedBatchNorm(nn.BatchNorm2d):
 def synchronize_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
     """The network with batch statistics over all processes; the names of its weights stay."""
     if device.type == "cuda":
-        from timm.layers import convert_sync_batchnorm
+        from timm.layers.norm_act import convert_sync_batchnorm
 
         return convert_sync_batchnorm(network)
     for module in network.modules():

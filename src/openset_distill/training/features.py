@@ -28,7 +28,7 @@ from ..core.files import read_json, write_json
 from ..core.signals import Interrupted, StopRequest
 from ..datasets.loader import Feed, Normalize
 from ..methods import Batch
-from ..models.classifier import Classifier
+from ..models.classifier import Classifier, feature_count
 from .batches import Batches
 from .run_config import RunConfig, fingerprint
 
@@ -124,7 +124,7 @@ class FeatureStore:
             OpenSetError: the folder cannot be written, or the disk is full.
             Interrupted: a signal came; finished chunks are kept.
         """
-        shape = (sum(len(feed) for feed, _ in passes), model.encoder.num_features)
+        shape = (sum(len(feed) for feed, _ in passes), feature_count(model.encoder))
         array, done = self._opened(shape)
         if done == shape[0]:
             return array
@@ -161,13 +161,13 @@ class FeatureStore:
         self._save(array, done)
         return array
 
-    def _opened(self, shape: tuple[int, int]) -> tuple[np.ndarray, int]:
+    def _opened(self, shape: tuple[int, int]) -> tuple[np.memmap, int]:
         """The array, and how many of its rows are complete."""
         path = self.folder / ARRAY
         try:
             record = read_json(self.folder / RECORD) if (self.folder / RECORD).exists() else {}
             if record.get("key") == self.key and path.exists():
-                array = np.load(path, mmap_mode="r+", allow_pickle=False)
+                array = np.lib.format.open_memmap(path, mode="r+")
                 if array.shape == shape and array.dtype == np.float32 and 0 < record["done"] <= shape[0]:
                     self.report(f"going on with {record['done']} of {shape[0]} features")
                     return array, record["done"]
@@ -190,7 +190,7 @@ class FeatureStore:
             ) from error
         return array, 0
 
-    def _save(self, array: np.ndarray, done: int) -> None:
+    def _save(self, array: np.memmap, done: int) -> None:
         array.flush()
         write_json(self.folder / RECORD, {"key": self.key, "done": done})
 

@@ -15,13 +15,15 @@ from tqdm import tqdm
 from ..core.device import autocast_dtype, derive_seed, precision_name
 from ..core.errors import CheckpointError, TrainingError
 from ..core.signals import Interrupted, StopRequest
-from ..datasets.loader import Feed
+from ..datasets.loader import Shown
 from ..methods import METHODS, Teacher
+from ..methods.base import needed, total
 from ..models.classifier import Classifier
 from ..models.inference import accuracy
 from .batches import Batches
 from .compilation import compiled
 from .distributed import Sharded, World, synchronize_batch_norm
+from .features import HeadOnly
 from .optimizer import SGD
 from .run_config import OptimizationSettings, RunConfig
 from .state import Progress, restore, save
@@ -47,10 +49,10 @@ def learning_rate(settings: OptimizationSettings, step: int, steps_per_epoch: in
 
 def train(
     config: RunConfig,
-    student: Classifier,
+    student: Classifier | HeadOnly,
     teacher: Teacher | None,
     batches: Batches,
-    validation: tuple[Feed, Tensor],
+    validation: tuple[Shown, Tensor],
     *,
     identity: Mapping[str, Any],
     state_path: Path,
@@ -80,7 +82,7 @@ def train(
     if settings.select == "best_validation_accuracy" and len(validation[0]) == 0:
         raise TrainingError("select: best_validation_accuracy needs validation images; set validation_fraction above 0")
     method = METHODS.build(config.method)
-    if method.needs_linear_teacher and teacher.head_bias is None:
+    if method.needs_linear_teacher and needed(teacher).head_bias is None:
         raise CheckpointError(
             f"run {config.run!r} adds up features before the teacher's linear head (easy_target: enriched), and its "
             "teacher has no such head, or its logits were recorded without one; choose another teacher or easy_target"
@@ -98,7 +100,8 @@ def train(
     progress = restore(state_path, identity, student, optimizer, best, report) or Progress()
     if world:
         world.check_same(progress.epoch, progress.step)
-    network = student if world is None else Sharded(synchronize_batch_norm(student, device), world)
+    # called like the classifier that it wraps
+    network: Any = student if world is None else Sharded(synchronize_batch_norm(student, device), world)
     if settings.compile:
         mode = settings.compile if isinstance(settings.compile, str) else None
         network = compiled(network, batches[0].images, report, mode)
@@ -114,7 +117,7 @@ def train(
             batch = batches[number]
             torch.manual_seed(derive_seed(*key, "dropout", number, *([world.rank] if world else [])))
             terms, statistics = method.loss(network, teacher, batch)
-            loss = sum(terms.values())
+            loss = total(terms.values())
             loss.backward()
             if world:
                 world.sum_gradients(optimizer.parameters)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,11 +35,9 @@ class SGD:
         Raises:
             TrainingError: a parameter has no gradient.
         """
-        gradients = [parameter.grad for parameter in self.parameters]
-        if any(gradient is None for gradient in gradients):
-            shapes = [
-                tuple(p.shape) for p, gradient in zip(self.parameters, gradients, strict=True) if gradient is None
-            ]
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        if len(gradients) < len(self.parameters):
+            shapes = [tuple(parameter.shape) for parameter in self.parameters if parameter.grad is None]
             raise TrainingError(
                 f"the loss does not depend on {len(shapes)} weights of the network (shapes {shapes[:3]}); use them in "
                 "the loss, or take them out of training with requires_grad_(False)"
@@ -46,7 +45,8 @@ class SGD:
         first = not self.momentum_buffers
         if first and self.momentum:
             self.momentum_buffers = [torch.empty_like(parameter) for parameter in self.parameters]
-        torch._fused_sgd_(
+        update: Any = getattr(torch, "_fused_sgd_")  # noqa: B009 (no type knows it)
+        update(
             self.parameters,
             gradients,
             self.momentum_buffers,

@@ -17,6 +17,7 @@ from ..core.device import autocast_dtype, derive_seed, generator, precision_name
 from ..core.errors import CheckpointError, DataError
 from ..core.files import AGAIN, read_npz, read_record, sha256, written_whole
 from ..core.names import UNKNOWN_LABEL
+from ..datasets.index import StreamedImages
 from ..datasets.loader import Feed, Normalize
 from ..datasets.prepared import Images, PackedDataset, open_packed
 from ..evaluation.detectors import TrainingOutputs, balanced_choice
@@ -24,7 +25,7 @@ from ..evaluation.evaluate import save_outputs
 from ..methods import METHODS
 from ..models import build_classifier
 from ..models.checkpoint import Described, weights_digest
-from ..models.classifier import Classifier
+from ..models.classifier import Classifier, channels_last
 from ..models.inference import predict
 from .batches import Batches
 from .distributed import World
@@ -39,8 +40,8 @@ class SplitData:
     `images` are the identities of these datasets (`PackedDataset.identity`), in the same order.
     """
 
-    train_images: Images
-    parts: tuple[Images, ...]
+    train_images: Images | StreamedImages
+    parts: tuple[Images | StreamedImages, ...]
     arrays: dict[str, np.ndarray]
     classes: tuple[str, ...]
     groups: tuple[str, ...]
@@ -124,7 +125,10 @@ SPLIT_ARRAYS += ("test_source", "test_group")
 
 
 def check_split(
-    arrays: Mapping[str, np.ndarray], described: Mapping[str, Any], known: PackedDataset, parts: Sequence[Images]
+    arrays: Mapping[str, np.ndarray],
+    described: Mapping[str, Any],
+    known: PackedDataset,
+    parts: Sequence[Images | StreamedImages],
 ) -> None:
     """Whether a split is one of these images: its indices, labels and groups, and the classes of its description.
 
@@ -183,7 +187,7 @@ def make_student(config: RunConfig, data: SplitData, device: torch.device) -> Cl
     """A new network; runs of one seed and split that share backbone and head start from the same weights."""
     torch.manual_seed(derive_seed(config.seed, config.split, "weights"))
     model = build_classifier(config.backbone, classes=len(data.classes), channels=data.channels, head=config.head)
-    return model.to(device, memory_format=torch.channels_last)
+    return channels_last(model, device)
 
 
 def describe(config: RunConfig, data: SplitData) -> Described:
@@ -269,7 +273,10 @@ def save_test_outputs(path: Path, model: Classifier, data: SplitData, config: Ru
     normalize = data.normalize(config, device)
     answers = [predict(model, feed, normalize) for feed in data.test(device)]
     feed, labels = data.validation(device)
-    validation = (*predict(model, feed, normalize), labels) if len(feed) else None
+    validation = None
+    if len(feed):
+        features, logits = predict(model, feed, normalize)
+        validation = features.numpy(), logits.numpy(), labels.numpy()
     save_outputs(
         path,
         features=torch.cat([features for features, _ in answers]).numpy(),

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pydantic
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.errors import CheckpointError, TrainingError
 from ..models.checkpoint import load_tensors, save_tensors
-from ..models.classifier import Classifier
 from .optimizer import SGD
 
 
@@ -80,7 +79,7 @@ class _Position(pydantic.BaseModel):
 def save(
     path: Path,
     identity: Mapping[str, Any],
-    student: Classifier,
+    student: nn.Module,
     optimizer: SGD,
     best: dict[str, Tensor],
     progress: Progress,
@@ -112,7 +111,7 @@ def save(
 def restore(
     path: Path,
     identity: Mapping[str, Any],
-    student: Classifier,
+    student: nn.Module,
     optimizer: SGD,
     best: dict[str, Tensor],
     report: Callable[[str], None],
@@ -161,7 +160,7 @@ def restore(
 
 
 def _checked(
-    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], student: Classifier, optimizer: SGD
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], student: nn.Module, optimizer: SGD
 ) -> tuple[Progress, dict[str, dict[str, Tensor]]]:
     """The parts of a state, by group, once all of them fit: nothing is put back from a state that is damaged.
 

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..core.device import autocast_dtype, precision_name
-from ..core.errors import CheckpointError
+from ..core.errors import CheckpointError, TrainingError
 from ..core.files import remove_leftovers
 from ..core.signals import Interrupted, StopRequest
 from ..methods import Batch
 from ..models.checkpoint import load_classifier, load_tensors, save_tensors
-from ..models.classifier import Classifier
+from ..models.classifier import Classifier, channels_last
 from .batches import Batches
 from .distributed import Sharded, World
 
@@ -50,20 +50,33 @@ class Networks(nn.Module):
         return self(batch.images)
 
     def on_mixed(self, batch: Batch) -> Tensor:
-        return self(batch.mixed.images)
+        return self(mixed_images(batch))
 
     def on_both(self, batch: Batch) -> tuple[Tensor, Tensor]:
         # one pass for both: a network in evaluation mode has no batch statistics, so the company changes nothing
-        on_raw, on_mixed = self(torch.cat([batch.images, batch.mixed.images])).chunk(2)
+        on_raw, on_mixed = self(torch.cat([batch.images, mixed_images(batch)])).chunk(2)
         return on_raw, on_mixed
 
     @property
     def head_bias(self) -> Tensor | None:
-        heads = [(member.network if isinstance(member, Sharded) else member).head for member in self.members]
-        if not all(isinstance(head, nn.Linear) for head in heads):
-            return None
-        biases = [head.weight.new_zeros(head.out_features) if head.bias is None else head.bias for head in heads]
+        biases = []
+        for member in self.members:
+            head = (member.network if isinstance(member, Sharded) else member).head
+            if not isinstance(head, nn.Linear):
+                return None
+            biases.append(head.weight.new_zeros(head.out_features) if head.bias is None else head.bias)
         return torch.stack(biases).mean(dim=0)
+
+
+def mixed_images(batch: Batch) -> Tensor:
+    """The mixed images of a batch that is mixed.
+
+    Raises:
+        TrainingError: it is not.
+    """
+    if batch.mixed is None:
+        raise TrainingError(f"batch {batch.number} is not mixed, and the teacher is asked for its mixed images")
+    return batch.mixed.images
 
 
 def load_networks(
@@ -87,7 +100,7 @@ def load_networks(
     for member in members:
         member.precision = autocast_dtype(precision, device)
     networks = Networks(members if world is None else [Sharded(member, world) for member in members])
-    return networks.to(device, memory_format=torch.channels_last)
+    return channels_last(networks, device)
 
 
 class Recording:
