@@ -86,11 +86,13 @@ docs: environment tools
 	python tools/docs_site.py --folder build/docs
 	NO_MKDOCS_2_WARNING=1 $(TOOLS)/bin/mkdocs build --quiet --strict
 
-lint: environment
+lint: environment tools
 	ruff check .
 	ruff format --check .
 	snakefmt --check Snakefile rules
 	snakemake --lint
+	$(TOOLS)/bin/basedpyright --pythonpath $(VENV)/bin/python --level error
+	$(TOOLS)/bin/codespell
 
 format: environment
 	ruff check --fix .

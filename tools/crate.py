@@ -87,7 +87,7 @@ class Crate:
         self.crate.root_dataset["mentions"] = _plain(trainings)
         return self.crate
 
-    def _entity(self, identifier: str, **properties: Any) -> ContextEntity:
+    def _entity(self, identifier: str, **properties: Any) -> Any:
         known = self.crate.get(identifier)
         return known or self.crate.add(ContextEntity(self.crate, identifier, properties=properties))
 
@@ -137,7 +137,7 @@ class Crate:
 
     def _add_code(self) -> None:
         versions = next(iter(self.records.values()))
-        workflow = self.crate.add_workflow("Snakefile", "Snakefile", main=True, lang="snakemake")
+        workflow: Any = self.crate.add_workflow("Snakefile", "Snakefile", main=True, lang="snakemake")
         workflow["name"] = WORKFLOW_NAME
         workflow["sha256"] = sha256("Snakefile")
         workflow["encodingFormat"] = "text/plain"
@@ -185,7 +185,7 @@ class Crate:
             if value is not None
         }
         run_name = folder.relative_to(self.results).as_posix()
-        action = self.crate.add_action(
+        action: Any = self.crate.add_action(
             self.files[TRAINING.as_posix()],
             identifier=f"#train-{run_name.replace('/', '-')}",
             object=_plain(inputs),

@@ -191,7 +191,8 @@ def _kinds(entry: Mapping[str, Any]) -> Iterator[str]:
         signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
         limits = [" and ".join(f"{sign} {entry[limit]}" for limit, sign in signs.items() if limit in entry)]
         words = {"string": "text", "null": "nothing (`null`)", "boolean": "`true`, `false`"}
-        yield " ".join([words.get(entry.get("type", ""), entry.get("type", "anything")), *limits]).strip()
+        kind = entry.get("type", "anything")
+        yield " ".join([str(words.get(kind, kind)), *limits]).strip()
 
 
 if __name__ == "__main__":

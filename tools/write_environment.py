@@ -44,7 +44,7 @@ def environment() -> str:
     locked = {_plain(name): version for name, version in pins}
     lines = []
     for requirement in wanted:
-        name = re.match(r"[A-Za-z0-9._-]+", requirement).group()
+        name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
         if _plain(name) not in locked:
             raise OpenSetError(f"requirements.lock does not pin {name}; run `make lock`")
         lines.append(f"      - {name}=={locked[_plain(name)]}\n")

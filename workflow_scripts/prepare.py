@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from openset_distill.core.command import run
 from openset_distill.core.errors import SettingsError
@@ -41,8 +42,9 @@ def main() -> None:
     dataset = find(arguments.dataset)
     if arguments.raw is None and dataset.archives:
         raise SettingsError(f"{dataset.name} is read from archives; name their folder with --raw")
+    reader: Any = READERS[dataset.layout]  # that of the embedded dataset takes no folder
     manifest = write(
-        READERS[dataset.layout](arguments.raw),
+        reader(arguments.raw),
         folder,
         name=dataset.name,
         size=arguments.size,

@@ -114,7 +114,7 @@ def main() -> None:
     table = pd.DataFrame(rows)
     table[[*METRICS]] *= 100
     mean = {"split": "mean", **table[[*METRICS]].mean()}
-    theirs = {"split": "mean reported by the authors", **published["value"]}
+    theirs = {"split": "mean reported by the authors", **published["value"].to_dict()}
     table = pd.concat([table.astype({"split": str}), pd.DataFrame([mean, theirs])], ignore_index=True)
     table = table.astype({"n_known": "Int64", "n_unknown": "Int64"})
 

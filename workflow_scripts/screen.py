@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TextIO
+from typing import Any, TextIO
 
 from snakemake.logging import get_event
 from snakemake_interface_logger_plugins.common import LogEvent
@@ -105,7 +105,7 @@ class Jobs(logging.Filter):
         self.failed: dict[str, list[str]] = {}
         self._said_graceful = False
 
-    def filter(self, record: logging.LogRecord) -> bool:
+    def filter(self, record: Any) -> bool:  # a record with what Snakemake adds to it
         event, text = get_event(record), str(record.msg or "")
         number = str(getattr(record, "jobid", getattr(record, "job_id", "")))
         if event == LogEvent.PROGRESS:
@@ -171,7 +171,7 @@ class OneLine(logging.Formatter):
         self.before, self.jobs, self.columns = before, jobs, columns
         self._named: set[str] = set()
 
-    def format(self, record: logging.LogRecord) -> str:
+    def format(self, record: Any) -> str:
         event = get_event(record)
         logs = ", ".join(map(str, getattr(record, "log", None) or ()))
         if event == LogEvent.JOB_ERROR:
@@ -198,6 +198,7 @@ class Terminal(logging.StreamHandler):
     def __init__(self, stream: TextIO, jobs: Jobs, *, colored: bool):
         super().__init__(stream)
         self.jobs, self.colored, self._shown, self._end = jobs, colored, "", threading.Event()
+        self._drawing: Any = self.lock  # every handler has one
         threading.Thread(target=self._refresh, daemon=True).start()
 
     def columns(self) -> int:
@@ -217,7 +218,7 @@ class Terminal(logging.StreamHandler):
     def finish(self) -> None:
         """Takes the last line away, for what is printed after the jobs."""
         self._end.set()
-        with self.lock:
+        with self._drawing:
             self._clear()
             self.flush()
 
@@ -227,7 +228,7 @@ class Terminal(logging.StreamHandler):
 
     def _refresh(self) -> None:
         while not self._end.wait(REFRESH_SECONDS):
-            with self.lock:
+            with self._drawing:
                 if self._line() != self._shown:
                     self._clear()
                     self._draw()
@@ -250,7 +251,8 @@ class Terminal(logging.StreamHandler):
 
 def take_over(log: logging.Logger, jobs: Jobs, environment: Mapping[str, str] = os.environ) -> Terminal | None:
     """Puts these lines in the place of Snakemake's own; the terminal that draws, where there is one."""
-    for handler in list(log.handlers):
+    handlers: list[Any] = list(log.handlers)  # Snakemake's own has more than the library's
+    for handler in handlers:
         if handler.name != "DefaultStreamHandler":
             continue
         handler.addFilter(jobs)

@@ -200,7 +200,8 @@ def refused(options: Sequence[str], forbidden: Mapping[str, str]) -> str:
         return answer.stderr.strip()
     # many clusters accept a job that is longer than its partition allows, and never start it
     wanted = dict(option.split("=", 1) for option in options if "=" in option)
-    partition = wanted.get("--partition") or re.search(r"in partition (\S+)|$", answer.stderr)[1]
+    named = re.search(r"in partition (\S+)", answer.stderr)
+    partition = wanted.get("--partition") or (named and named[1])
     if partition:
         limits = [
             minutes(limit) for limit in words_of("sinfo", "--noheader", f"--partition={partition}", "--format=%l")

@@ -87,7 +87,8 @@ def main() -> None:
         split, datasets, arrays, seed=arguments.seed, validation_fraction=arguments.validation_fraction
     )
     with written_whole(arguments.arrays) as partial, open(partial, "wb") as stream:
-        np.savez_compressed(stream, **arrays)
+        named: dict[str, Any] = arrays
+        np.savez_compressed(stream, **named)
     write_json(arguments.description, description)
     print(
         f"{known.name}, {split.name} split {split.number}: {len(split.known)} known and {split.n_unknown} unknown "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from . import metrics
 
 CONFIDENCE = 0.95
 # one trained network: its class set first, then what tells replicates apart, for example split and seed
-Unit = tuple[Hashable, ...]
+Unit = tuple[Any, ...]
 
 # Elements of a block of weights: 2 MB of float64 stays in a core's cache while all the metrics read it.
 _BLOCK = 2**18

@@ -284,9 +284,10 @@ def read_tables(
     if missing:
         raise SettingsError(f"the tidy table {missing[0]!r} is needed; add --table {missing[0]}=PATH")
     tables = {name: read_tidy(name, paths[name], context.class_sets if context else None) for name in wanted}
-    for name, table in tables.items() if context else ():
-        if {"run", CLASS_SET} <= set(table.columns):
-            _check_complete(name, table, paths[name], context)
+    if context:
+        for name, table in tables.items():
+            if {"run", CLASS_SET} <= set(table.columns):
+                _check_complete(name, table, paths[name], context)
     return tables
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -117,7 +118,7 @@ def _outline(mask: np.ndarray) -> Rectangle:
     )
 
 
-def _numbers(rows: pd.DataFrame, run: str, label: str, pair: str, view: str) -> dict[str, object]:
+def _numbers(rows: pd.DataFrame, run: str, label: str, pair: str, view: str) -> dict[str, Any]:
     """Means over pairs: how often a network says a or b, and attention and area of the one it says, and of b."""
     named = rows[rows["says"] != "neither"].dropna(subset=["on_b"])
     of_b = named["says"] == "b"
@@ -137,7 +138,7 @@ def _numbers(rows: pd.DataFrame, run: str, label: str, pair: str, view: str) -> 
     }
 
 
-def _word(axes: Axes, x: float, line: int, text: str, **look: object) -> None:
+def _word(axes: Axes, x: float, line: int, text: str, **look: Any) -> None:
     """Words in a line of the last row, which may reach into the columns to their left."""
     y = 1 - (line + 0.5) / len(SUMMARY)
     word = axes.text(x, y, text, transform=axes.transAxes, va="center", size=style.SMALL, **look)

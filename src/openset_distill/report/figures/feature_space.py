@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from .. import tidy
 from ..context import Context
 from . import style
 
-COLORS = (style.BLUE, style.ORANGE, style.GREEN, style.VERMILLION, style.SKY, style.PURPLE)
+COLORS = (style.BLUE, style.ORANGE, style.GREEN, style.VERMILION, style.SKY, style.PURPLE)
 MARKERS = ("o", "s", "^", "D", "v", "p", "<")  # seven markers and six colours: 42 classes before a pair comes again
 UNKNOWN = "#b4b4b4"
 LEAST_UNKNOWNS = 100  # of each run
@@ -83,7 +84,7 @@ def _by_number(name: str) -> tuple[int, str]:
     return (int(name), "") if name.isdecimal() else (sys.maxsize, name)
 
 
-def _look(position: int) -> dict[str, str]:
+def _look(position: int) -> dict[str, Any]:
     return {"color": COLORS[position % len(COLORS)], "marker": MARKERS[position % len(MARKERS)]}
 
 

@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib.style
 import numpy as np
@@ -88,7 +89,7 @@ STYLE = {
 }
 
 # Okabe and Ito, "Color universal design" (2008): told apart with every common kind of colour vision
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000",
     "#E69F00",
     "#56B4E9",
@@ -107,7 +108,7 @@ FAMILY_LOOK = {
     "msa": (ORANGE, "s"),
     "distillation": (GREEN, "D"),
     "ablation": (PURPLE, "v"),
-    "asymmetric": (VERMILLION, "*"),
+    "asymmetric": (VERMILION, "*"),
 }
 MARKER_SCALE = {"*": 1.6, "X": 1.15, "D": 0.9}
 DASHES = (
@@ -155,11 +156,11 @@ class Look:
 
     color: str
     marker: str
-    dashes: object
+    dashes: Any  # a line style of matplotlib
     size: float  # marker size in points
     phase: float = 0.0  # where on a line its markers begin, so that markers of close lines do not hide each other
 
-    def line(self) -> dict[str, object]:
+    def line(self) -> dict[str, Any]:
         """Keyword arguments of a line with markers."""
         return {
             "color": self.color,
@@ -183,7 +184,8 @@ def looks(runs: Sequence[str], families: dict[str, str]) -> dict[str, Look]:
         if again:
             # a third, darker still, would be taken for black
             rgb = np.array(to_rgb(color))
-            color = to_hex(0.62 * rgb if again == 1 else 0.58 * rgb + 0.42)
+            red, green, blue = 0.62 * rgb if again == 1 else 0.58 * rgb + 0.42
+            color = to_hex((red, green, blue))
             marker = ("P", "p", "h", "8")[(again - 1) % 4]
         size = 4.5 * MARKER_SCALE.get(marker, 1.0)
         chosen[run] = Look(color, marker, DASHES[position % len(DASHES)], size, (position + 0.5) / len(runs))
@@ -272,7 +274,8 @@ def finish(
         artist.set_in_layout(False)
     pad = margin / 72
     area = (0, bottom / height, 1, panels / height)
-    figure.get_layout_engine().set(rect=area, w_pad=pad, h_pad=pad, wspace=0.04, hspace=0.04)
+    engine: Any = figure.get_layout_engine()  # the constrained one, of `new_figure`
+    engine.set(rect=area, w_pad=pad, h_pad=pad, wspace=0.04, hspace=0.04)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
 
@@ -358,7 +361,7 @@ def place_labels(
         axes.text(0, 0, text, size=SMALL, color=color, ha="center", va="center", zorder=6, bbox=LABEL_GROUND)
         for text, color in zip(texts, colors, strict=True)
     ]
-    sizes = [artist.get_window_extent().size for artist in artists]
+    sizes = [np.asarray(artist.get_window_extent().size) for artist in artists]
     crowd = (np.linalg.norm(anchored[:, None] - anchored[None], axis=-1) < 45 * pixel).sum(axis=1)
     order = sorted(range(len(artists)), key=lambda i: (-crowd[i], i))
 
@@ -388,7 +391,8 @@ def place_labels(
             break
     back = axes.transData.inverted().transform
     for i, artist in enumerate(artists):
-        artist.set_position(back((placed[i][:2] + placed[i][2:]) / 2))
+        x, y = back((placed[i][:2] + placed[i][2:]) / 2)
+        artist.set_position((x, y))
         end = np.clip(anchored[i], placed[i][:2], placed[i][2:])
         length = np.linalg.norm(end - anchored[i])
         if length > clear + 5 * pixel:

@@ -99,7 +99,7 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
             arrowprops={
                 "arrowstyle": "-|>,head_width=0.22,head_length=0.45",
                 "connectionstyle": f"arc3,rad={bend}",
-                "color": style.VERMILLION,
+                "color": style.VERMILION,
                 "linewidth": 1.0,
                 "alpha": 0.75,
                 "shrinkA": 6,

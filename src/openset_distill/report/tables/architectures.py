@@ -26,7 +26,7 @@ def make(tables: Mapping[str, pd.DataFrame], context: Context) -> Content:
     parameters = dict(zip(networks["network"], networks["parameters"], strict=True))
     picked = tidy.pick(context, runs)
     pairs = []
-    for network in sorted(parameters, key=parameters.get, reverse=True):
+    for network in sorted(parameters, key=parameters.__getitem__, reverse=True):
         members = [run for run in labels if of_run.get(run) == network]
         plain = [run for run in picked.baseline if run in members]
         plain += [run for family in ("cross_entropy", "teacher") for run in members if families[run] == family]
