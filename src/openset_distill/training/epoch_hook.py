@@ -10,6 +10,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ..core.errors import SettingsError
 from .run_config import RunConfig
@@ -71,12 +72,14 @@ def _function(name: str) -> Callable[[RunConfig], Hook]:
     if not Path(file).is_file():
         raise SettingsError(f"{VARIABLE}={name}: there is no file {file}; correct the path")
     spec = importlib.util.spec_from_file_location("epoch_hook_of_the_user", file)
+    if spec is None or spec.loader is None:
+        raise SettingsError(f"{VARIABLE}={name}: {file} is no Python module; correct the path")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         raise SettingsError(f"{VARIABLE}={name}: {file} cannot be loaded ({_words(error)})") from error
-    found = getattr(module, function, None)
+    found: Any = getattr(module, function, None)
     if not callable(found):
         raise SettingsError(f"{VARIABLE}={name}: {file} has no function {function}")
     return found

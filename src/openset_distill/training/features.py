@@ -58,6 +58,9 @@ class FeatureFeed:
         features: float32 `[n, d]`, memory-mapped.
     """
 
+    resident: Tensor | None = None
+    reads_ahead: bool = False
+
     def __init__(self, features: np.ndarray, device: torch.device):
         self.features, self.device = features, device
 
