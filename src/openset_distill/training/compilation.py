@@ -26,11 +26,7 @@ def compiled(
     kept = {name: buffer.clone() for name, buffer in network.named_buffers()}
     network.train()
     try:
-<<<<<<< HEAD
-        fast = torch.compile(network, mode=mode)
-=======
-        fast: Any = torch.compile(network)  # a module for a module
->>>>>>> 05bfca3 (Types: the checker's settings, and the rooms from core to training and recognition without errors)
+        fast: Any = torch.compile(network, mode=mode)  # a module for a module
         fast(images)[1].sum().backward()
         report(f"compiled in {time.monotonic() - started:.0f} s")
     except Exception as error:  # whatever the compiler stumbles over, training does not depend on it

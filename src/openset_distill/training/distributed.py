@@ -89,7 +89,6 @@ class World:
         dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.host)
         return flag.bool().tolist()
 
-<<<<<<< HEAD
     def check_same(self, *numbers: int) -> None:
         """Raises a CheckpointError unless each number is the same in every process.
 
@@ -105,10 +104,7 @@ class World:
                 "machine shows the same file, and start it again"
             )
 
-    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-=======
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
->>>>>>> 05bfca3 (Types: the checker's settings, and the rooms from core to training and recognition without errors)
         """Adds up the gradients of all processes, in one message."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         together = torch.cat([gradient.flatten() for gradient in gradients])
