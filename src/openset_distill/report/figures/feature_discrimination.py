@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -41,18 +43,18 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
         for axes, run in zip(row, runs, strict=True):
             part = shown[shown["run"] == run]
             drawn += _panel(axes, part, run, labels[run], quantity, edges, aurocs[quantity].get(run, np.nan))
-        row[0].set_ylabel("Density")
     data = pd.DataFrame(drawn)
     for axes, run in zip(grid[0], runs, strict=True):
         axes.set_title(style.wrapped(labels[run], style.DOUBLE_COLUMN * 72 / len(runs) - 16, 8, "bold"))
     for axes in grid.flat:
-        axes.set_yticks([])
+        axes.set(yticks=[], ylabel="")
         axes.grid(False)
         axes.set_ylim(bottom=0)
         axes.margins(x=0)
     for quantity, row in zip(QUANTITIES, grid, strict=True):
         top = data.loc[data["quantity"] == quantity, "density"].max()
         row[0].set_ylim(0, 1.32 * top)
+        row[0].set_ylabel("Density")
         for axes in row:
             axes.set_xlabel(QUANTITIES[quantity])
     handles = [
@@ -73,7 +75,7 @@ def _panel(
 ) -> list[dict]:
     rows = []
     looks = {
-        1: {"facecolor": (*_rgb(style.KNOWN), 0.4), "edgecolor": style.KNOWN, "linewidth": 1.0},
+        1: {"facecolor": to_rgba(style.KNOWN, 0.4), "edgecolor": style.KNOWN, "linewidth": 1.0},
         0: {"facecolor": "none", "edgecolor": style.UNKNOWN, "hatch": "//////", "linewidth": 1.0},
     }
     for known, look in looks.items():
@@ -84,7 +86,8 @@ def _panel(
         weights = _weights(chosen)
         mean = np.average(values, weights=weights)
         density, _ = np.histogram(values, bins=edges, weights=weights, density=True)
-        axes.stairs(density, edges, fill=True, **look)
+        sns.histplot(x=values, weights=weights, bins=list(edges), stat="density", element="step", ax=axes)
+        axes.collections[-1].set(**look)
         dashes = "-" if known else (0, (4, 1.5))
         color = style.KNOWN if known else style.BLACK
         axes.plot([mean] * 2, [0, 1.06 * density.max()], color=color, linestyle=dashes, linewidth=1.2)
@@ -105,11 +108,6 @@ def _panel(
     if np.isfinite(auroc):
         axes.text(0.98, 0.98, f"AUROC {auroc:.1f}", transform=axes.transAxes, ha="right", va="top", size=style.SMALL)
     return rows
-
-
-def _rgb(color: str) -> tuple[float, float, float]:
-    red, green, blue = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    return red, green, blue
 
 
 def _weights(images: pd.DataFrame) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -45,6 +46,8 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
     unknowns = data[~known].groupby("run", sort=False).head(most)
     data = pd.concat([data[known], unknowns]).sort_index().reset_index(drop=True)
     known = tidy.known_images(data)
+    colors = {name: _look(position)["color"] for position, name in enumerate(classes)}
+    markers = {name: _look(position)["marker"] for position, name in enumerate(classes)}
     panels = figure.subplots(1, len(runs), squeeze=False)[0]
     for axes, run in zip(panels, runs, strict=True):
         part, unknown = data[(data["run"] == run) & known], data[(data["run"] == run) & ~known]
@@ -52,11 +55,12 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
         axes.scatter(
             unknown["x"], unknown["y"], marker="x", color=UNKNOWN, s=0.7 * size, linewidths=0.6, alpha=0.8, zorder=1
         )
-        for position, name in enumerate(classes):
-            points = part[part["class"] == name]
-            axes.scatter(points["x"], points["y"], **_look(position), s=size, alpha=0.85, linewidths=0, zorder=2)
+        sns.scatterplot(
+            part, x="x", y="y", hue="class", style="class", hue_order=classes, style_order=classes, palette=colors,
+            markers=markers, s=size, alpha=0.85, linewidth=0, zorder=2, legend=False, ax=axes,
+        )  # fmt: skip
         axes.set_title(style.wrapped(labels[run], width * 72 / len(runs) - 16, 8, "bold"))
-        axes.set(xticks=[], yticks=[])
+        axes.set(xticks=[], yticks=[], xlabel="", ylabel="")
         axes.grid(False)
         # one square, the same scale in both directions: the layout would widen the limits of `adjustable="datalim"`
         points = data.loc[data["run"] == run, ["x", "y"]]

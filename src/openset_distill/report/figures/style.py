@@ -12,6 +12,7 @@ from typing import Any
 
 import matplotlib.style
 import numpy as np
+import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
@@ -227,7 +228,9 @@ def mean_line(
     )
     every = max(1, round(len(drawn) / marks))
     first = int(look.phase * every)
-    axes.plot(drawn["x"], drawn["mean"], label=label, markevery=(first, every), **look.line())
+    words = {"xlabel": axes.get_xlabel(), "ylabel": axes.get_ylabel()}
+    sns.lineplot(drawn, x="x", y="mean", ax=axes, label=label, legend=False, markevery=(first, every), **look.line())
+    axes.set(**words)  # not the names of these columns
     marked = drawn.iloc[first::every].dropna(subset=["std"])
     low, high = (np.clip(marked["mean"] + sign * marked["std"], *limits) for sign in (-1, 1))
     axes.vlines(marked["x"], low, high, color=look.color, linewidth=1.0, alpha=0.6, zorder=2)
