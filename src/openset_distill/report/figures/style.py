@@ -22,6 +22,7 @@ from matplotlib.font_manager import FontProperties, fontManager, get_font
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from ...core.files import written_whole
 from ...core.text import printable
@@ -229,7 +230,9 @@ def mean_line(
     every = max(1, round(len(drawn) / marks))
     first = int(look.phase * every)
     words = {"xlabel": axes.get_xlabel(), "ylabel": axes.get_ylabel()}
-    sns.lineplot(drawn, x="x", y="mean", ax=axes, label=label, legend=False, markevery=(first, every), **look.line())
+    # the table holds means: there is nothing left to estimate
+    drawing = {"estimator": None, "legend": False, "markevery": (first, every)}
+    sns.lineplot(drawn, x="x", y="mean", ax=axes, label=label, **drawing, **look.line())
     axes.set(**words)  # not the names of these columns
     marked = drawn.iloc[first::every].dropna(subset=["std"])
     low, high = (np.clip(marked["mean"] + sign * marked["std"], *limits) for sign in (-1, 1))
@@ -283,7 +286,7 @@ def finish(
     figure.set_layout_engine("none")
     for axes in figure.axes:
         # the solver's last digits depend on the order in which it visits its variables
-        axes.set_position([round(part, 9) for part in axes.get_position().bounds])
+        axes.set_position(Bbox.from_bounds(*(round(part, 9) for part in axes.get_position().bounds)))
 
 
 def _height(figure: Figure, artist: Artist) -> float:
