@@ -19,7 +19,7 @@ from pathlib import Path
 from measure import machine
 
 from openset_distill.datasets.catalog import find
-from openset_distill.datasets.prepared import open_packed, write
+from openset_distill.datasets.prepared import open_prepared, write
 from openset_distill.datasets.readers import READERS
 
 SIZE, BATCH, BATCHES = 64, 128, 200
@@ -27,13 +27,13 @@ SIZE, BATCH, BATCHES = 64, 128, 200
 READER = f"""
 import sys
 import numpy as np, torch
-from openset_distill.datasets.prepared import open_packed
-from openset_distill.datasets.loader import Feed
+from openset_distill.datasets.prepared import open_prepared
+from openset_distill.datasets.loader import ImageLoader
 folder, n = sys.argv[1], int(sys.argv[2])
-feed = Feed(open_packed(folder).train, np.arange(n), torch.device("cpu"))
+loader = ImageLoader(open_prepared(folder).train, np.arange(n), torch.device("cpu"))
 draws = torch.Generator().manual_seed(0)
 for _ in range({BATCHES}):
-    feed.batch(torch.randint(n, ({BATCH},), generator=draws)).sum()
+    loader.batch(torch.randint(n, ({BATCH},), generator=draws)).sum()
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("RssAnon")))
 """
 
@@ -62,7 +62,7 @@ def main() -> None:
         opening = []
         for _ in range(20):
             started = time.perf_counter()
-            packed = open_packed(folder)
+            packed = open_prepared(folder)
             opening.append(time.perf_counter() - started)
         images = len(packed.train)
         memory = {str(n): own_memory_mib(folder, n) for n in (images // 16, images // 4, images)}

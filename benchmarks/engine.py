@@ -24,8 +24,8 @@ from openset_distill.methods import Batch
 from openset_distill.training.batches import Batches
 from openset_distill.training.loop import train
 from openset_distill.training.run_config import RunConfig
-from openset_distill.training.setup import identity, make_batches, make_student, open_split, views
-from openset_distill.training.teachers import Recording, load_networks
+from openset_distill.training.setup import cache_key, identity, make_batches, make_student, open_split
+from openset_distill.training.teachers import CachedTeacher, load_teachers
 
 
 class Timed:
@@ -38,7 +38,7 @@ class Timed:
         return getattr(self.batches, name)
 
     def __getitem__(self, number: int) -> Batch:
-        if self.batches.labels.device.type == "cuda" and number % self.batches.an_epoch in (0, 1):
+        if self.batches.labels.device.type == "cuda" and number % self.batches.steps_per_epoch in (0, 1):
             torch.cuda.synchronize()
         self.wanted.append(time.time())
         return self.batches[number]
@@ -51,18 +51,18 @@ def main() -> None:
     parser.add_argument("--split", required=True, type=Path, help="split.npz")
     parser.add_argument("--description", required=True, type=Path, help="split.json")
     parser.add_argument("--teacher", action="append", default=[], type=Path, help="weights of the teacher")
-    parser.add_argument("--answers", type=Path, help="recording of the teacher's answers")
+    parser.add_argument("--teacher-logits", type=Path, help="cached teacher logits")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     arguments = parser.parse_args()
     config = RunConfig.parse(arguments.job)
     data = open_split(arguments.prepared, [], arguments.split, arguments.description)
     device = prepare_device(arguments.threads)
     teacher = None
-    if arguments.answers:
-        teacher = Recording(arguments.answers, views(config, data, arguments.teacher, device), device)
+    if arguments.teacher_logits:
+        teacher = CachedTeacher(arguments.teacher_logits, cache_key(config, data, arguments.teacher, device), device)
     elif arguments.teacher:
         precision = config.optimization.precision
-        teacher = load_networks(arguments.teacher, data.classes, device, precision=precision)
+        teacher = load_teachers(arguments.teacher, data.classes, device, precision=precision)
     student = make_student(config, data, device)
     batches = Timed(make_batches(config, data, device))
     with tempfile.TemporaryDirectory() as folder:
@@ -73,13 +73,13 @@ def main() -> None:
             teacher,
             batches,
             data.validation(device),
-            identity=identity(data, arguments.teacher, arguments.answers),
+            identity=identity(data, arguments.teacher, arguments.teacher_logits),
             state_path=state,
             report=lambda line: None,
         )
     if device.type == "cuda":
         torch.cuda.synchronize()
-    marks = [*batches.wanted[:: batches.an_epoch], time.time()]
+    marks = [*batches.wanted[:: batches.steps_per_epoch], time.time()]
 
     # forward alone, and backward as twice that: the counter takes the gradients of grouped convolutions for dense ones
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -89,7 +89,7 @@ def main() -> None:
             {
                 "first_step": (batches.wanted + marks[-1:])[1],
                 "epoch_seconds": [after - before for before, after in itertools.pairwise(marks)],
-                "images": batches.an_epoch * batches.size,
+                "images": batches.steps_per_epoch * batches.size,
                 "peak_mib": peak_mib(),
                 "gpu_peak_mib": torch.cuda.max_memory_allocated() // 2**20 if device.type == "cuda" else 0,
                 "operations_an_image": 3 * counter.get_total_flops() / batches.size,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from openset_distill.datasets.prepared import open_packed
+from openset_distill.datasets.prepared import open_prepared
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--split", required=True, type=Path, help="split.npz: only its images are written")
     parser.add_argument("--images", required=True, type=Path, help="output folder")
     arguments = parser.parse_args()
-    dataset, split = open_packed(arguments.prepared), np.load(arguments.split)
+    dataset, split = open_prepared(arguments.prepared), np.load(arguments.split)
     for part, images in (("train", dataset.train), ("test", dataset.test)):
         folder = arguments.images / part
         folder.mkdir(parents=True, exist_ok=True)

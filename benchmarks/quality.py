@@ -91,7 +91,7 @@ def main() -> None:
             for seed, settings in enumerate(of_seed):
                 answers = []
                 if taught:
-                    answers = ["--answers", folder / f"answers_{seed}.safetensors"]
+                    answers = ["--teacher-logits", folder / f"teacher_logits_{seed}.safetensors"]
                     record = python(
                         SCRIPTS / "cache_teacher_logits.py",
                         "--job",

@@ -124,7 +124,7 @@ def measure(case: Case, method: str, folder: Path, files: dict[str, Path], cores
             ),
         }  # fmt: skip
         if teacher:
-            commands["engine, recorded"] = [*engine, *teacher, "--answers", files["answers"]]
+            commands["engine, recorded"] = [*engine, *teacher, "--teacher-logits", files["answers"]]
         for name, command in commands.items():
             results = together([command] * processes, threads)
             found.setdefault(name, {})[arrangement] = {
@@ -146,18 +146,18 @@ def prepare(case: Case, folder: Path, epochs: int, cores: int) -> tuple[dict[str
     written = [word for name, path in outputs.items() for word in (f"--{name}", path)]
     of_teacher = teacher_job(case, 1)
     together([python(SCRIPTS / "train.py", "--job", json.dumps(of_teacher), *inputs, *written, "--threads", cores)])
-    files |= {"teacher": outputs["weights"], "answers": folder / "answers.safetensors"}
+    files |= {"teacher": outputs["weights"], "answers": folder / "teacher_logits.safetensors"}
     seconds = {}
     for count in (1, 1 + RECORDED_EPOCHS):
         seen = json.dumps(RunConfig.model_validate(job(case, "asymmetric distillation", count)).images_seen().plain())
         command = python(SCRIPTS / "cache_teacher_logits.py", "--job", seen, *inputs, "--teacher", files["teacher"])
-        answers = folder / f"answers_{count}.safetensors"
+        answers = folder / f"teacher_logits_{count}.safetensors"
         started = time.perf_counter()
-        together([[*command, "--answers", answers, "--threads", cores]])
+        together([[*command, "--teacher-logits", answers, "--threads", cores]])
         seconds[count] = time.perf_counter() - started
     seen = json.dumps(RunConfig.model_validate(job(case, "asymmetric distillation", epochs)).images_seen().plain())
     command = python(SCRIPTS / "cache_teacher_logits.py", "--job", seen, *inputs, "--teacher", files["teacher"])
-    together([[*command, "--answers", files["answers"], "--threads", cores]])
+    together([[*command, "--teacher-logits", files["answers"], "--threads", cores]])
     recorded = RECORDED_EPOCHS * (images // case.batch) * case.batch
     return files, recorded / (seconds[1 + RECORDED_EPOCHS] - seconds[1])
 

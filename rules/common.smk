@@ -136,18 +136,25 @@ def given_weights_of(wildcards):
     return [f"{DATA}/raw/weights/{backbone.model}.json"] if fetched else []
 
 
-def answers_of(wildcards):
-    """The recording that a run reads, as a list: empty where it asks its teacher itself, or has none."""
-    recorded = EXPERIMENT.runs[wildcards.run].recorded
-    return [f"{SPLIT}/answers_{EXPERIMENT.recording(wildcards.run)}.safetensors"] if recorded else []
+def teacher_logits_of(wildcards):
+    """The cached teacher logits that a run reads, as a list: empty where its teacher runs along, or there is none.
+
+    Version 0.1 called the file `answers_...`; one that is there is read and not made again.
+    """
+    if not EXPERIMENT.runs[wildcards.run].cached:
+        return []
+    key = EXPERIMENT.teacher_logits_key(wildcards.run)
+    new, old = (f"{SPLIT}/{name}_{key}.safetensors" for name in ("teacher_logits", "answers"))
+    here = {path: os.path.exists(path.format(**wildcards)) for path in (new, old)}
+    return [old if here[old] and not here[new] else new]
 
 
 def training_job(wildcards):
     return as_json(EXPERIMENT.run_config(wildcards.run, int(wildcards.split), int(wildcards.seed)).plain())
 
 
-def recording_job(wildcards):
-    return as_json(EXPERIMENT.images_seen(wildcards.recording, int(wildcards.split), int(wildcards.seed)).plain())
+def caching_job(wildcards):
+    return as_json(EXPERIMENT.images_seen(wildcards.key, int(wildcards.split), int(wildcards.seed)).plain())
 
 
 def samples_of_trainings():

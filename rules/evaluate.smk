@@ -38,7 +38,7 @@ rule training_outputs:
         "--samples {params.samples} --training {output.training:q} --threads {threads} > {log:q} 2>&1"
 
 
-# Of a user's own images the answers are listed by file.
+# Predictions on a user's own images are listed by file.
 PREDICTIONS = {"predictions": f"{RUN}/predictions.csv"} if EXPERIMENT.has_own_images else {}
 
 

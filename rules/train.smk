@@ -7,7 +7,7 @@ FOR_DETECTORS = {"training": f"{RUN}/training_outputs.npz"} if SAMPLES else {}
 # one process for each GPU of the job; from a resource, because how a training is launched is no reason to train again
 TRAIN = (
     "python {input.code} --job {params.job:q} --prepared {params.prepared:q} {params.others:q} "
-    "--split {input.split:q} --description {input.description:q} {params.teachers:q} {params.answers:q} "
+    "--split {input.split:q} --description {input.description:q} {params.teachers:q} {params.teacher_logits:q} "
     "--weights {output.weights:q} --history {output.history:q} --outputs {output.outputs:q} "
     "--samples {resources.samples} "
     "--config {output.config:q} --provenance {output.provenance:q} --threads {threads} --processes {resources.processes} "
@@ -15,7 +15,7 @@ TRAIN = (
 )
 
 
-# A teacher sees raw images only and learns from nobody.
+# A teacher sees raw images only and has no teacher.
 rule train_teacher:
     input:
         code="workflow_scripts/train.py",
@@ -50,12 +50,12 @@ rule train_teacher:
         prepared=lambda wildcards, input: folder_of(input.manifest),
         others=literal(options("--other", OTHERS.values())),
         teachers=[],
-        answers=[],
+        teacher_logits=[],
     shell:
         TRAIN
 
 
-# What a teacher says to every batch of its students' training, once for all students that see the same images.
+# Teacher logits of every training batch, once for all students that see the same images.
 rule cache_teacher_logits:
     input:
         code="workflow_scripts/cache_teacher_logits.py",
@@ -63,17 +63,17 @@ rule cache_teacher_logits:
         others=[f"{folder}/manifest.json" for folder in OTHERS.values()],
         split=f"{SPLIT}/split.npz",
         description=f"{SPLIT}/split.json",
-        teachers=lambda wildcards: teachers_of(wildcards, EXPERIMENT.recordings[wildcards.recording]),
+        teachers=lambda wildcards: teachers_of(wildcards, EXPERIMENT.teacher_logits_keys[wildcards.key]),
     output:
         # kept, as large as it is (epochs x images x classes): made again for a new student, it would have every other
         # student of the teacher trained again too
-        answers=f"{SPLIT}/answers_{{recording}}.safetensors",
+        logits=f"{SPLIT}/teacher_logits_{{key}}.safetensors",
     log:
-        f"{LOGS}/split{{split}}_seed{{seed}}_{{recording}}_record.log",
+        f"{LOGS}/split{{split}}_seed{{seed}}_{{key}}_teacher_logits.log",
     benchmark:
-        f"{BENCHMARKS}/split{{split}}_seed{{seed}}_{{recording}}_record.tsv"
+        f"{BENCHMARKS}/split{{split}}_seed{{seed}}_{{key}}_teacher_logits.tsv"
     wildcard_constraints:
-        recording="[0-9a-f]{12}",
+        key="[0-9a-f]{12}",
     priority: 10
     conda:
         ENVIRONMENT
@@ -81,14 +81,14 @@ rule cache_teacher_logits:
     resources:
         **resources_of("train_student", most_gpus=1),
     params:
-        job=recording_job,
+        job=caching_job,
         prepared=lambda wildcards, input: folder_of(input.manifest),
         others=literal(options("--other", OTHERS.values())),
         teachers=lambda wildcards, input: options("--teacher", input.teachers),
     shell:
         "python {input.code} --job {params.job:q} --prepared {params.prepared:q} {params.others:q} "
         "--split {input.split:q} --description {input.description:q} {params.teachers:q} "
-        "--answers {output.answers:q} --threads {threads} > {log:q} 2>&1"
+        "--teacher-logits {output.logits:q} --threads {threads} > {log:q} 2>&1"
 
 
 # Everything else, baselines and distilled students alike.
@@ -101,7 +101,7 @@ use rule train_teacher as train_student with:
         description=f"{SPLIT}/split.json",
         given=given_weights_of,
         teachers=teachers_of,
-        answers=answers_of,
+        teacher_logits=teacher_logits_of,
     wildcard_constraints:
         run=any_of(EXPERIMENT.student_runs),
     priority: 0
@@ -114,4 +114,4 @@ use rule train_teacher as train_student with:
         prepared=lambda wildcards, input: folder_of(input.manifest),
         others=literal(options("--other", OTHERS.values())),
         teachers=lambda wildcards, input: options("--teacher", input.get("teachers", [])),
-        answers=lambda wildcards, input: options("--answers", input.get("answers", [])),
+        teacher_logits=lambda wildcards, input: options("--teacher-logits", input.get("teacher_logits", [])),

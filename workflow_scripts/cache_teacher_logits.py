@@ -1,4 +1,4 @@
-"""Records what a teacher answers to every batch of a student's training, once for all students that see the same."""
+"""Caches the teacher logits of every training batch, once for all students that see the same images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from openset_distill.core.command import positive, run
+from openset_distill.core.command import positive, renamed, run
 
 
 def main() -> None:
@@ -21,23 +21,24 @@ def main() -> None:
     parser.add_argument(
         "--teacher", action="append", required=True, type=Path, help="weights of a teacher (repeatable)"
     )
-    parser.add_argument("--answers", required=True, type=Path, help="output: the recorded answers")
+    parser.add_argument("--teacher-logits", required=True, type=Path, help="output: the cached logits")
+    renamed(parser, "--answers", "--teacher-logits")
     parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
     arguments = parser.parse_args()
 
     from openset_distill.core.device import prepare_device
     from openset_distill.training.run_config import ImagesSeen
-    from openset_distill.training.setup import make_batches, open_split, views
-    from openset_distill.training.teachers import load_networks, record
+    from openset_distill.training.setup import cache_key, make_batches, open_split
+    from openset_distill.training.teachers import cache_logits, load_teachers
 
     seen = ImagesSeen.parse(arguments.job)
     data = open_split(arguments.prepared, arguments.other, arguments.split, arguments.description)
     device = prepare_device(arguments.threads, seen.optimization.precision)
-    record(
-        arguments.answers,
-        load_networks(arguments.teacher, data.classes, device, precision=seen.optimization.precision),
+    cache_logits(
+        arguments.teacher_logits,
+        load_teachers(arguments.teacher, data.classes, device, precision=seen.optimization.precision),
         make_batches(seen, data, device),
-        views(seen, data, arguments.teacher, device),
+        cache_key(seen, data, arguments.teacher, device),
         report=lambda line: print(line, file=sys.stderr, flush=True),
     )
 

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from openset_distill.core.command import run
+from openset_distill.core.command import renamed, run
 from openset_distill.core.files import write_json
 from openset_distill.datasets import catalog, download
 
@@ -25,28 +25,29 @@ def main() -> None:
         help="checksum of a re-packed archive that you trust, instead of the official one; may be repeated",
     )
     parser.add_argument(
-        "--address",
+        "--url",
         action="append",
         default=[],
         metavar="FILE=ADDRESS",
-        help="where a file is served, instead of its official addresses; may be repeated",
+        help="where a file is served, instead of its official URLs; may be repeated",
     )
     parser.add_argument("--only", action="append", default=[], metavar="FILE", help="leave the other files out")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
+    renamed(parser, "--address", "--url")
     arguments = parser.parse_args()
 
     dataset = catalog.find(arguments.dataset)
     checksums = {file: checksum for file, _, checksum in (text.partition("=") for text in arguments.checksum)}
-    addresses: dict[str, list[str]] = {}
-    for text in arguments.address:
-        file, _, address = text.partition("=")
-        addresses.setdefault(file, []).append(address)
+    urls: dict[str, list[str]] = {}
+    for text in arguments.url:
+        file, _, url = text.partition("=")
+        urls.setdefault(file, []).append(url)
     origins = download.fetch_dataset(
         dataset,
         arguments.folder,
         mirror=arguments.mirror,
         checksums=checksums,
-        addresses=addresses,
+        urls=urls,
         only=arguments.only,
         progress=not arguments.quiet,
     )

@@ -12,7 +12,7 @@ import numpy as np
 from openset_distill.core.command import json_object, natural, run
 from openset_distill.core.errors import DataError, SettingsError
 from openset_distill.core.files import AGAIN, read_npz, read_record, write_json
-from openset_distill.evaluation.detectors import detect, load_training_outputs, served
+from openset_distill.evaluation.detectors import applicable, detect, load_training_outputs
 from openset_distill.evaluation.evaluate import curves, evaluate, headline, load_outputs, load_validation
 from openset_distill.evaluation.scores import score
 from openset_distill.evaluation.thresholds import DEFAULT_ACCEPTANCE, VALIDATION, OperatingPoint, operating_points
@@ -48,7 +48,7 @@ def main() -> None:
         if arguments.training is None:
             raise SettingsError("detectors are fitted to training images; name their outputs with --training")
         training = load_training_outputs(arguments.training, arguments.outputs)
-        specifications = served(settings["detectors"], training)
+        specifications = applicable(settings["detectors"], training)
         for left_out in (one["name"] for one in settings["detectors"] if one not in specifications):
             if left_out == compared_by:
                 raise SettingsError(
@@ -100,7 +100,7 @@ def write_answers(
     point: OperatingPoint | None,
 ) -> None:
     """The answer to each test image by its file and true class; an image of a catalogued dataset has a number."""
-    from openset_distill.datasets.prepared import open_packed, read_test_files
+    from openset_distill.datasets.prepared import open_prepared, read_test_files
     from openset_distill.recognition.judgement import Judgement, write_predictions
     from openset_distill.recognition.own_outputs import OwnOutputs
 
@@ -108,7 +108,7 @@ def write_answers(
         raise SettingsError("--predictions names the split's images; give --split, --description and --prepared")
     arrays = read_npz(arguments.split, "the images of a split")
     known = read_record(arguments.description, {"known": list})["known"]
-    datasets = [(open_packed(folder), read_test_files(folder)) for folder in arguments.prepared]
+    datasets = [(open_prepared(folder), read_test_files(folder)) for folder in arguments.prepared]
     files, true = [], []
     try:
         for label, source, index in zip(outputs["labels"], arrays["test_source"], arrays["test_index"], strict=True):

@@ -19,7 +19,7 @@ from openset_distill.core.command import positive, run
 if TYPE_CHECKING:
     import torch
 
-    from openset_distill.datasets.prepared import PackedDataset
+    from openset_distill.datasets.prepared import PreparedDataset
 
 PROTOCOL = "tinyimagenet"
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -57,12 +57,12 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def evaluate(path: Path, split: int, data: PackedDataset, reference: Path, device: torch.device) -> dict[str, Any]:
+def evaluate(path: Path, split: int, data: PreparedDataset, reference: Path, device: torch.device) -> dict[str, Any]:
     """Accuracy, AUROC and OSCR (fractions) of one checkpoint on its split, with the numbers of images."""
     import torch
 
     from openset_distill.datasets import protocols as protocol
-    from openset_distill.datasets.loader import Feed, Normalize
+    from openset_distill.datasets.loader import ImageLoader, Normalize
     from openset_distill.evaluation import metrics
     from openset_distill.models.inference import predict
     from openset_distill.models.published import load_vgg32
@@ -71,8 +71,8 @@ def evaluate(path: Path, split: int, data: PackedDataset, reference: Path, devic
     classes = protocol.class_split(PROTOCOL, split, datasets, protocol.Resources(reference))
     test = protocol.test_images(classes, data.test.labels)
     model = load_vgg32(path, classes=len(classes.known)).to(device)
-    feed = Feed(data.test, test["test_index"], device)
-    _, logits = predict(model, feed, Normalize(MEAN, STD, 3, device))
+    loader = ImageLoader(data.test, test["test_index"], device)
+    _, logits = predict(model, loader, Normalize(MEAN, STD, 3, device))
     scores, guesses = (answer.numpy() for answer in torch.max(logits, dim=1))
     known = test["test_label"] != protocol.UNKNOWN_LABEL
     correct = guesses[known] == test["test_label"][known]
@@ -93,11 +93,11 @@ def main() -> None:
 
     from openset_distill.core.device import prepare_device
     from openset_distill.core.errors import DataError
-    from openset_distill.core.files import written_whole
-    from openset_distill.datasets.prepared import open_packed
+    from openset_distill.core.files import atomic_write
+    from openset_distill.datasets.prepared import open_prepared
     from openset_distill.report.tables import DASH, Block, Cell, Table, read_published, to_markdown
 
-    data = open_packed(arguments.prepared)
+    data = open_prepared(arguments.prepared)
     if data.test.shape != (64, 64, 3):
         raise DataError(f"{arguments.prepared} is not 64x64 RGB; prepare Tiny-ImageNet with --size 64 --channels 3")
     device = prepare_device(arguments.threads)
@@ -132,9 +132,9 @@ def main() -> None:
         f"unknown images as known ones. {DASH}: not reported."
     )
     block = Block(header, body, note=note)
-    with written_whole(arguments.csv) as partial:
+    with atomic_write(arguments.csv) as partial:
         table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
-    with written_whole(arguments.markdown) as partial:
+    with atomic_write(arguments.markdown) as partial:
         partial.write_text(to_markdown(Table("published_checkpoints", CAPTION, [block], table)), encoding="utf-8")
 
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from openset_distill.core.command import natural, run
 from openset_distill.core.errors import SettingsError
-from openset_distill.core.files import write_json, written_whole
-from openset_distill.datasets.prepared import open_packed
+from openset_distill.core.files import atomic_write, write_json
+from openset_distill.datasets.prepared import open_prepared
 from openset_distill.datasets.protocols import Datasets, Resources, class_split, describe, make_split
 from openset_distill.datasets.safe_pickle import load
 
@@ -56,8 +56,8 @@ def main() -> None:
     parser.add_argument("--description", type=Path, required=True, help="output: class names and sources (.json)")
     arguments = parser.parse_args()
 
-    known = open_packed(arguments.prepared)
-    others = {name: open_packed(folder) for name, folder in arguments.other}
+    known = open_prepared(arguments.prepared)
+    others = {name: open_prepared(folder) for name, folder in arguments.other}
     for name, other in others.items():
         if name == known.name:
             raise SettingsError(f"{name} is the known dataset and cannot be another dataset too; remove --other {name}")
@@ -86,7 +86,7 @@ def main() -> None:
     description = describe(
         split, datasets, arrays, seed=arguments.seed, validation_fraction=arguments.validation_fraction
     )
-    with written_whole(arguments.arrays) as partial, open(partial, "wb") as stream:
+    with atomic_write(arguments.arrays) as partial, open(partial, "wb") as stream:
         named: dict[str, Any] = arrays
         np.savez_compressed(stream, **named)
     write_json(arguments.description, description)

@@ -1,4 +1,4 @@
-"""Trains one network, teacher or student, and records what it says about every test image."""
+"""Trains one network, teacher or student, and stores its outputs on every test image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from openset_distill.core.command import natural, positive, run
+from openset_distill.core.command import natural, positive, renamed, run
 
 
 def parse() -> argparse.Namespace:
@@ -20,9 +20,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--split", required=True, type=Path, help="split.npz")
     parser.add_argument("--description", required=True, type=Path, help="split.json")
     parser.add_argument("--teacher", action="append", default=[], type=Path, help="weights of a teacher (repeatable)")
-    parser.add_argument("--answers", type=Path, help="recording of these teachers' answers, to ask them nothing again")
+    parser.add_argument("--teacher-logits", type=Path, help="cached teacher logits; the teachers are then not run")
+    renamed(parser, "--answers", "--teacher-logits")
     parser.add_argument("--weights", required=True, type=Path, help="output: the trained weights")
-    parser.add_argument("--history", required=True, type=Path, help="output: one row an epoch, CSV")
+    parser.add_argument("--history", required=True, type=Path, help="output: one row per epoch, CSV")
     parser.add_argument(
         "--outputs", required=True, type=Path, help="output: features, logits, labels of the test images"
     )
@@ -52,10 +53,11 @@ def main() -> None:
     from openset_distill.core.files import write_json
     from openset_distill.core.provenance import Provenance
     from openset_distill.models.checkpoint import save_classifier
-    from openset_distill.training.distributed import World, started_by_torchrun
+    from openset_distill.training.distributed import ProcessGroup, started_by_torchrun
     from openset_distill.training.run import Training
     from openset_distill.training.run_config import RunConfig
     from openset_distill.training.setup import (
+        cache_key,
         check_teachers,
         describe,
         identity,
@@ -63,43 +65,42 @@ def main() -> None:
         open_split,
         save_test_outputs,
         save_training_outputs,
-        views,
         with_precision,
         write_history,
     )
-    from openset_distill.training.teachers import Recording, load_networks
+    from openset_distill.training.teachers import CachedTeacher, load_teachers
 
     config = RunConfig.parse(arguments.job)
     check_teachers(config, arguments.teacher)
     data = open_split(arguments.prepared, arguments.other, arguments.split, arguments.description)
     # a manifest holds the hashes of the images
     manifests = [folder / "manifest.json" for folder in (arguments.prepared, *arguments.other)]
-    recordings = [arguments.answers] if arguments.answers else []
+    cached = [arguments.teacher_logits] if arguments.teacher_logits else []
     given = [Path(config.backbone["weights"])] if config.backbone.get("weights") else []
     device = prepare_device(arguments.threads, config.optimization.precision)
-    provenance = Provenance([arguments.split, *manifests, *arguments.teacher, *recordings, *given])
-    world = World.join(device) if started_by_torchrun() else None
-    if world:
-        world.check_batch(config.optimization.batch_size)
+    provenance = Provenance([arguments.split, *manifests, *arguments.teacher, *cached, *given])
+    processes = ProcessGroup.join(device) if started_by_torchrun() else None
+    if processes:
+        processes.check_batch(config.optimization.batch_size)
 
     def report(line: str) -> None:
-        if world is None or world.leads:
+        if processes is None or processes.is_main:
             print(f"{config.run}: {line}", file=sys.stderr, flush=True)
 
     teacher = None
-    if arguments.answers:
-        teacher = Recording(arguments.answers, views(config, data, arguments.teacher, device), device)
+    if arguments.teacher_logits:
+        teacher = CachedTeacher(arguments.teacher_logits, cache_key(config, data, arguments.teacher, device), device)
     elif arguments.teacher:
         precision = config.optimization.precision
-        teacher = load_networks(arguments.teacher, data.classes, device, precision=precision, world=world)
+        teacher = load_teachers(arguments.teacher, data.classes, device, precision=precision, processes=processes)
     student = make_student(config, data, device)
     training = Training(
         arguments.weights.with_name("state.safetensors"),
-        identity(data, arguments.teacher, arguments.answers),
+        identity(data, arguments.teacher, arguments.teacher_logits),
         report,
     )
-    history = training.run(config, student, teacher, data, device, world=world)
-    if world is None or world.leads:
+    history = training.run(config, student, teacher, data, device, processes=processes)
+    if processes is None or processes.is_main:
         save_test_outputs(arguments.outputs, student, data, config, device)
         if arguments.samples:  # detectors are fitted to them
             path = arguments.weights.with_name("training_outputs.npz")
@@ -113,7 +114,7 @@ def main() -> None:
                 command=sys.argv,
                 device=str(device),
                 precision=stored.optimization.precision,
-                processes=world.size if world else 1,
+                processes=processes.size if processes else 1,
                 threads=arguments.threads,
                 epochs=len(history),
                 training_outputs=arguments.samples,
@@ -121,8 +122,8 @@ def main() -> None:
         )
         save_classifier(arguments.weights, student, describe(config, data))
         training.finish()
-    if world:
-        world.leave()
+    if processes:
+        processes.leave()
 
 
 if __name__ == "__main__":

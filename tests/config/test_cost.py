@@ -73,7 +73,7 @@ def test_a_live_teacher_and_a_second_loss_cost_more():
     added = hours(of(**two_runs({"name": "cross_entropy", "combine": "add"}, epochs=9000)), "students")
     assert 1.9 < added / plain < 2.0
     cached, asked = two_runs("distillation", epochs=9000), two_runs("distillation", epochs=9000)
-    asked["runs"]["one"]["answers"] = "live"
+    asked["runs"]["one"]["teacher_logits"] = "online"
     cached, asked = of(**cached), of(**asked)
     assert cached.disk["cached teacher logits"] > 0 == asked.disk["cached teacher logits"]
     assert hours(asked, "students") > hours(cached, "students")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -135,13 +136,14 @@ def test_added_augmentations_follow_those_of_the_defaults():
     assert "runs.ce.augment.added" in error({"runs": {"ce": {"augment": {"added": ["horizontal_flop"]}}}})
 
 
-def test_when_mixing_ends_is_a_part_of_the_run_and_of_its_recording():
+def test_when_mixing_ends_is_a_part_of_the_run_and_of_its_cached_logits():
     default = changed({})
     cut = changed({"runs": {"ad_as_released": {"augment": {"multi_until": 0.7}}}})
     assert default.run_config("ad_as_released", 0, 0).plain()["augment"]["multi_until"] == 1.0
     assert cut.run_config("ad_as_released", 0, 0).plain()["augment"]["multi_until"] == 0.7
-    assert cut.recording("ad_as_released") != default.recording("ad_as_released") == cut.recording("ad_as_described_ce")
-    assert len(cut.recordings) == len(default.recordings) + 1
+    key = default.teacher_logits_key("ad_as_released")
+    assert cut.teacher_logits_key("ad_as_released") != key == cut.teacher_logits_key("ad_as_described_ce")
+    assert len(cut.teacher_logits_keys) == len(default.teacher_logits_keys) + 1
 
 
 def test_a_figure_whose_runs_are_not_configured():
@@ -280,6 +282,26 @@ def test_a_file_extends_another(tmp_path):
         "seeds": [0],
         "data": {"dataset": "digits"},
     }
+
+
+def test_keys_of_the_release_before_are_read_with_a_hint(tmp_path, capsys):
+    old = {
+        "data": {"addresses": {"a": ["http://x/a"]}},
+        "defaults": {"answers": "live"},
+        "runs": {"kd": {"answers": "recorded"}},
+    }
+    (tmp_path / "old.yaml").write_text(json.dumps(old))
+    assert read_configuration(tmp_path / "old.yaml") == {
+        "data": {"urls": {"a": ["http://x/a"]}},
+        "defaults": {"teacher_logits": "online"},
+        "runs": {"kd": {"teacher_logits": "cached"}},
+    }
+    hints = capsys.readouterr().err.splitlines()
+    assert "hint: data: addresses is now called urls" in hints
+    assert "hint: defaults: answers is now called teacher_logits, and live online" in hints
+    assert changed({"defaults": {"answers": "live"}}).teacher_logits_keys == {}
+    both = {"runs": {"kd_mixed": {"answers": "live", "teacher_logits": "online"}}}
+    assert "runs.kd_mixed: answers is now called teacher_logits; remove answers" in error(both)
 
 
 @pytest.mark.parametrize(

@@ -193,13 +193,13 @@ def test_a_download_is_told_only_what_concerns_it(in_repository: Path) -> None:
     data = {
         "mirror": "/mirror",
         "checksum": {"cifar-10-python.tar.gz": digits},
-        "addresses": {"cifar-10-python.tar.gz": ["http://a/c", "http://b/c"]},
+        "urls": {"cifar-10-python.tar.gz": ["http://a/c", "http://b/c"]},
     }
     loaded = experiment("cifar_plus_10", data=data, checkpoint_splits=[1])
     file = "cifar-10-python.tar.gz"
     assert loaded.download_options("cifar10") == [
         *("--mirror", "/mirror", "--checksum", f"{file}={digits}"),
-        *("--address", f"{file}=http://a/c", "--address", f"{file}=http://b/c"),
+        *("--url", f"{file}=http://a/c", "--url", f"{file}=http://b/c"),
     ]
     assert loaded.download_options("cifar100") == ["--mirror", "/mirror"]
     only = ["--only", "vgg32_tinyimagenet_split1.pth"]
@@ -212,8 +212,8 @@ def test_a_download_is_told_only_what_concerns_it(in_repository: Path) -> None:
     [
         ("cifar10", {"data": {"checksum": {"cifar-10-pyton.tar.gz": "x"}}}, "data.checksum: no dataset has an archive"),
         ("cifar10", {"data": {"checksum": {"cifar-10-python.tar.gz": "x"}}}, "data.checksum: 'x' is no checksum"),
-        ("cifar10", {"data": {"addresses": {"x": ["http://a"]}}}, "data.addresses: no dataset has an archive 'x'"),
-        ("cifar10", {"data": {"images": "config"}}, "data.images: nobody reads these images"),
+        ("cifar10", {"data": {"urls": {"x": ["http://a"]}}}, "data.urls: no dataset has an archive 'x'"),
+        ("cifar10", {"data": {"images": "config"}}, "data.images is set, but no dataset uses it"),
         ("cifar10", {"data": {"others": ["image_folder"]}}, "data.images: dataset image_folder needs the folder"),
         ("cifar10", {"data": {"others": ["svhn", "svhn"]}}, "data.others: svhn is named twice"),
         ("image_folder", {"data": {"images": "nowhere"}}, "data.images: nowhere does not exist"),
@@ -252,12 +252,12 @@ def test_snakemake_plans_every_file(name: str, tmp_path: Path, in_repository: Pa
 FEW = ("teacher", "ce", "ad_as_released")
 
 
-def made_small(name: str, addresses: dict, checksums: dict) -> dict:
+def made_small(name: str, urls: dict, checksums: dict) -> dict:
     """An experiment in which everything is tiny and no step is left out: one split, three runs, one epoch."""
     with_all = read_configuration(file_of(name))
     return {
         "extends": file_of(name),
-        "data": {"addresses": addresses, "checksum": checksums},
+        "data": {"urls": urls, "checksum": checksums},
         "protocol": {"splits": [0]},
         "defaults": {
             "backbone": {"name": "small_resnet", "widths": [4, 8], "stem_stride": 2},
@@ -363,7 +363,7 @@ def planned(folder: Path, configuration: dict, sources: Path) -> dict:
     files = [path.name for path in sources.iterdir() if path.is_file()]
     with served(sources) as address:
         data = {
-            "addresses": {file: [f"{address}/{file}"] for file in files},
+            "urls": {file: [f"{address}/{file}"] for file in files},
             "checksum": {file: f"sha256:{sha256(sources / file)}" for file in files},
         }
         file = write_configuration(folder, merge(configuration, {"data": data}))

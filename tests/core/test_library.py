@@ -20,18 +20,18 @@ from openset_distill.analysis.embedding import embed
 from openset_distill.analysis.mixing_scan import mixing_response, other_class_partners
 from openset_distill.core.device import derive_seed, generator
 from openset_distill.core.errors import CheckpointError, DataError, OpenSetError, SettingsError, TrainingError
-from openset_distill.core.files import read_json, write_json, written_whole
+from openset_distill.core.files import atomic_write, read_json, write_json
 from openset_distill.core.registry import Registry, settings_class
-from openset_distill.datasets.loader import Feed, Normalize
+from openset_distill.datasets.loader import ImageLoader, Normalize
 from openset_distill.datasets.prepared import Images
 from openset_distill.models import BACKBONES, build_classifier
-from openset_distill.models.checkpoint import Described, save_classifier
+from openset_distill.models.checkpoint import NetworkSpec, save_classifier
 from openset_distill.models.heads import HEADS
 from openset_distill.report.aggregate import Collector, read_rows, write_rows
 from openset_distill.report.summary import summarize
 from openset_distill.report.tidy import read_tidy
 from openset_distill.training.optimizer import SGD
-from openset_distill.training.teachers import Networks
+from openset_distill.training.teachers import TeacherEnsemble
 
 CPU = torch.device("cpu")
 
@@ -40,11 +40,11 @@ CPU = torch.device("cpu")
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
     path = tmp_path / "deep" / "file.txt"
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("new")
         assert not path.exists()
     assert path.read_text() == "new"
-    with pytest.raises(RuntimeError), written_whole(path) as partial:
+    with pytest.raises(RuntimeError), atomic_write(path) as partial:
         partial.write_text("half")
         raise RuntimeError
     assert path.read_text() == "new"
@@ -60,7 +60,7 @@ def current_umask() -> int:
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OpenSetError, match=r"cannot write .*file/below"), written_whole(tmp_path / "file" / "below"):
+    with pytest.raises(OpenSetError, match=r"cannot write .*file/below"), atomic_write(tmp_path / "file" / "below"):
         pass
 
 
@@ -70,12 +70,12 @@ def test_a_full_disk_keeps_the_old_file(tmp_path):
     # a limit on the size of files is what a full disk looks like to a program
     program = (
         "import resource, signal, sys\n"
-        "from openset_distill.core.files import written_whole\n"
+        "from openset_distill.core.files import atomic_write\n"
         "from openset_distill.core.command import run\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "def main():\n"
-        "    with written_whole(sys.argv[1]) as partial:\n"
+        "    with atomic_write(sys.argv[1]) as partial:\n"
         "        partial.write_bytes(bytes(5000))\n"
         "run(main)\n"
     )
@@ -187,7 +187,7 @@ def test_every_backbone_has_a_line_of_documentation():
 def test_a_teacher_is_frozen_and_an_ensemble_is_a_mean():
     torch.manual_seed(1)
     members = [build_classifier({"name": "small_resnet", "widths": [4]}, classes=3, channels=1) for _ in range(2)]
-    teacher = Networks(members)
+    teacher = TeacherEnsemble(members)
     teacher.train()
     assert not any(module.training for module in teacher.modules())
     images = torch.rand(4, 1, 8, 8)
@@ -236,13 +236,13 @@ def test_sgd_names_weights_that_the_loss_leaves_out():
         SGD(model.parameters(), momentum=0.9).step(0.1)
 
 
-# --------------------------------------------------------------------------------------------- feed
+# --------------------------------------------------------------------------------------------- loader
 
 
 def test_feed_gives_the_chosen_images_channels_last():
     pixels = np.random.default_rng(0).integers(0, 256, (10, 6, 5, 3), dtype=np.uint8)
-    feed = Feed(Images(pixels, np.zeros(10, np.int64)), np.array([7, 2, 9]), CPU)
-    batch = feed.batch(torch.tensor([2, 0]))
+    loader = ImageLoader(Images(pixels, np.zeros(10, np.int64)), np.array([7, 2, 9]), CPU)
+    batch = loader.batch(torch.tensor([2, 0]))
     assert batch.dtype == torch.uint8 and batch.is_contiguous(memory_format=torch.channels_last)
     assert (batch.permute(0, 2, 3, 1).numpy() == pixels[[9, 7]]).all()
 
@@ -371,7 +371,7 @@ def test_networks_are_counted_from_the_weights(tmp_path):
     folder = tmp_path / "split2" / "seed1" / "ce"
     backbone = {"name": "small_resnet", "widths": [4, 6], "depth": 1, "stem_stride": 1}
     model = build_classifier(backbone, classes=3, channels=1)
-    save_classifier(folder / "weights.safetensors", model, Described(backbone, ("a", "b", "c"), 1, 8))
+    save_classifier(folder / "weights.safetensors", model, NetworkSpec(backbone, ("a", "b", "c"), 1, 8))
     layout = {"splits": [2, 0], "seeds": [1], "runs": {"ce": {"label": "CE", "family": "cross_entropy"}}}
     layout["networks"] = {"ce": "small_resnet 4-6"}
     (row,) = Collector(tmp_path, layout).networks()
@@ -400,7 +400,7 @@ def test_weights_that_do_not_fit_what_they_describe(tmp_path):
     backbone = {"name": "small_resnet", "widths": [4], "depth": 1, "stem_stride": 1}
     model = build_classifier(backbone, classes=2, channels=1)
     path = tmp_path / "w.safetensors"
-    save_classifier(path, model, Described(backbone, ("a", "b"), 1, 8))
+    save_classifier(path, model, NetworkSpec(backbone, ("a", "b"), 1, 8))
     loaded, described = load_classifier(path, classes=("a", "b"))
     assert described.classes == ("a", "b")
     assert all(
@@ -420,13 +420,13 @@ def test_weights_that_do_not_fit_what_they_describe(tmp_path):
 
 
 def test_a_killed_writer_leaves_nothing_for_long_and_a_living_one_is_left_alone(tmp_path):
-    from openset_distill.core.files import written_whole
+    from openset_distill.core.files import atomic_write
 
     (tmp_path / ".file.abc.partial").write_text("half")
     (tmp_path / ".file2.abc.partial").write_text("of another file")
-    with written_whole(tmp_path / "file") as first:
+    with atomic_write(tmp_path / "file") as first:
         first.write_text("first")
-        with written_whole(tmp_path / "file") as second:
+        with atomic_write(tmp_path / "file") as second:
             second.write_text("second")
     assert (tmp_path / "file").read_text() == "first"
     assert {path.name for path in tmp_path.iterdir()} == {"file", ".file2.abc.partial"}

@@ -30,13 +30,13 @@ def test_entries_are_complete(entry):
     assert len(set(names)) == len(names)
     for archive in entry.files:
         assert re.fullmatch(r"[A-Za-z0-9._-]+", archive.file)
-        assert archive.addresses or archive.by_hand
+        assert archive.urls or archive.by_hand
         assert archive.size is None or archive.size > 0
         if archive.checksum:
             assert ":".join(parse_checksum(archive.checksum)) == archive.checksum
-        for address in archive.addresses:
-            assert urlsplit(address).scheme in ("http", "https")
-            assert urlsplit(address).hostname
+        for url in archive.urls:
+            assert urlsplit(url).scheme in ("http", "https")
+            assert urlsplit(url).hostname
 
 
 def test_every_layout_has_a_dataset():
@@ -50,12 +50,12 @@ def checksums(name):
 def test_checksums_are_those_that_torchvision_publishes():
     assert checksums("mnist") == {file: f"md5:{md5}" for file, md5 in published.MNIST.resources}
     for split in ("train", "test"):
-        address, file, md5 = published.SVHN.split_list[split]
+        url, file, md5 = published.SVHN.split_list[split]
         assert checksums("svhn")[file] == f"md5:{md5}"
-        assert address in [place for archive in find("svhn").archives for place in archive.addresses]
+        assert url in [place for archive in find("svhn").archives for place in archive.urls]
     for name, source in (("cifar10", published.CIFAR10), ("cifar100", published.CIFAR100)):
         [archive] = find(name).archives
-        assert (archive.addresses[0], archive.checksum) == (source.url, f"md5:{source.tgz_md5}")
+        assert (archive.urls[0], archive.checksum) == (source.url, f"md5:{source.tgz_md5}")
     assert checksums("textures") == {"dtd-r1.0.1.tar.gz": f"md5:{published.DTD._MD5}"}
     assert checksums("imagenet") == {file: f"md5:{md5}" for file, md5 in published_imagenet.ARCHIVE_META.values()}
     file, md5 = published.Places365._IMAGES_META["val", True]

@@ -23,20 +23,20 @@ import pytest
 from openset_distill.core.errors import DataError, OpenSetError, SettingsError
 from openset_distill.datasets import catalog, download
 from openset_distill.datasets.catalog import Archive
-from openset_distill.datasets.download import Patience, fetch, fetch_dataset, status
+from openset_distill.datasets.download import RetryPolicy, fetch, fetch_dataset, status
 
 SCRIPT = Path(__file__).parents[2] / "workflow_scripts" / "download.py"
 DATA = np.random.default_rng(0).bytes(300_000)
-QUICK = Patience(attempts=3, first_wait=0.01, longest_wait=0.05, connect_timeout=2, read_timeout=2)
+QUICK = RetryPolicy(attempts=3, first_wait=0.01, longest_wait=0.05, connect_timeout=2, read_timeout=2)
 
 
 def sha256(data):
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def archive(*addresses, data=DATA, **fields):
+def archive(*urls, data=DATA, **fields):
     fields = {"size": len(data), "checksum": sha256(data), **fields}
-    return Archive(file="images.zip", addresses=addresses, **fields)
+    return Archive(file="images.zip", urls=urls, **fields)
 
 
 # ------------------------------------------------------------------------------------------- a real server
@@ -54,7 +54,7 @@ class Server(ThreadingHTTPServer):
         self.stop = threading.Event()
 
     @property
-    def address(self):
+    def url(self):
         return f"http://127.0.0.1:{self.server_port}/images.zip"
 
     def ranges(self):
@@ -123,7 +123,7 @@ def server():
 
 
 def get(wanted, folder, **options):
-    path = fetch(wanted, folder, patience=options.pop("patience", QUICK), progress=False, **options)
+    path = fetch(wanted, folder, retries=options.pop("retries", QUICK), progress=False, **options)
     assert path == Path(folder) / "images.zip"
     assert path.read_bytes() == DATA
     assert not list(Path(folder).glob(".*.part*"))
@@ -132,19 +132,19 @@ def get(wanted, folder, **options):
 
 def failure(wanted, folder, **options):
     with pytest.raises(OpenSetError) as caught:
-        fetch(wanted, folder, patience=options.pop("patience", QUICK), progress=False, **options)
+        fetch(wanted, folder, retries=options.pop("retries", QUICK), progress=False, **options)
     assert not (Path(folder) / "images.zip").exists()
     return str(caught.value)
 
 
-# ------------------------------------------------------------------------------------------------ addresses
+# ------------------------------------------------------------------------------------------------ URLs
 
 
 def test_a_file_is_fetched_verified_and_recorded(server, tmp_path):
-    record = get(archive(server.address), tmp_path / "raw" / "x")
+    record = get(archive(server.url), tmp_path / "raw" / "x")
     assert record == {
         "file": "images.zip",
-        "source": server.address,
+        "source": server.url,
         "sha256": hashlib.sha256(DATA).hexdigest(),
         "size": len(DATA),
         "verified": sha256(DATA),
@@ -155,41 +155,41 @@ def test_a_file_is_fetched_verified_and_recorded(server, tmp_path):
 @pytest.mark.parametrize("algorithm", ["md5", "sha1", "sha256", "sha512"])
 def test_every_kind_of_checksum_is_compared(server, tmp_path, algorithm):
     digits = hashlib.new(algorithm, DATA).hexdigest()
-    assert get(archive(server.address, checksum=f"{algorithm}:{digits}"), tmp_path)["verified"].startswith(algorithm)
+    assert get(archive(server.url, checksum=f"{algorithm}:{digits}"), tmp_path)["verified"].startswith(algorithm)
     wrong = f"{algorithm}:{digits[::-1]}"
-    assert f"{algorithm}:{digits} " in failure(archive(server.address, checksum=wrong), tmp_path / "other")
+    assert f"{algorithm}:{digits} " in failure(archive(server.url, checksum=wrong), tmp_path / "other")
 
 
 def test_a_verified_file_is_not_fetched_again(server, tmp_path):
-    get(archive(server.address), tmp_path)
-    get(archive(server.address), tmp_path)
+    get(archive(server.url), tmp_path)
+    get(archive(server.url), tmp_path)
     assert len(server.requests) == 1
 
 
 def test_a_cut_transfer_is_resumed_where_it_broke(server, tmp_path):
     server.plan = [{"cut": 100_000}, {"cut": 150_000}, {}]
-    get(archive(server.address), tmp_path)
+    get(archive(server.url), tmp_path)
     assert server.ranges() == [None, "bytes=100000-", "bytes=250000-"]
     assert server.requests[1]["If-Range"] == '"v1"'
 
 
 def test_a_download_that_was_killed_is_resumed_by_the_next_one(server, tmp_path):
     server.plan = [{"cut": 120_000}, {}]
-    failure(archive(server.address), tmp_path, patience=Patience(attempts=1))
-    get(archive(server.address), tmp_path)
+    failure(archive(server.url), tmp_path, retries=RetryPolicy(attempts=1))
+    get(archive(server.url), tmp_path)
     assert server.ranges() == [None, "bytes=120000-"]
 
 
 def test_a_weak_tag_gives_way_to_the_date(server, tmp_path):
     date = email.utils.formatdate(1e9, usegmt=True)
     server.plan = [{"etag": 'W/"1"', "modified": date, "cut": 100_000}, {"etag": 'W/"1"', "modified": date}]
-    get(archive(server.address), tmp_path)
+    get(archive(server.url), tmp_path)
     assert server.requests[1]["If-Range"] == date
 
 
 def test_a_server_that_cannot_resume_starts_over(server, tmp_path):
     server.plan = [{"cut": 100_000}, {"no_ranges": True}]
-    get(archive(server.address), tmp_path)
+    get(archive(server.url), tmp_path)
     assert server.ranges() == [None, "bytes=100000-"]
 
 
@@ -197,44 +197,44 @@ def test_a_server_that_cannot_resume_starts_over(server, tmp_path):
 def test_a_file_that_changed_meanwhile_starts_over(server, tmp_path, deaf):
     old = bytes(300_000)
     server.plan = [{"data": old, "etag": '"old"', "cut": 100_000}, {"deaf_to_if_range": deaf}]
-    get(archive(server.address), tmp_path)
+    get(archive(server.url), tmp_path)
     assert len(server.requests) == 2 + deaf
 
 
 def test_an_undetected_change_is_noticed_by_the_checksum_and_starts_over(server, tmp_path):
     server.plan = [{"data": bytes(300_000), "cut": 100_000}, {}]
-    get(archive(server.address), tmp_path)
+    get(archive(server.url), tmp_path)
     assert server.ranges() == [None, "bytes=100000-", None]
 
 
 def test_the_wrong_range_is_not_used(server, tmp_path):
     server.plan = [{"cut": 100_000}, {"shift": 10}, {}]
-    get(archive(server.address), tmp_path)
+    get(archive(server.url), tmp_path)
     assert server.ranges() == [None, "bytes=100000-", None]
 
 
 def test_a_file_that_became_shorter_starts_over(server, tmp_path):
     server.plan = [{"data": DATA * 2, "cut": 400_000}, {}]
-    get(archive(server.address, size=None), tmp_path)
+    get(archive(server.url, size=None), tmp_path)
     assert server.ranges() == [None, "bytes=400000-", None]
 
 
 def test_without_validator_and_checksum_nothing_is_resumed(server, tmp_path):
     server.plan = [{"etag": "", "cut": 100_000}, {"etag": ""}]
-    get(archive(server.address, checksum=None), tmp_path)
+    get(archive(server.url, checksum=None), tmp_path)
     assert server.ranges() == [None, None]
 
 
 def test_chunked_answers_without_a_length(server, tmp_path):
     server.plan = [{"chunked": True, "cut": 100_000}, {"chunked": True}]
-    get(archive(server.address), tmp_path)
+    get(archive(server.url), tmp_path)
     assert server.ranges() == [None, "bytes=100000-"]
 
 
 def test_busy_servers_are_tried_again(server, tmp_path):
     server.plan = [{"status": 503}, {"status": 429, "headers": {"Retry-After": "1"}}, {}]
     start = time.monotonic()
-    get(archive(server.address), tmp_path)
+    get(archive(server.url), tmp_path)
     assert len(server.requests) == 3
     assert time.monotonic() - start < 1  # the server asked for a second, `longest_wait` allows less
 
@@ -245,7 +245,7 @@ ODD = ["\u00b2", "9" * 5000, "soon", "-1", "1e400", "nan", "Wed, 99 Foo", ""]
 @pytest.mark.parametrize("text", ODD)
 def test_a_retry_after_of_any_text_is_no_fault(text, server, tmp_path):
     server.plan = [{"status": 429, "headers": {"Retry-After": text}}, {}]
-    get(archive(server.address), tmp_path)
+    get(archive(server.url), tmp_path)
     assert len(server.requests) == 2
 
 
@@ -256,20 +256,20 @@ def test_a_retry_after_of_any_text_is_no_fault(text, server, tmp_path):
 )  # fmt: skip
 def test_a_redirect_to_anything_is_one_line(place, server, tmp_path):
     server.plan = [{"status": 302, "headers": {"Location": place}}]
-    message = failure(archive(server.address), tmp_path)
-    assert f"{server.address}: " in message
+    message = failure(archive(server.url), tmp_path)
+    assert f"{server.url}: " in message
 
 
 def test_an_endless_redirect_ends(server, tmp_path):
     server.plan = [{"status": 302, "headers": {"Location": "/images.zip"}}]
-    assert "redirect" in failure(archive(server.address), tmp_path)
+    assert "redirect" in failure(archive(server.url), tmp_path)
 
 
 @pytest.mark.parametrize(
-    "address", ["http://[::1", "http://[::1]:0/x", "http://[fe80::1%25zz]/x", "http:", "http://\u00b2/"]
+    "url", ["http://[::1", "http://[::1]:0/x", "http://[fe80::1%25zz]/x", "http:", "http://\u00b2/"]
 )
-def test_an_odd_address_is_one_line(address, tmp_path):
-    assert address in failure(archive(address), tmp_path)
+def test_an_odd_url_is_one_line(url, tmp_path):
+    assert url in failure(archive(url), tmp_path)
 
 
 ANSWERS = {
@@ -306,9 +306,9 @@ def test_an_odd_answer_is_one_line(kind, tmp_path):
 
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
-        address = f"http://127.0.0.1:{listening.getsockname()[1]}/images.zip"
-        message = failure(archive(address), tmp_path)
-        assert f"{address}: " in message
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/images.zip"
+        message = failure(archive(url), tmp_path)
+        assert f"{url}: " in message
         listening.shutdown(socket.SHUT_RDWR)
     thread.join(5)
     assert not thread.is_alive()
@@ -317,46 +317,46 @@ def test_an_odd_answer_is_one_line(kind, tmp_path):
 
 def test_a_server_that_never_gets_anywhere_is_given_up(server, tmp_path):
     server.plan = [{"cut": 0}]
-    assert "0 of 300000 bytes" in failure(archive(server.address), tmp_path) or len(server.requests) == 3
+    assert "0 of 300000 bytes" in failure(archive(server.url), tmp_path) or len(server.requests) == 3
     assert len(server.requests) == 3
 
 
 def test_a_server_that_always_changes_is_given_up(server, tmp_path):
     server.plan = [{"etag": f'"{turn}"', "cut": 100_000, "deaf_to_if_range": True} for turn in range(50)]
-    assert "changed on the server (3 attempts)" in failure(archive(server.address), tmp_path)
+    assert "changed on the server (3 attempts)" in failure(archive(server.url), tmp_path)
     assert len(server.requests) <= 6
 
 
 def test_a_silent_server_is_given_up(server, tmp_path):
     server.plan = [{"stall": True}]
-    patience = Patience(attempts=2, first_wait=0.01, read_timeout=0.1)
-    assert "(2 attempts)" in failure(archive(server.address), tmp_path, patience=patience)
+    retries = RetryPolicy(attempts=2, first_wait=0.01, read_timeout=0.1)
+    assert "(2 attempts)" in failure(archive(server.url), tmp_path, retries=retries)
 
 
 def test_the_next_address_is_used(server, tmp_path, caplog):
     server.plan = [{"status": 404}, {}]
-    other = server.address + "?copy"
-    assert get(archive(server.address, other), tmp_path)["source"] == other
-    assert f"{server.address}: HTTP status 404" in caplog.text
+    other = server.url + "?copy"
+    assert get(archive(server.url, other), tmp_path)["source"] == other
+    assert f"{server.url}: HTTP status 404" in caplog.text
 
 
 def test_a_failure_lists_everything_that_was_tried_and_what_helps(server, tmp_path):
     server.plan = [{"status": 404}, {"data": bytes(300_000)}]
     (tmp_path / "mirror").mkdir()
     closed = "http://127.0.0.1:9/images.zip"
-    addresses = (server.address, server.address + "?copy", closed, "ftp://127.0.0.1/images.zip", "file:///etc/passwd")
-    message = failure(archive(*addresses, by_hand="ask the authors"), tmp_path / "x", mirror=tmp_path / "mirror")
+    urls = (server.url, server.url + "?copy", closed, "ftp://127.0.0.1/images.zip", "file:///etc/passwd")
+    message = failure(archive(*urls, by_hand="ask the authors"), tmp_path / "x", mirror=tmp_path / "mirror")
     lines = message.splitlines()
     assert lines[0] == "cannot fetch images.zip; tried:"
     for line, words in zip(
         lines[1:],
         [
             ("mirror/images.zip", "the mirror has no such file"),
-            (addresses[0], "HTTP status 404"),
-            (addresses[1], sha256(bytes(300_000)), "where", sha256(DATA)),
+            (urls[0], "HTTP status 404"),
+            (urls[1], sha256(bytes(300_000)), "where", sha256(DATA)),
             (closed, "refused", "(3 attempts)"),
-            (addresses[3], "only http and https"),
-            (addresses[4], "only http and https"),
+            (urls[3], "only http and https"),
+            (urls[4], "only http and https"),
             ("what helps", "ask the authors", f"put the file into {tmp_path / 'x'}", "OPENSET_MIRROR", "--mirror"),
         ],
         strict=True,
@@ -369,26 +369,26 @@ def test_a_failure_lists_everything_that_was_tried_and_what_helps(server, tmp_pa
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x"])
 def test_redirects_to_other_kinds_of_addresses_are_refused(server, tmp_path, target):
     server.plan = [{"status": 302, "headers": {"Location": target}}]
-    assert "InvalidSchema" in failure(archive(server.address), tmp_path)
+    assert "InvalidSchema" in failure(archive(server.url), tmp_path)
 
 
 def test_a_web_page_is_not_taken_for_the_file(server, tmp_path):
     server.plan = [{"data": b"<html>log in</html>", "headers": {"Content-Type": "text/html; charset=utf-8"}}]
-    assert "sends a web page" in failure(archive(server.address, size=None, checksum=None), tmp_path)
+    assert "sends a web page" in failure(archive(server.url, size=None, checksum=None), tmp_path)
 
 
 def test_another_size_is_noticed_before_the_transfer(server, tmp_path):
     server.plan = [{"data": DATA + b"x"}]
-    assert "offers 300001 bytes where 300000 are expected" in failure(archive(server.address), tmp_path)
+    assert "offers 300001 bytes where 300000 are expected" in failure(archive(server.url), tmp_path)
     server.plan = [{"data": DATA + b"x", "chunked": True}]
-    assert "sends more than the 300000 bytes" in failure(archive(server.address), tmp_path)
+    assert "sends more than the 300000 bytes" in failure(archive(server.url), tmp_path)
     server.plan = [{}]
-    get(archive(server.address), tmp_path)
+    get(archive(server.url), tmp_path)
 
 
 def test_a_file_larger_than_the_disk_is_noticed_before_the_transfer(server, tmp_path):
     server.plan = [{"length": 10**18, "cut": 10}]
-    message = failure(archive(server.address, size=None), tmp_path)
+    message = failure(archive(server.url, size=None), tmp_path)
     assert message.startswith("images.zip needs 1000000000000000000 bytes more in")
     assert "free some space" in message
 
@@ -396,15 +396,15 @@ def test_a_file_larger_than_the_disk_is_noticed_before_the_transfer(server, tmp_
 def test_compression_on_the_way_is_not_undone(server, tmp_path):
     packed = gzip.compress(DATA)
     server.plan = [{"data": packed, "headers": {"Content-Encoding": "x-gzip"}}]
-    path = fetch(archive(server.address, data=packed), tmp_path, patience=QUICK, progress=False)
+    path = fetch(archive(server.url, data=packed), tmp_path, retries=QUICK, progress=False)
     assert path.read_bytes() == packed
     assert server.requests[0]["Accept-Encoding"] == "identity"
 
 
 def test_progress_is_told_in_plain_lines(server, tmp_path, capsys):
-    fetch(archive(server.address), tmp_path, patience=QUICK)
+    fetch(archive(server.url), tmp_path, retries=QUICK)
     lines = capsys.readouterr().err.splitlines()
-    assert lines == [f"images.zip: from {server.address}, 0.0 of 0.3 MB", "images.zip: 0.3 MB are here"]
+    assert lines == [f"images.zip: from {server.url}, 0.0 of 0.3 MB", "images.zip: 0.3 MB are here"]
 
 
 # --------------------------------------------------------------------------------------- what is there, mirror
@@ -438,7 +438,7 @@ def test_the_mirror_comes_first(server, tmp_path, monkeypatch, by, below):
         (tmp_path / "empty").mkdir()
         monkeypatch.setenv("OPENSET_MIRROR", f"{tmp_path / 'empty'}{os.pathsep}{mirror}")
     options = {"mirror": mirror} if by == "argument" else {}
-    record = get(archive(server.address), tmp_path / "x", **options)
+    record = get(archive(server.url), tmp_path / "x", **options)
     assert record["source"] == str(mirror / below / "images.zip")
     assert server.requests == []
     assert not (tmp_path / "x" / "images.zip").samefile(mirror / below / "images.zip")
@@ -448,9 +448,9 @@ def test_a_mirror_with_another_checksum_is_passed_over_unless_that_is_stated(ser
     repacked = b"re-packed"
     (tmp_path / "mirror").mkdir()
     (tmp_path / "mirror" / "images.zip").write_bytes(repacked)
-    assert get(archive(server.address), tmp_path / "a", mirror=tmp_path / "mirror")["source"] == server.address
+    assert get(archive(server.url), tmp_path / "a", mirror=tmp_path / "mirror")["source"] == server.url
     assert f"data.checksum: {{images.zip: {sha256(repacked)}}}" in caplog.text
-    path = fetch(archive(server.address), tmp_path / "b", mirror=tmp_path / "mirror", checksum=sha256(repacked))
+    path = fetch(archive(server.url), tmp_path / "b", mirror=tmp_path / "mirror", checksum=sha256(repacked))
     assert path.read_bytes() == repacked
     assert fetch(archive(), tmp_path / "b", checksum=sha256(repacked)) == path
 
@@ -473,7 +473,7 @@ def test_a_checksum_of_another_form_is_refused(tmp_path, text):
 
 
 def test_an_unknown_checksum_is_recorded_told_and_compared_later(server, tmp_path, caplog):
-    wanted = archive(server.address, checksum=None, size=None)
+    wanted = archive(server.url, checksum=None, size=None)
     record = get(wanted, tmp_path)
     assert record["verified"] is None
     assert f"{sha256(DATA)} is trusted now, recorded in {tmp_path / 'images.zip.origin.json'}" in caplog.text
@@ -531,11 +531,11 @@ def test_a_file_in_a_read_only_folder_is_used(server, caplog):
         assert in_a_process(as_nobody, archive()) == str(path)
         assert "not the expected file" in in_a_process(as_nobody, archive(checksum=sha256(b"")))
         path.unlink()
-        assert re.search("cannot write .*choose a folder", in_a_process(as_nobody, archive(server.address)))
+        assert re.search("cannot write .*choose a folder", in_a_process(as_nobody, archive(server.url)))
         os.chmod(folder, 0o755)
 
 
-@pytest.mark.parametrize("source", ["address", "mirror"])
+@pytest.mark.parametrize("source", ["url", "mirror"])
 def test_a_full_disk_is_told_and_what_came_is_kept_for_later(server, tmp_path, source):
     (tmp_path / "mirror").mkdir()
     if source == "mirror":
@@ -543,20 +543,20 @@ def test_a_full_disk_is_told_and_what_came_is_kept_for_later(server, tmp_path, s
 
     def on_a_small_disk():
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-        return fetch(archive(server.address), tmp_path / "x", mirror=tmp_path / "mirror", progress=False)
+        return fetch(archive(server.url), tmp_path / "x", mirror=tmp_path / "mirror", progress=False)
 
     message = in_a_process(on_a_small_disk)
     assert "cannot write" in message
     assert "free space" in message or "free some space" in message
     assert not (tmp_path / "x" / "images.zip").exists()
-    get(archive(server.address), tmp_path / "x", mirror=tmp_path / "mirror")
+    get(archive(server.url), tmp_path / "x", mirror=tmp_path / "mirror")
 
 
 def test_processes_that_fetch_the_same_file_all_succeed_with_one_transfer(server, tmp_path):
     server.plan = [{"delay": 0.3}]
     context = multiprocessing.get_context("fork")
     with context.Pool(3) as pool:
-        paths = pool.starmap_async(fetch, [(archive(server.address), tmp_path)] * 3, chunksize=1).get(timeout=30)
+        paths = pool.starmap_async(fetch, [(archive(server.url), tmp_path)] * 3, chunksize=1).get(timeout=30)
     assert paths == [tmp_path / "images.zip"] * 3
     assert paths[0].read_bytes() == DATA
     assert len(server.requests) == 1
@@ -645,7 +645,7 @@ def test_the_command_takes_a_repacked_archive_from_the_mirror(tmp_path, by):
     [
         (["--dataset", "tinyimagnet"], "error: unknown dataset 'tinyimagnet'; did you mean 'tinyimagenet'"),
         (["--dataset", "imagenet"], "error: cannot fetch ILSVRC2012_img_train.tar; tried:"),
-        (["--dataset", "cifar10_images"], "no public address"),
+        (["--dataset", "cifar10_images"], "no public URL"),
         (
             ["--dataset", "cifar10", "--checksum", "cifar.tar.gz=md5:0"],
             "error: data.checksum: no dataset has an archive",

@@ -19,7 +19,7 @@ from PIL import Image
 
 from openset_distill.core.errors import DataError
 from openset_distill.datasets.folders import LEFTOVERS, leftover, walk
-from openset_distill.datasets.prepared import DATA_FILES, MANIFEST, TEST_FILES, open_packed, read_test_files, write
+from openset_distill.datasets.prepared import DATA_FILES, MANIFEST, TEST_FILES, open_prepared, read_test_files, write
 from openset_distill.datasets.readers import READERS
 
 read = READERS["image_folder"]
@@ -315,7 +315,7 @@ def test_the_file_of_each_test_image_is_kept(pets: Path, tmp_path: Path) -> None
     assert manifest["test_files"]["file"] == TEST_FILES
     files = read_test_files(tmp_path / "out")
     assert files == [f"test/{name}/{number}.png" for name in ("cat", "dog", "fox") for number in range(2)]
-    dataset = open_packed(tmp_path / "out")
+    dataset = open_prepared(tmp_path / "out")
     assert [dataset.classes[label] for label in dataset.test.labels] == [file.split("/")[1] for file in files]
 
 

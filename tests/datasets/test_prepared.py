@@ -26,7 +26,7 @@ from openset_distill.core.files import sha256
 from openset_distill.datasets import prepared as pack
 from openset_distill.datasets.decode import decode, square
 from openset_distill.datasets.index import Indexed, StreamedImages
-from openset_distill.datasets.prepared import DATA_FILES, MANIFEST, open_packed, verify, write
+from openset_distill.datasets.prepared import DATA_FILES, MANIFEST, open_prepared, verify, write
 from openset_distill.datasets.readers import READERS, Part, Pixels, RawDataset
 
 OUTPUTS = (*DATA_FILES, MANIFEST)
@@ -37,9 +37,9 @@ def opened(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def prepare(layout: str, raw: Path, folder: Path, size: int, **options) -> pack.PackedDataset:
+def prepare(layout: str, raw: Path, folder: Path, size: int, **options) -> pack.PreparedDataset:
     write(READERS[layout](raw), folder, name=layout, size=size, **options)
-    return open_packed(folder)
+    return open_prepared(folder)
 
 
 def prepare_command(dataset: str, raw: Path, folder: Path, size: int, *more: object) -> list[object]:
@@ -218,7 +218,7 @@ def test_opening_is_fast_whatever_the_size(tmp_path: Path) -> None:
     part = Part(Pixels(np.zeros((count, 32, 32, 3), np.uint8), "zeros"), labels)
     write(RawDataset(archives.DIGITS, part, part, 3), tmp_path / "out", name="zeros", size=32)
     start = time.perf_counter()
-    open_packed(tmp_path / "out")
+    open_prepared(tmp_path / "out")
     assert time.perf_counter() - start < 0.1
 
 
@@ -373,7 +373,7 @@ def test_two_processes_at_once_both_succeed(tmp_path: Path) -> None:
         output, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors
         assert "200 training and 100 test images" in output
-    dataset = open_packed(tmp_path / "out" / "64x3")
+    dataset = open_prepared(tmp_path / "out" / "64x3")
     alone = prepare("tiny_imagenet", tmp_path / "raw", tmp_path / "alone", 64)
     assert np.array_equal(dataset.train.images, alone.train.images)
 
@@ -512,7 +512,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 def test_damaged_prepared_folder(damage: str, prepared: Path) -> None:
     DAMAGE[damage](prepared)
     with pytest.raises(DataError, match=rf"(?s){prepared}.*prepare"):
-        open_packed(prepared)
+        open_prepared(prepared)
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -520,7 +520,7 @@ def test_damaged_prepared_folder_is_mended_by_preparing_again(damage: str, prepa
     DAMAGE[damage](prepared)
     prepare("idx", tmp_path / "raw", prepared, 28)
     assert same_bytes(prepared, tmp_path / "out")
-    open_packed(prepared)
+    open_prepared(prepared)
 
 
 def bless(folder: Path) -> None:
@@ -536,10 +536,10 @@ def test_images_that_changed_since_they_were_prepared_are_refused(prepared: Path
     images[0] = 255 - images[0]
     np.save(prepared / "train_images.npy", images)
     with pytest.raises(DataError, match=r"train_images\.npy is not what was prepared"):
-        open_packed(prepared)
+        open_prepared(prepared)
     # the same size and time: only the full check sees it
     os.utime(prepared / "train_images.npy", ns=(before.st_atime_ns, before.st_mtime_ns))
-    open_packed(prepared)
+    open_prepared(prepared)
     with pytest.raises(DataError, match=r"train_images\.npy is not what was prepared"):
         verify(prepared)
     images[0] = 255 - images[0]
@@ -551,19 +551,19 @@ def test_a_copy_is_checked_once_and_then_opened_at_once(prepared: Path, tmp_path
     copy = tmp_path / "copied" / "28x1"
     shutil.copytree(prepared, copy)  # as `dvc pull` and `git clone` do: other times, the same bytes
     (copy / "test_labels.npy").touch()
-    open_packed(copy)
+    open_prepared(copy)
     assert (copy.parent / f".{copy.name}.checked").is_file()
     assert {path.name for path in copy.iterdir()} == {*DATA_FILES, MANIFEST}
     durations = []
     for _ in range(5):
         start = time.perf_counter()
-        open_packed(copy)
+        open_prepared(copy)
         durations.append(time.perf_counter() - start)
     assert min(durations) < 0.02
     # what is remembered of another preparation, or damaged, counts for nothing
     for text in ("{", "[]", '{"files": {}, "status": {}}', "[" * 100_000):
         (copy.parent / f".{copy.name}.checked").write_text(text)
-        open_packed(copy)
+        open_prepared(copy)
 
 
 MANIFESTS = {
@@ -585,7 +585,7 @@ def test_a_manifest_of_wrong_contents_is_named(change: str, prepared: Path) -> N
     manifest = json.loads((prepared / MANIFEST).read_text())
     (prepared / MANIFEST).write_text(json.dumps(MANIFESTS[change](manifest)))
     with pytest.raises(DataError, match=r"manifest\.json is damaged") as caught:
-        open_packed(prepared)
+        open_prepared(prepared)
     assert "\n" not in str(caught.value)
 
 
@@ -678,7 +678,7 @@ def test_an_archive_that_changed_since_its_images_were_listed(tmp_path: Path) ->
     prepare("imagenet", tmp_path / "raw", tmp_path / "out", 32)
     truncate(tmp_path / "raw" / "ILSVRC2012_img_val.tar")
     with pytest.raises(DataError, match=r"ILSVRC2012_img_val\.tar has changed since its images were listed"):
-        open_packed(tmp_path / "out")
+        open_prepared(tmp_path / "out")
 
 
 def test_indexed_archive_that_was_cut_off_afterwards(tmp_path: Path) -> None:
@@ -704,10 +704,10 @@ def test_index_file_of_pixels_is_damaged(tmp_path: Path) -> None:
     prepare("imagenet", tmp_path / "raw", tmp_path / "out", 32)
     np.save(tmp_path / "out" / "test_images.npy", np.zeros((6, 32, 32, 3), np.uint8))
     with pytest.raises(DataError, match="not what was prepared"):
-        open_packed(tmp_path / "out")
+        open_prepared(tmp_path / "out")
     bless(tmp_path / "out")
     with pytest.raises(DataError, match="an index"):
-        open_packed(tmp_path / "out")
+        open_prepared(tmp_path / "out")
 
 
 def test_index_keeps_long_paths() -> None:
@@ -726,7 +726,7 @@ def test_command_prepares_and_tells_what_is_missing(tmp_path: Path) -> None:
     output = succeed(script(*command)).stdout
     assert "12 training and 10 test images" in output
     assert "2 of 5 classes have no training images" in output
-    assert open_packed(tmp_path / "64x3").manifest["licence"]
+    assert open_prepared(tmp_path / "64x3").manifest["licence"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from openset_distill.core.errors import CheckpointError, SettingsError
 from openset_distill.models import BACKBONES, build_classifier
-from openset_distill.models.checkpoint import Described, load_classifier, save_classifier
+from openset_distill.models.checkpoint import NetworkSpec, load_classifier, save_classifier
 
 RESNET = {"name": "timm", "model": "test_resnet", "stem": "imagenet"}
 
@@ -83,7 +83,7 @@ def test_grey_images_see_a_colour_model(published):
 
 def test_a_trained_network_of_this_project_is_a_beginning(tmp_path: Path):
     first = build_classifier(RESNET, classes=5, channels=3).eval()
-    save_classifier(tmp_path / "w.safetensors", first, Described(RESNET, tuple("abcde"), 3, 32))
+    save_classifier(tmp_path / "w.safetensors", first, NetworkSpec(RESNET, tuple("abcde"), 3, 32))
     again = build_classifier(RESNET | {"weights": str(tmp_path / "w.safetensors")}, classes=2, channels=3)
     pairs = zip(first.encoder.parameters(), again.encoder.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
@@ -142,7 +142,7 @@ def test_a_frozen_encoder_keeps_weights_and_statistics(published, tmp_path: Path
     assert all(torch.equal(value, before[name]) for name, value in network.encoder.state_dict().items())
     trained = [name for name, parameter in network.named_parameters() if parameter.grad is not None]
     assert trained == ["head.weight", "head.bias"]
-    save_classifier(tmp_path / "w.safetensors", network, Described(given, ("a", "b"), 3, 64))
+    save_classifier(tmp_path / "w.safetensors", network, NetworkSpec(given, ("a", "b"), 3, 64))
     Path(tmp_path / "model.safetensors").unlink(missing_ok=True)
     loaded, described = load_classifier(tmp_path / "w.safetensors")
     assert described.backbone == given and torch.equal(loaded.head.weight, network.head.weight)

@@ -9,7 +9,7 @@ from commands import job
 from torch import Tensor, nn
 
 from openset_distill.core.errors import OpenSetError
-from openset_distill.datasets.loader import Feed, Normalize
+from openset_distill.datasets.loader import ImageLoader, Normalize
 from openset_distill.datasets.prepared import Images
 from openset_distill.models.inference import predict
 from openset_distill.training.setup import open_split
@@ -32,14 +32,14 @@ class Small(nn.Module):
         return means[:, None], torch.stack([means, -means], dim=1)
 
 
-def feed(n: int) -> Feed:
+def loader(n: int) -> ImageLoader:
     pixels = np.arange(n, dtype=np.uint8)[:, None, None, None].repeat(2, axis=1).repeat(2, axis=2)
-    return Feed(Images(pixels, np.zeros(n, np.int64)), np.arange(n)[::-1].copy(), CPU)
+    return ImageLoader(Images(pixels, np.zeros(n, np.int64)), np.arange(n)[::-1].copy(), CPU)
 
 
 def test_a_batch_is_halved_until_it_fits_and_no_image_is_lost(capsys):
     network = Small(70)
-    features, logits = predict(network, feed(200), Normalize([0.0], [1.0], 1, CPU))
+    features, logits = predict(network, loader(200), Normalize([0.0], [1.0], 1, CPU))
     torch.testing.assert_close(features[:, 0] * 255, torch.arange(199.0, -1.0, -1.0))
     assert logits.shape == (200, 2) and network.seen == [64, 64, 64, 8]
     lines = capsys.readouterr().err.splitlines()
@@ -48,7 +48,7 @@ def test_a_batch_is_halved_until_it_fits_and_no_image_is_lost(capsys):
 
 def test_no_memory_for_one_image_is_an_error():
     with pytest.raises(OpenSetError, match="no memory for one image"):
-        predict(Small(0), feed(3), Normalize([0.0], [1.0], 1, CPU))
+        predict(Small(0), loader(3), Normalize([0.0], [1.0], 1, CPU))
 
 
 def test_a_choice_of_test_images_reads_no_others(digits, split, monkeypatch):

@@ -111,9 +111,9 @@ def test_single_checkpoints_are_fetched(tmp_path: Path) -> None:
     process = script("download.py", *words, "--only", "vgg32_tinyimagenet_split7.pth")
     assert process.returncode == 2
     assert "error: published_checkpoints has no file 'vgg32_tinyimagenet_split7.pth'; did you mean" in process.stderr
-    process = script("download.py", *words, "--only", file, "--address", "x=http://localhost/x")
+    process = script("download.py", *words, "--only", file, "--url", "x=http://localhost/x")
     assert process.returncode == 2
-    assert "error: data.addresses: no dataset has an archive 'x'" in process.stderr
+    assert "error: data.urls: no dataset has an archive 'x'" in process.stderr
 
 
 # accuracy and AUROC in percent that these two files have on all test images of their splits

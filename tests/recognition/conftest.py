@@ -15,7 +15,7 @@ from PIL import Image
 
 from openset_distill import OpenSetClassifier
 from openset_distill.cli import main
-from openset_distill.datasets.prepared import open_packed
+from openset_distill.datasets.prepared import open_prepared
 from openset_distill.recognition.package import package_run
 
 
@@ -46,7 +46,7 @@ def model(packaged: Path) -> OpenSetClassifier:
 def pictures(digits: Path, packaged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Test digits as files: `known/<class>/*.png` of the model's classes, and `unknown/*.png` of the others."""
     folder = tmp_path_factory.mktemp("pictures")
-    dataset, classes = open_packed(digits), OpenSetClassifier.load(packaged).description.classes
+    dataset, classes = open_prepared(digits), OpenSetClassifier.load(packaged).description.classes
     images, labels = dataset.test.batch(np.arange(len(dataset.test))), dataset.test.labels
     for number, (pixels, label) in enumerate(zip(images, labels, strict=True)):
         name = dataset.classes[label]

@@ -15,7 +15,7 @@ from commands import script, succeed
 from PIL import Image
 
 from openset_distill import OpenSetClassifier
-from openset_distill.datasets.prepared import open_packed, write
+from openset_distill.datasets.prepared import open_prepared, write
 from openset_distill.datasets.readers import READERS
 from openset_distill.evaluation.evaluate import evaluate, load_outputs, save_outputs
 from openset_distill.evaluation.scores import SCORES
@@ -165,7 +165,7 @@ def test_a_run_on_own_images_lists_its_answers_by_file(digits, tmp_path):
     words += ["--split", tmp_path / "split.npz", "--description", tmp_path / "split.json"]
     succeed(script("evaluate.py", *words, "--prepared", digits))
     rows = list(csv.DictReader((tmp_path / "predictions.csv").read_text().splitlines()))
-    assert len(rows) == len(labels) == 8 + len(open_packed(digits).test)
+    assert len(rows) == len(labels) == 8 + len(open_prepared(digits).test)
     assert {row["file"]: row["true"] for row in rows[:8]} == {
         f"test/{name}/{number}.png": name for name in ("cat", "dog", "owl", "fox") for number in (0, 1)
     }

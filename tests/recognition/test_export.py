@@ -16,7 +16,7 @@ from commands import REPOSITORY
 from openset_distill import OpenSetClassifier
 from openset_distill.evaluation.scores import SCORES, score
 from openset_distill.models import build_classifier
-from openset_distill.models.checkpoint import Described
+from openset_distill.models.checkpoint import NetworkSpec
 from openset_distill.recognition.export import _SCORES, export_onnx
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
@@ -67,7 +67,7 @@ def test_parity_of_other_networks(backbone, head, tmp_path):
     torch.manual_seed(0)
     classes = ("a", "b", "c")
     network = build_classifier(backbone, classes=3, channels=3, head=head).eval()
-    described = Described(backbone, classes, 3, 32, head)
+    described = NetworkSpec(backbone, classes, 3, 32, head)
     model = OpenSetClassifier.assemble(network, described, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25))
     session = onnxruntime.InferenceSession(export_onnx(model, tmp_path / "model.onnx"))
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)

@@ -48,11 +48,11 @@ def test_a_model_is_three_files_and_says_all_that_is_needed(packaged, run_folder
 
 
 def test_the_model_gives_the_outputs_that_the_run_recorded(model, run_folder, digits, split):
-    from openset_distill.datasets.prepared import open_packed
+    from openset_distill.datasets.prepared import open_prepared
 
     outputs = load_outputs(run_folder / "outputs.npz")
     index = np.load(split / "split.npz")["test_index"]
-    pixels = open_packed(digits).test.batch(index)
+    pixels = open_prepared(digits).test.batch(index)
     features, logits = model.outputs(pixels)
     np.testing.assert_allclose(logits, outputs["logits"], atol=1e-4)
     np.testing.assert_allclose(features, outputs["features"], atol=1e-4)

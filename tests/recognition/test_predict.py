@@ -61,7 +61,7 @@ def test_every_source_gives_the_same_answers(packaged, few, openset, tmp_path):
     ):
         process = openset("predict", packaged, *words, "--jsonl", input=given or "")
         assert process.returncode == 0, process.stderr
-        answers = {line["file"]: line["answer"] for line in lines(process)}
+        answers = {line["file"]: line["verdict"] for line in lines(process)}
         found = {str(few) + "/" + re.sub(r".*few(\.zip|\.tar\.gz)?/", "", name): word for name, word in answers.items()}
         assert {name: word for name, word in found.items() if "@eaDir" not in name} == expected, words
 
@@ -77,10 +77,11 @@ def test_every_form_says_the_same(packaged, few, openset, tmp_path):
     assert json.loads(openset("predict", packaged, few, "--json").stdout) == by_line
     rows = list(csv.DictReader(io.StringIO(openset("predict", packaged, few, "--csv").stdout)))
     for row, one in zip(rows, by_line, strict=True):
-        assert (row["file"], row["answer"], row["predicted"]) == (one["file"], one["answer"], one["predicted"])
+        assert (row["file"], row["verdict"], row["predicted"]) == (one["file"], one["verdict"], one["predicted"])
         assert float(row["score"]) == one["score"] and float(row["threshold"]) == one["threshold"]
         assert row["rejected"] == str(one["rejected"]).lower() == str(one["score"] < one["threshold"]).lower()
-        assert one["answer"] == ("unknown" if one["rejected"] else one["top"][0]["class"])
+        assert one["answer"] == row["answer"] == one["verdict"], "the old name stays for one release"
+        assert one["verdict"] == ("unknown" if one["rejected"] else one["top"][0]["class"])
         assert float(row["probability_1"]) == pytest.approx(one["top"][0]["probability"], abs=1e-6)
         assert [entry["probability"] for entry in one["top"]] == sorted(
             (entry["probability"] for entry in one["top"]), reverse=True
@@ -88,7 +89,7 @@ def test_every_form_says_the_same(packaged, few, openset, tmp_path):
     table = openset("predict", packaged, few, "--top", 1)
     assert "10 images: " in table.stderr and "95 % of knowns accepted" in table.stderr
     for line, one in zip(table.stdout.splitlines()[1:], by_line, strict=True):
-        assert line.split()[0] == one["answer"] and line.endswith(one["file"])
+        assert line.split()[0] == one["verdict"] and line.endswith(one["file"])
     openset("predict", packaged, few, "--csv", "--out", tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_text() == openset("predict", packaged, few, "--csv").stdout
 
@@ -118,7 +119,7 @@ def test_images_that_cannot_be_read_are_a_line_each_and_do_not_stop_the_rest(pac
     assert "10 images" in summary and "4 could not be read" in summary
     assert last.startswith("error: 4 of 14 images")
     answers = lines(process)
-    assert sum("answer" in line for line in answers) == 10 and sum("error" in line for line in answers) == 4
+    assert sum("verdict" in line for line in answers) == 10 and sum("error" in line for line in answers) == 4
     rows = list(csv.DictReader(io.StringIO(openset("predict", packaged, few, "--csv").stdout)))
     assert sum(bool(row["error"]) for row in rows) == 2
 
@@ -133,7 +134,7 @@ def test_a_folder_without_permission_is_a_line(packaged, few, openset):
 def test_a_damaged_archive_is_a_line(packaged, few, openset, tmp_path):
     (tmp_path / "bad.zip").write_bytes(b"PK\x03\x04 and nothing more")
     process = openset("predict", packaged, tmp_path / "bad.zip", few, "--jsonl")
-    assert process.returncode == 2 and sum("answer" in line for line in lines(process)) == 10
+    assert process.returncode == 2 and sum("verdict" in line for line in lines(process)) == 10
     assert "bad.zip" in process.stderr and "Traceback" not in process.stderr
 
 

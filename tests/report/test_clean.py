@@ -13,7 +13,7 @@ from openset_distill.cli import main
 SPLIT = "results/digits/split0/seed0"
 # every file of a finished experiment, and the kind that it belongs to; None is what must stay
 FILES = {
-    f"{SPLIT}/answers_0123456789ab.safetensors": "logits",
+    f"{SPLIT}/teacher_logits_0123456789ab.safetensors": "logits",
     f"{SPLIT}/ce/weights.safetensors": None,
     f"{SPLIT}/ce/outputs.npz": None,
     f"{SPLIT}/ce/state.safetensors": "states",
@@ -102,7 +102,7 @@ def test_a_state_newer_than_its_network_is_a_training_that_goes_on(folder, monke
 
 
 def test_logits_that_were_made_after_the_results_were_gathered_stay(folder, monkeypatch, capsys):
-    os.utime(folder / SPLIT / "answers_0123456789ab.safetensors")
+    os.utime(folder / SPLIT / "teacher_logits_0123456789ab.safetensors")
     clean(monkeypatch, capsys, "logits")
     assert "logits" in kinds_left(folder)
 

@@ -1,4 +1,4 @@
-"""What makes training fast must not change what it computes: batches by number, recorded answers, several processes."""
+"""What makes training fast must not change what it computes: batches by step, cached logits, several processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from openset_distill.models.checkpoint import load_tensors, save_tensors
 from openset_distill.training import distributed
 from openset_distill.training.compilation import compiled
 from openset_distill.training.setup import make_batches, open_split
-from openset_distill.training.teachers import Networks
+from openset_distill.training.teachers import TeacherEnsemble
 
 CPU = torch.device("cpu")
 
@@ -47,8 +47,8 @@ def seen_by(settings: dict):
 
 def test_a_batch_depends_on_its_number_and_not_on_what_was_asked_for_before(data):
     first, second = make_batches(typed(job("cutmix")), data, CPU), make_batches(typed(job("cutmix")), data, CPU)
-    forwards = {number: first[number] for number in range(2 * first.an_epoch)}
-    for number in reversed(range(2 * first.an_epoch)):
+    forwards = {number: first[number] for number in range(2 * first.steps_per_epoch)}
+    for number in reversed(range(2 * first.steps_per_epoch)):
         a, b = forwards[number], second[number]
         assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
         assert (a.mixed is None) == (b.mixed is None)
@@ -59,8 +59,8 @@ def test_an_epoch_takes_no_image_twice_and_leaves_out_less_than_a_batch(data):
     batches = make_batches(typed(job("ce") | {"augment": {"single": [], "multi": None, "multi_until": 1.0}}), data, CPU)
     orders = []
     for epoch in range(2):
-        numbers = range(epoch * batches.an_epoch, (epoch + 1) * batches.an_epoch)
-        chosen = torch.cat([batches._chosen(number) for number in numbers])
+        numbers = range(epoch * batches.steps_per_epoch, (epoch + 1) * batches.steps_per_epoch)
+        chosen = torch.cat([batches._indices(number) for number in numbers])
         assert len(chosen.unique()) == len(chosen) and len(batches.images) - len(chosen) < batches.size
         orders.append(chosen)
     assert not torch.equal(*orders)
@@ -70,7 +70,7 @@ def test_mixing_ends_where_it_is_told_to_and_changes_nothing_before(data):
     settings = job("cutmix")
     cut = settings | {"augment": settings["augment"] | {"multi_until": 0.5}}
     whole, until = make_batches(typed(settings), data, CPU), make_batches(typed(cut), data, CPU)
-    steps = settings["optimization"]["epochs"] * whole.an_epoch
+    steps = settings["optimization"]["epochs"] * whole.steps_per_epoch
     mixed_late = 0
     for number in range(steps):
         a, b = whole[number], until[number]
@@ -102,7 +102,7 @@ def asymmetric_logit_matching() -> dict:
 
 def test_raw_images_do_not_depend_on_whether_they_are_mixed_afterwards(data):
     raw, mixed = make_batches(typed(job("ce")), data, CPU), make_batches(typed(job("cutmix")), data, CPU)
-    assert all(torch.equal(raw[number].images, mixed[number].images) for number in range(2 * raw.an_epoch))
+    assert all(torch.equal(raw[number].images, mixed[number].images) for number in range(2 * raw.steps_per_epoch))
     # so who asks a teacher for raw images alone shares its logits with runs that mix nothing
     seen = seen_by(asymmetric_logit_matching())
     assert seen == seen_by(job("ce") | {"method": METHODS.resolve("distillation")})
@@ -113,17 +113,17 @@ def test_raw_images_do_not_depend_on_whether_they_are_mixed_afterwards(data):
 # ----------------------------------------------------------------------------------------- recordings
 
 
-def recording_command(path: Path, settings: dict, digits: Path, split: Path, teacher: Path) -> list[str]:
+def caching_command(path: Path, settings: dict, digits: Path, split: Path, teacher: Path) -> list[str]:
     inputs = ["--prepared", digits, "--split", split / "split.npz", "--description", split / "split.json"]
     seen = json.dumps(seen_by(settings).plain())
     weights_of_teacher = teacher / "weights.safetensors"
-    return list(map(str, ["--job", seen, *inputs, "--teacher", weights_of_teacher, "--answers", path]))
+    return list(map(str, ["--job", seen, *inputs, "--teacher", weights_of_teacher, "--teacher-logits", path]))
 
 
 @pytest.fixture(scope="module")
-def recording(teacher, digits, split, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("recording") / "answers.safetensors"
-    succeed(script("cache_teacher_logits.py", *recording_command(path, job("ad_as_released"), digits, split, teacher)))
+def cached(teacher, digits, split, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("cached") / "teacher_logits.safetensors"
+    succeed(script("cache_teacher_logits.py", *caching_command(path, job("ad_as_released"), digits, split, teacher)))
     return path
 
 
@@ -136,14 +136,14 @@ def recording(teacher, digits, split, tmp_path_factory) -> Path:
         ("ad_soft", "bfloat16"),
     ],
 )
-def test_recorded_answers_train_the_student_that_live_ones_do(run, precision, teacher, digits, split, tmp_path):
+def test_cached_teacher_logits_train_the_student_that_online_ones_do(run, precision, teacher, digits, split, tmp_path):
     names, settings = ["--teacher", teacher / "weights.safetensors"], job(run)
     settings["optimization"]["precision"] = precision
-    recording = tmp_path / "answers.safetensors"
-    succeed(script("cache_teacher_logits.py", *recording_command(recording, settings, digits, split, teacher)))
-    succeed(train(tmp_path / "live", settings, digits, split, *names))
-    succeed(train(tmp_path / "recorded", settings, digits, split, *names, "--answers", recording))
-    live, recorded = history(tmp_path / "live"), history(tmp_path / "recorded")
+    cached = tmp_path / "teacher_logits.safetensors"
+    succeed(script("cache_teacher_logits.py", *caching_command(cached, settings, digits, split, teacher)))
+    succeed(train(tmp_path / "online", settings, digits, split, *names))
+    succeed(train(tmp_path / "cached", settings, digits, split, *names, "--teacher-logits", cached))
+    live, recorded = history(tmp_path / "online"), history(tmp_path / "cached")
     assert len(live) == len(recorded) == 3
     for a, b in zip(live, recorded, strict=True):
         assert a.keys() == b.keys()
@@ -152,30 +152,35 @@ def test_recorded_answers_train_the_student_that_live_ones_do(run, precision, te
 
 def test_asymmetric_logit_matching_records_no_logits_on_mixed_images(teacher, digits, split, tmp_path):
     names, settings = ["--teacher", teacher / "weights.safetensors"], asymmetric_logit_matching()
-    recording = tmp_path / "answers.safetensors"
-    succeed(script("cache_teacher_logits.py", *recording_command(recording, settings, digits, split, teacher)))
-    tensors, _ = load_tensors(recording)
+    cached = tmp_path / "teacher_logits.safetensors"
+    succeed(script("cache_teacher_logits.py", *caching_command(cached, settings, digits, split, teacher)))
+    tensors, _ = load_tensors(cached)
     assert len(tensors["mixed"]) == 0 and len(tensors["raw"]) == len(tensors["row"])
-    succeed(train(tmp_path / "live", settings, digits, split, *names))
-    succeed(train(tmp_path / "recorded", settings, digits, split, *names, "--answers", recording))
-    for a, b in zip(history(tmp_path / "live"), history(tmp_path / "recorded"), strict=True):
+    succeed(train(tmp_path / "online", settings, digits, split, *names))
+    succeed(train(tmp_path / "cached", settings, digits, split, *names, "--teacher-logits", cached))
+    for a, b in zip(history(tmp_path / "online"), history(tmp_path / "cached"), strict=True):
         assert float(a["loss_mixed_distill"]) > 0
         np.testing.assert_allclose([float(x) for x in a.values()], [float(x) for x in b.values()], rtol=2e-3, atol=2e-3)
 
 
-def test_an_enriched_target_needs_the_head_bias_that_live_and_recorded_teachers_give(
-    recording, teacher, digits, split, tmp_path
+def test_an_enriched_target_needs_the_head_bias_that_online_and_cached_teachers_give(
+    cached, teacher, digits, split, tmp_path
 ):
     names, settings = ["--teacher", teacher / "weights.safetensors"], job("ad_as_released")
     settings["method"] = METHODS.resolve({"name": "asymmetric_distillation", "preset": "as_described_enriched"})
-    succeed(train(tmp_path / "live", settings, digits, split, *names))
-    succeed(train(tmp_path / "recorded", settings, digits, split, *names, "--answers", recording))
-    for a, b in zip(history(tmp_path / "live"), history(tmp_path / "recorded"), strict=True):
+    succeed(train(tmp_path / "online", settings, digits, split, *names))
+    tensors, metadata = load_tensors(cached)
+    # as version 0.1 wrote and named it
+    save_tensors(tmp_path / "answers.safetensors", tensors, {"views": metadata["cache_key"]})
+    process = train(tmp_path / "cached", settings, digits, split, *names, "--answers", tmp_path / "answers.safetensors")
+    assert "hint: --answers is now called --teacher-logits" in succeed(process).stderr
+    for a, b in zip(history(tmp_path / "online"), history(tmp_path / "cached"), strict=True):
         np.testing.assert_allclose([float(x) for x in a.values()], [float(x) for x in b.values()], rtol=2e-3, atol=2e-3)
-    tensors, metadata = load_tensors(recording)
     del tensors["head_bias"]
     save_tensors(tmp_path / "older.safetensors", tensors, metadata)
-    without = train(tmp_path / "run", settings, digits, split, *names, "--answers", tmp_path / "older.safetensors")
+    without = train(
+        tmp_path / "run", settings, digits, split, *names, "--teacher-logits", tmp_path / "older.safetensors"
+    )
     fails(without, tmp_path / "run", "ad_as_released", "easy_target: enriched", "choose another teacher")
 
 
@@ -184,7 +189,7 @@ def test_the_enriched_target_of_an_ensemble_is_the_mean_of_its_members():
     settings = {"name": "small_resnet", "widths": [4, 8]}
     members = [build_classifier(settings, classes=3, channels=3) for _ in range(2)]
     members[1].head = torch.nn.Linear(members[1].head.in_features, 3, bias=False)
-    networks = Networks(members)
+    networks = TeacherEnsemble(members)
     images, mixed = torch.rand(2, 4, 3, 8, 8)
     sources, weights = torch.tensor([[0, 1], [1, 2], [2, 3], [3, 0]]), torch.tensor([[0.3, 0.7]] * 4)
     batch = Batch(images, torch.zeros(4, dtype=torch.int64), Mixed(mixed, sources, weights), 0)
@@ -197,34 +202,34 @@ def test_the_enriched_target_of_an_ensemble_is_the_mean_of_its_members():
         got = losses.enriched_logits(on_mixed, on_raw, sources, weights, networks.head_bias)
     torch.testing.assert_close(got, expected)
     points = build_classifier(settings, classes=3, channels=3, head="reciprocal_points")
-    assert Networks([members[0], points]).head_bias is None
+    assert TeacherEnsemble([members[0], points]).head_bias is None
 
 
-def test_a_recording_of_other_images_or_of_another_teacher_is_refused(recording, teacher, digits, split, tmp_path):
-    names = ["--teacher", teacher / "weights.safetensors", "--answers", recording]
+def test_teacher_logits_of_other_images_or_of_another_teacher_are_refused(cached, teacher, digits, split, tmp_path):
+    names = ["--teacher", teacher / "weights.safetensors", "--teacher-logits", cached]
     other_seed = train(tmp_path / "run", job("kd_mixed") | {"seed": 1}, digits, split, *names)
-    fails(other_seed, tmp_path / "run", "recording", "seed", "leave out --answers")
+    fails(other_seed, tmp_path / "run", "teacher logits", "seed", "leave out --teacher-logits")
     settings = job("kd_mixed")
     settings["optimization"]["epochs"] = 4
     fails(train(tmp_path / "run", settings, digits, split, *names), tmp_path / "run", "optimization")
     succeed(train(tmp_path / "other", job("teacher") | {"seed": 5}, digits, split))
-    names = ["--teacher", tmp_path / "other" / "weights.safetensors", "--answers", recording]
+    names = ["--teacher", tmp_path / "other" / "weights.safetensors", "--teacher-logits", cached]
     fails(train(tmp_path / "run", job("kd_mixed"), digits, split, *names), tmp_path / "run", "teachers_sha256")
 
 
-def test_a_damaged_recording_is_named(teacher, digits, split, tmp_path):
-    (tmp_path / "answers.safetensors").write_bytes(b"nothing of the kind")
-    names = ["--teacher", teacher / "weights.safetensors", "--answers", tmp_path / "answers.safetensors"]
+def test_damaged_teacher_logits_are_named(teacher, digits, split, tmp_path):
+    (tmp_path / "teacher_logits.safetensors").write_bytes(b"nothing of the kind")
+    names = ["--teacher", teacher / "weights.safetensors", "--teacher-logits", tmp_path / "teacher_logits.safetensors"]
     fails(train(tmp_path / "run", job("kd_mixed"), digits, split, *names), tmp_path / "run", "damaged")
 
 
-def test_an_interrupted_recording_goes_on_to_the_same_bits(teacher, digits, split, tmp_path):
+def test_interrupted_caching_resumes_to_the_same_bits(teacher, digits, split, tmp_path):
     settings = job("kd_mixed")
     settings["optimization"]["epochs"] = 200
-    words = recording_command(tmp_path / "cut.safetensors", settings, digits, split, teacher)
+    words = caching_command(tmp_path / "cut.safetensors", settings, digits, split, teacher)
     command = [sys.executable, str(SCRIPTS / "cache_teacher_logits.py"), *words]
     process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
-    # the handler is in place once the recording has begun; before that the signal ends the process without a state
+    # the handler is in place once caching has begun; before that the signal ends the process without a state
     deadline = time.monotonic() + 60
     while not signal_is_handled(process.pid, signal.SIGTERM):
         assert process.poll() is None and time.monotonic() < deadline
@@ -234,10 +239,10 @@ def test_an_interrupted_recording_goes_on_to_the_same_bits(teacher, digits, spli
     assert process.returncode == 2 and "stopped by a signal" in errors
     assert {path.name for path in tmp_path.iterdir()} == {"cut.state.safetensors"}
     continued = succeed(script("cache_teacher_logits.py", *words))
-    assert "going on from step" in continued.stderr
+    assert "resuming at step" in continued.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"cut.safetensors"}
     whole = tmp_path / "whole.safetensors"
-    succeed(script("cache_teacher_logits.py", *recording_command(whole, settings, digits, split, teacher)))
+    succeed(script("cache_teacher_logits.py", *caching_command(whole, settings, digits, split, teacher)))
     assert whole.read_bytes() == (tmp_path / "cut.safetensors").read_bytes()
 
 
@@ -279,9 +284,9 @@ def test_two_processes_train_what_one_does(run, nodes, teacher, digits, split, t
     # rounding differs, and training amplifies it step by step: one epoch is long enough to see a real difference
     settings["optimization"] |= {"epochs": 1, "warmup_epochs": 0}
     if run == "kd_mixed":  # its teacher's logits come from a file
-        recording = tmp_path / "answers.safetensors"
-        succeed(script("cache_teacher_logits.py", *recording_command(recording, settings, digits, split, teacher)))
-        names += ["--answers", recording]
+        cached = tmp_path / "teacher_logits.safetensors"
+        succeed(script("cache_teacher_logits.py", *caching_command(cached, settings, digits, split, teacher)))
+        names += ["--teacher-logits", cached]
     succeed(train(tmp_path / "one", settings, digits, split, *names))
     launch: tuple[str, ...] = ()
     if nodes == 2:
@@ -308,12 +313,12 @@ import numpy as np, torch
 from commands import job, typed
 from openset_distill.augment import MULTI_SAMPLE
 from openset_distill.datasets.index import StreamedImages
-from openset_distill.datasets.prepared import open_packed
-from openset_distill.training.distributed import World, started_by_torchrun
+from openset_distill.datasets.prepared import open_prepared
+from openset_distill.training.distributed import ProcessGroup, started_by_torchrun
 from openset_distill.training.setup import SplitData, make_batches
 
 torch.set_num_threads(1)
-images = open_packed(sys.argv[1]).train
+images = open_prepared(sys.argv[1]).train
 assert isinstance(images, StreamedImages)
 decoded, read = [], images.source.read
 object.__setattr__(images.source, "read", lambda index: decoded.append(index) or read(index))
@@ -324,8 +329,8 @@ config = job("cutmix")
 config["augment"] |= {"multi": {**MULTI_SAMPLE.resolve("cutmix"), "probability": 1.0}}
 config["normalization"] = {"mean": [0.5] * 3, "std": [0.25] * 3}
 config["optimization"] |= {"batch_size": 4, "epochs": 2}
-world = World.join(torch.device("cpu")) if started_by_torchrun() else None
-batches = make_batches(typed(config), data, torch.device("cpu"), world)
+processes = ProcessGroup.join(torch.device("cpu")) if started_by_torchrun() else None
+batches = make_batches(typed(config), data, torch.device("cpu"), processes)
 digest = hashlib.sha256()
 for number in range(4):
     batch = batches[number]
@@ -334,8 +339,8 @@ for number in range(4):
         digest.update(tensor.contiguous().numpy().tobytes())
 batches.images._ahead[1].result()  # the fifth, which is read ahead
 print(digest.hexdigest(), len(decoded))
-if world:
-    world.leave()
+if processes:
+    processes.leave()
 """
 
 
@@ -367,11 +372,11 @@ def test_each_of_two_processes_decodes_its_own_images_and_the_batches_stay_the_s
 def test_processes_that_read_different_states_end_in_one_line():
     program = (
         "import torch\nfrom openset_distill.core.command import run\n"
-        "from openset_distill.training.distributed import World\n"
+        "from openset_distill.training.distributed import ProcessGroup\n"
         "def main():\n"
-        "    world = World.join(torch.device('cpu'))\n"
-        "    world.check_same(2, 7)\n"
-        "    world.check_same(2, world.rank)\n"
+        "    processes = ProcessGroup.join(torch.device('cpu'))\n"
+        "    processes.check_same(2, 7)\n"
+        "    processes.check_same(2, processes.rank)\n"
         "run(main)\n"
     )
     common = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}

@@ -70,7 +70,7 @@ def test_a_method_without_a_teacher_learns_and_teaches(method, digits, split, tm
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_outputs_are_those_of_the_saved_weights_in_float32(precision, digits, split, tmp_path):
-    from openset_distill.datasets.loader import Feed, Normalize
+    from openset_distill.datasets.loader import ImageLoader, Normalize
     from openset_distill.models.inference import predict
 
     settings = job("ce")
@@ -78,9 +78,9 @@ def test_outputs_are_those_of_the_saved_weights_in_float32(precision, digits, sp
     succeed(train(tmp_path, settings, digits, split))
     data = open_split(digits, [], split / "split.npz", split / "split.json")
     model, _ = load_classifier(tmp_path / "weights.safetensors")
-    feed = data.test(torch.device("cpu"))[0]
-    assert isinstance(feed, Feed)
-    features, logits = predict(model, feed, Normalize(**settings["normalization"], channels=1, device=feed.device))
+    loader = data.test(torch.device("cpu"))[0]
+    assert isinstance(loader, ImageLoader)
+    features, logits = predict(model, loader, Normalize(**settings["normalization"], channels=1, device=loader.device))
     outputs = load_outputs(tmp_path / "outputs.npz")
     np.testing.assert_allclose(logits.numpy(), outputs["logits"], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(features.numpy(), outputs["features"], rtol=1e-4, atol=1e-4)
@@ -170,7 +170,11 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_state_which_goes_on_to_t
 
         def __getitem__(self, number):
             batch = super().__getitem__(number)
-            return dataclasses.replace(batch, images=batch.images * math.nan) if number == self.an_epoch + 2 else batch
+            return (
+                dataclasses.replace(batch, images=batch.images * math.nan)
+                if number == self.steps_per_epoch + 2
+                else batch
+            )
 
     def trained(batches: type[Batches], state: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
         student = make_student(settings, data, cpu)

@@ -25,12 +25,12 @@ from openset_distill.datasets import loader
 from openset_distill.datasets.prepared import Images
 from openset_distill.methods import METHODS
 from openset_distill.models import BACKBONES, build_classifier
-from openset_distill.models.checkpoint import Described, save_classifier
+from openset_distill.models.checkpoint import NetworkSpec, save_classifier
 from openset_distill.models.inference import predict
 from openset_distill.training.optimizer import SGD
-from openset_distill.training.setup import SplitData, make_batches, make_student, views
+from openset_distill.training.setup import SplitData, cache_key, make_batches, make_student
 from openset_distill.training.state import Progress
-from openset_distill.training.teachers import Networks, Recording, load_networks, record
+from openset_distill.training.teachers import CachedTeacher, TeacherEnsemble, cache_logits, load_teachers
 
 CPU = torch.device("cpu")
 CLASSES = tuple("abcd")
@@ -100,12 +100,12 @@ def check_step(made: dict, channels: int = 3, size: int = 16, *, teacher: bool =
     """Two steps on a fake GPU; and with their backward passes on the CPU, for the operations."""
     split = data(channels, size)
     with fake_cuda() as gpu:
-        train_two_steps(made, split, CUDA, Networks([classifier(CUDA, channels)]) if teacher else None, gpu)
+        train_two_steps(made, split, CUDA, TeacherEnsemble([classifier(CUDA, channels)]) if teacher else None, gpu)
     assert not gpu.nondeterministic, gpu.nondeterministic
     if made["optimization"]["precision"] != "float32":
         return  # the operations are the same
     with Operations() as on_cpu:
-        train_two_steps(made, split, CPU, Networks([classifier(CPU, channels)]) if teacher else None)
+        train_two_steps(made, split, CPU, TeacherEnsemble([classifier(CPU, channels)]) if teacher else None)
     assert not on_cpu.nondeterministic, on_cpu.nondeterministic
     assert any("backward" in name for name in on_cpu.counts)
 
@@ -212,20 +212,22 @@ def test_images_stay_on_a_gpu_whose_memory_is_large_enough(gib, resident, monkey
         monkeypatch.setattr(
             torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=gib * 2**30)
         )
-        feed = loader.Feed(images, np.arange(400_000), CUDA)
-    assert (feed.resident is not None) == resident and loader.RESIDENT_BYTES == 8 * 2**30
+        made = loader.ImageLoader(images, np.arange(400_000), CUDA)
+    assert (made.resident is not None) == resident and loader.RESIDENT_BYTES == 8 * 2**30
 
 
 @pytest.mark.parametrize("mixing", [None, MIXED], ids=["raw", "mixed"])
 def test_a_step_with_cached_teacher_logits(mixing, tmp_path: Path):
     made, split = settings("distillation", multi=mixing), data()
-    save_classifier(tmp_path / "t.safetensors", classifier(CPU), Described(SMALL, CLASSES, 3, 16, "linear"))
+    save_classifier(tmp_path / "t.safetensors", classifier(CPU), NetworkSpec(SMALL, CLASSES, 3, 16, "linear"))
     teachers = [tmp_path / "t.safetensors"]
-    networks = load_networks(teachers, CLASSES, CPU)
-    wanted = views(typed(made), split, teachers, CPU)
-    record(tmp_path / "answers.safetensors", networks, make_batches(typed(made), split, CPU), wanted)
+    networks = load_teachers(teachers, CLASSES, CPU)
+    wanted = cache_key(typed(made), split, teachers, CPU)
+    cache_logits(tmp_path / "teacher_logits.safetensors", networks, make_batches(typed(made), split, CPU), wanted)
     with fake_cuda() as gpu:
-        teacher = Recording(tmp_path / "answers.safetensors", views(typed(made), split, teachers, CUDA), CUDA)
+        teacher = CachedTeacher(
+            tmp_path / "teacher_logits.safetensors", cache_key(typed(made), split, teachers, CUDA), CUDA
+        )
         train_two_steps(made, split, CUDA, teacher, gpu)
 
 
@@ -261,8 +263,8 @@ def test_grad_cam(backbone):
 def test_outputs_of_the_test_images():
     split = data()
     with fake_cuda() as gpu:
-        (feed,) = split.test(CUDA)
-        features, logits = predict(classifier(CUDA), feed, split.normalize(typed(settings()), CUDA))
+        (loader,) = split.test(CUDA)
+        features, logits = predict(classifier(CUDA), loader, split.normalize(typed(settings()), CUDA))
     assert features.shape == (24, 8) and logits.shape == (24, 4) and not gpu.nondeterministic
 
 
@@ -270,7 +272,7 @@ def test_recognition(tmp_path):
     from openset_distill.recognition.model import OpenSetClassifier
 
     with fake_cuda():
-        described = Described(SMALL, CLASSES, 3, 16, "linear")
+        described = NetworkSpec(SMALL, CLASSES, 3, 16, "linear")
         model = OpenSetClassifier.assemble(classifier(CPU), described, mean=[0.5] * 3, std=[0.25] * 3)
         model = OpenSetClassifier(model.network, model.description, CUDA)
         features, logits = model.forward(np.zeros((5, 16, 16, 3), np.uint8))

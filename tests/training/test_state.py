@@ -30,7 +30,7 @@ from openset_distill.training.setup import (
     save_test_outputs,
     write_history,
 )
-from openset_distill.training.teachers import load_networks
+from openset_distill.training.teachers import load_teachers
 
 CPU = torch.device("cpu")
 
@@ -71,7 +71,7 @@ def lines_of(
     rows = train_in_place(
         made,
         student,
-        load_networks(teachers, data.classes, CPU) if teachers else None,
+        load_teachers(teachers, data.classes, CPU) if teachers else None,
         batches,
         data.validation(CPU),
         identity=identity(data, teachers),
@@ -272,18 +272,18 @@ def test_a_damaged_state_or_one_of_another_version_starts_anew_in_one_line(chang
 def recorded(path: Path, made: dict, digits: Path, split: Path, weights: Path):
     inputs = ["--prepared", digits, "--split", split / "split.npz", "--description", split / "split.json"]
     seen = json.dumps(typed(made).images_seen().plain())
-    return script("cache_teacher_logits.py", "--job", seen, *inputs, "--teacher", weights, "--answers", path)
+    return script("cache_teacher_logits.py", "--job", seen, *inputs, "--teacher", weights, "--teacher-logits", path)
 
 
 def test_a_recording_of_another_split_with_the_same_settings_is_refused(digits, split, teacher, tmp_path):
-    weights, path = teacher / "weights.safetensors", tmp_path / "answers.safetensors"
+    weights, path = teacher / "weights.safetensors", tmp_path / "teacher_logits.safetensors"
     succeed(recorded(path, job("kd_mixed"), digits, split, weights))
     other, names = (
         changed_split(split, tmp_path / "other", other_images),
-        ["--teacher", weights, "--answers", path],
+        ["--teacher", weights, "--teacher-logits", path],
     )
     process = train(tmp_path / "run", job("kd_mixed"), digits, other, *names)
-    fails(process, tmp_path / "run", "split_sha256", "delete it and record the teacher's answers again")
+    fails(process, tmp_path / "run", "split_sha256", "delete it and cache the teacher logits again")
     tensors, metadata = load_tensors(path)
     for change, words in (
         ({"raw": tensors["raw"][:-1]}, "rows do not fit"),
@@ -296,9 +296,9 @@ def test_a_recording_of_another_split_with_the_same_settings_is_refused(digits, 
 
 
 def test_provenance_names_everything_that_was_read(digits, split, teacher, tmp_path):
-    weights, path = teacher / "weights.safetensors", tmp_path / "answers.safetensors"
+    weights, path = teacher / "weights.safetensors", tmp_path / "teacher_logits.safetensors"
     succeed(recorded(path, job("kd_mixed"), digits, split, weights))
-    succeed(train(tmp_path / "run", job("kd_mixed"), digits, split, "--teacher", weights, "--answers", path))
+    succeed(train(tmp_path / "run", job("kd_mixed"), digits, split, "--teacher", weights, "--teacher-logits", path))
     assert {file.name for file in (tmp_path / "run").iterdir()} == OUTPUTS
     inputs = json.loads((tmp_path / "run" / "provenance.json").read_text())["inputs_sha256"]
     assert {Path(name).name for name in inputs} == {"split.npz", "manifest.json", weights.name, path.name}

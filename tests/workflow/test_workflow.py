@@ -104,10 +104,14 @@ def test_a_change_to_one_student_redoes_that_student_and_what_hangs_on_it(copy):
     assert planned["aggregate"] == planned["figure_two_sides"] == 1
 
 
-def test_a_new_student_of_a_recorded_teacher_is_the_only_one_that_is_trained(copy):
+def test_a_new_student_of_a_cached_teacher_is_the_only_one_that_is_trained(copy):
     added = "runs={another: {method: {name: asymmetric_distillation, preset: as_described}, augment: {multi: cutmix}}}"
     planned = jobs(snakemake(copy, "-n", "paper_figures", "--config", added))
     assert planned["train_student"] == 2 and "cache_teacher_logits" not in planned
+    for path in copy.glob("results/digits/split*/seed*/teacher_logits_*.safetensors"):
+        path.rename(path.with_name(path.name.replace("teacher_logits", "answers")))  # as version 0.1 called them
+    planned = jobs(snakemake(copy, "-n", "paper_figures", "--config", added))
+    assert planned["train_student"] and "cache_teacher_logits" not in planned
 
 
 def test_a_change_to_the_teacher_redoes_its_students_too(copy):

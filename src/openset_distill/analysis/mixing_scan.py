@@ -30,7 +30,7 @@ def other_class_partners(labels: Tensor, draws: torch.Generator) -> Tensor:
 
 def part_of(images: Tensor) -> Callable[[int, int, int], Tensor]:
     """Images that are there already, as `in_batches` asks for them."""
-    return lambda first, last, _following: images[first:last]
+    return lambda first, last, _end: images[first:last]
 
 
 @torch.inference_mode()

@@ -125,7 +125,7 @@ def cost(experiment: Experiment, gflops: float | None = None) -> Cost:
             frozen = 3 if run.backbone.get("freeze") else 1
             spent = steps * train_images * network.operations * passes["student"] / frozen
         spent = hours(spent + (test + answered + steps * validation) * network.operations, run)
-        if not run.recorded:
+        if not run.cached:
             spent += sum(
                 hours(steps * train_images * passes["teacher"] * forward(teacher), teacher)
                 for teacher in map(experiment.runs.__getitem__, run.teachers)
@@ -135,7 +135,7 @@ def cost(experiment: Experiment, gflops: float | None = None) -> Cost:
         largest = max(largest, (on_gpu + (resident if resident <= RESIDENT_BYTES else 0), name))
         kept += 4 * network.weights + 4 * (test + answered + validation) * (network.features + known)
     recorded, recordings = 0.0, 0.0
-    for name in experiment.recordings.values():
+    for name in experiment.teacher_logits_keys.values():
         run = experiment.runs[name]
         asked = 1 + _mixed_share(run) * METHODS.build(run.method).asks_on_mixed
         images = run.optimization.epochs * train_images * asked
@@ -161,7 +161,7 @@ def cost(experiment: Experiment, gflops: float | None = None) -> Cost:
     ):
         jobs.append(Jobs(kind, grid * len(names), asks, grid * sum(trained[name] for name in names)))
     one_gpu = of.train_student.model_copy(update={"gpu": min(1, of.train_student.gpu)})
-    jobs.insert(4, Jobs("cached teacher logits", grid * len(experiment.recordings), one_gpu, grid * recorded))
+    jobs.insert(4, Jobs("cached teacher logits", grid * len(experiment.teacher_logits_keys), one_gpu, grid * recorded))
     jobs += [
         Jobs("evaluations", grid * len(experiment.runs), of.light),
         Jobs("mixing scans", grid, of.analyze, grid * sum(hours(samples * forward(run), run) for run in compared)),
@@ -328,7 +328,7 @@ def _counted(method: str, multi: str, run: Run) -> Mapping[str, float]:
 def _watched(run: Run, *, mixed: bool) -> Mapping[str, float]:
     import torch
 
-    from ..training.teachers import Networks
+    from ..training.teachers import TeacherEnsemble
 
     counts: dict[str, float] = defaultdict(float)
 
@@ -348,6 +348,6 @@ def _watched(run: Run, *, mixed: bool) -> Mapping[str, float]:
     images, labels = torch.rand(8, 3, 16, 16, generator=generator), torch.arange(8) % 4
     multi = MULTI_SAMPLE.build(run.multi)(images, generator) if mixed and run.multi else None
     objective = METHODS.build(run.method)
-    teacher = Networks([tiny("teacher", "linear")]) if objective.needs_teacher else None
+    teacher = TeacherEnsemble([tiny("teacher", "linear")]) if objective.needs_teacher else None
     objective.loss(tiny("student", objective.head).train(), teacher, Batch(images, labels, multi, 0))
     return {key: counts[key] / len(images) for key in ("student", "teacher", "kept")}

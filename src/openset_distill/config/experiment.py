@@ -33,7 +33,7 @@ from ..evaluation.scores import SCORES
 from ..methods import METHODS
 from ..models import BACKBONES
 from ..report.context import counted, listed
-from ..report.figures import FIGURES, Context, Highlight, read_context
+from ..report.figures import FIGURES, Context, RunRoles, read_context
 from ..report.tables import TABLES, Configured
 from ..report.tidy import FAMILIES
 from ..training.run_config import (
@@ -47,6 +47,7 @@ from ..training.run_config import (
     check_frozen,
     fingerprint,
 )
+from .renames import with_new_names
 
 
 def _of_value(check: Callable[[str], str]) -> Callable[[str], str]:
@@ -81,10 +82,10 @@ Gpus = Annotated[int, Field(ge=0, le=1024)]
 
 
 class DataSettings(Strict):
-    """Which images, and where they lie.
+    """Which images, and where they are.
 
     `images` is the folder or archive with the user's own images (dataset `image_folder`). By file name, `checksum`
-    accepts an archive other than the catalog's, and `addresses` fetches it from elsewhere.
+    accepts an archive other than the catalog's, and `urls` fetches it from elsewhere.
     """
 
     dataset: str
@@ -94,7 +95,7 @@ class DataSettings(Strict):
     folder: PathText = "data"
     mirror: PathText | None = None
     checksum: dict[str, str] = Field(default_factory=dict)
-    addresses: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    urls: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     validation_fraction: Fraction = 0.1
     # of pixels from 0 to 1, for each channel
     mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.4914, 0.4822, 0.4465)
@@ -127,8 +128,8 @@ class AugmentSettings(Strict):
 class RunSettings(Strict):
     """One trained network.
 
-    `teacher` names the run, or the ensemble of runs, that it learns from. Its `answers` are `recorded` once for all
-    students that see the same images, or asked for `live` in every training.
+    `teacher` names the run, or the ensemble of runs, that it learns from. `teacher_logits` are `cached` once for
+    all students that see the same images, or computed `online` in every training.
     """
 
     label: Line | None = None
@@ -138,7 +139,7 @@ class RunSettings(Strict):
     augment: AugmentSettings = AugmentSettings()
     optimization: OptimizationSettings = OptimizationSettings()
     teacher: Name | Annotated[Names, Field(min_length=1, max_length=100)] = "teacher"
-    answers: Literal["recorded", "live"] = "recorded"
+    teacher_logits: Literal["cached", "online"] = "cached"
 
 
 class EvaluationSettings(Strict):
@@ -198,7 +199,7 @@ class ShowSettings(Strict):
     @classmethod
     def _comparable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if len(value) == 1:
-            raise ValueError("a row alone is compared with nothing; name the row to compare with before it")
+            raise ValueError("an ablation needs at least two rows; name the row to compare with before it")
         return value
 
 
@@ -320,7 +321,7 @@ def read_configuration(path: str | Path) -> dict[str, Any]:
         if not isinstance(layer, dict):
             raise SettingsError(f"{current} must hold a mapping of settings")
         following = layer.pop("extends", None)
-        layers.append(layer)
+        layers.append(with_new_names(layer))
     merged: dict[str, Any] = {}
     for layer in reversed(layers):
         merged = merge(merged, layer)
@@ -341,7 +342,7 @@ def load(
         SettingsError: any unknown key, wrong type, value out of range, or reference to something that is not there.
     """
     check_size(configuration, "configuration")
-    configuration = dict(configuration)
+    configuration = with_new_names(configuration)
     base = configuration.pop("extends", None if stands_alone else default)
     if base is not None and not isinstance(base, str | Path):
         raise SettingsError(f"configuration: extends: {base!r} is not the path of one file")
@@ -390,7 +391,7 @@ class Run:
         needs_teacher = METHODS[self.method["name"]].needs_teacher
         teachers = (settings.teacher,) if isinstance(settings.teacher, str) else settings.teacher
         self.teachers: tuple[str, ...] = teachers if needs_teacher else ()
-        self.recorded = needs_teacher and settings.answers == "recorded"
+        self.cached = needs_teacher and settings.teacher_logits == "cached"
         own = self.backbone["model"] if self.backbone["name"] == "timm" else self.backbone["name"]
         self.network = " ".join([own, "-".join(map(str, self.backbone.get("widths", ())))]).strip()
         facts = {"epochs": self.optimization.epochs, "network": TITLES.get(own, own)}
@@ -504,7 +505,7 @@ class Experiment:
 
     def _check_data(self) -> None:
         data = self.settings.data
-        for key in ("checksum", "addresses"):
+        for key in ("checksum", "urls"):
             check_files(f"configuration: data.{key}", getattr(data, key))
         for checksum in data.checksum.values():
             _checked("data.checksum", parse_checksum, checksum)
@@ -514,7 +515,8 @@ class Experiment:
             )
         if data.images is not None and USERS_OWN not in (data.dataset, *data.others):
             raise SettingsError(
-                f"configuration: data.images: nobody reads these images; use the dataset {USERS_OWN}, or remove the key"
+                f"configuration: data.images is set, but no dataset uses it; use the dataset "
+                f"{USERS_OWN}, or remove the key"
             )
         if data.images is not None and not Path(data.images).exists():
             raise SettingsError(f"configuration: data.images: {data.images} does not exist; correct the path")
@@ -596,7 +598,7 @@ class Experiment:
 
     @cached_property
     def teacher_runs(self) -> list[str]:
-        """Runs that others learn from and that learn from nobody, in configured order."""
+        """Runs that others learn from and that have no teacher, in configured order."""
         wanted = {teacher for run in self.runs.values() for teacher in run.teachers}
         return [name for name, run in self.runs.items() if name in wanted and not run.teachers]
 
@@ -648,10 +650,10 @@ class Experiment:
             normalization=resolved.normalization(data.mean, data.std),
         )
 
-    # ------------------------------------------------------------------------------------------ recordings
+    # ------------------------------------------------------------------------------------------ teacher logits
 
-    def recording(self, run: str) -> str:
-        """The name of the recording of teachers' answers that a run reads.
+    def teacher_logits_key(self, run: str) -> str:
+        """The key in the name of the cached teacher logits that a run reads.
 
         Runs share one if they have the same teachers and see the same images; each split and seed has its own in its
         own folder.
@@ -660,17 +662,17 @@ class Experiment:
         return fingerprint([list(self.runs[run].teachers), seen.plain()])
 
     @cached_property
-    def recordings(self) -> dict[str, str]:
-        """Every recording by its name: the first of the runs that read it."""
-        recordings: dict[str, str] = {}
+    def teacher_logits_keys(self) -> dict[str, str]:
+        """Every such key, with the first of the runs that read its file."""
+        keys: dict[str, str] = {}
         for name, run in self.runs.items():
-            if run.recorded:
-                recordings.setdefault(self.recording(name), name)
-        return recordings
+            if run.cached:
+                keys.setdefault(self.teacher_logits_key(name), name)
+        return keys
 
-    def images_seen(self, recording: str, split: int, seed: int) -> ImagesSeen:
-        """The images that a recording belongs to."""
-        return self.run_config(self.recordings[recording], split, seed).images_seen()
+    def images_seen(self, key: str, split: int, seed: int) -> ImagesSeen:
+        """The images that cached teacher logits belong to."""
+        return self.run_config(self.teacher_logits_keys[key], split, seed).images_seen()
 
     # ------------------------------------------------------------------------------------------ data
 
@@ -735,8 +737,8 @@ class Experiment:
         for file in files:
             if file in data.checksum:
                 told += ["--checksum", f"{file}={data.checksum[file]}"]
-            for address in data.addresses.get(file, ()):
-                told += ["--address", f"{file}={address}"]
+            for url in data.urls.get(file, ()):
+                told += ["--url", f"{file}={url}"]
         if dataset == PUBLISHED_CHECKPOINTS.name:
             for split in self.settings.checkpoint_splits:
                 told += ["--only", files[split]]
@@ -771,11 +773,11 @@ class Experiment:
         }
 
     @cached_property
-    def highlight(self) -> Highlight:
+    def highlight(self) -> RunRoles:
         """The runs by the part they play in figures and tables."""
-        named = {field.name: getattr(self.settings.show, field.name) for field in dataclasses.fields(Highlight)}
+        named = {field.name: getattr(self.settings.show, field.name) for field in dataclasses.fields(RunRoles)}
         given = {part: runs for part, runs in named.items() if runs}
-        return Highlight(**given).filled(self.configured.families)
+        return RunRoles(**given).filled(self.configured.families)
 
     @property
     def compared_runs(self) -> list[str]:

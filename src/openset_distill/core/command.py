@@ -107,6 +107,19 @@ def _place_of(error: BaseException) -> str:
     return f"in {last.filename}, line {last.lineno}"
 
 
+def renamed(parser: argparse.ArgumentParser, old: str, new: str) -> None:
+    """Keeps an option's old name for one release: it does what the new one does, and says so on standard error."""
+    action = parser._option_string_actions[new]
+
+    class Renamed(argparse.Action):
+        def __call__(self, parser: argparse.ArgumentParser, *arguments: Any, **_: Any) -> None:
+            print(f"hint: {old} is now called {new}", file=sys.stderr)
+            action(parser, *arguments)
+
+    hidden = parser.add_argument(old, dest=action.dest, action=Renamed, type=action.type, help=argparse.SUPPRESS)
+    hidden.default = argparse.SUPPRESS
+
+
 def natural(text: str) -> int:
     """A whole number from 0, as an argument's type.
 

@@ -32,7 +32,7 @@ DAMAGED_NPZ += (zipfile.BadZipFile, SyntaxError, struct.error)
 
 
 @contextmanager
-def written_whole(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """Gives a temporary path in the folder of `path`; renames it to `path` when the block ends without an error.
 
     A crash, a full disk or an exception leaves the old file (or none), never half of a new one. What a killed process
@@ -44,7 +44,7 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(path)
+        remove_stale_temporaries(path)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     except OSError as error:
         raise OpenSetError(
@@ -72,7 +72,7 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def remove_leftovers(path: str | os.PathLike) -> None:
+def remove_stale_temporaries(path: str | os.PathLike) -> None:
     """Removes what killed processes had begun to write as `path`; what a living one is writing stays."""
     path = Path(path)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
@@ -138,7 +138,7 @@ def _owner_of_lock(handle: int) -> str:
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Writes `value` as indented JSON; NaN and infinity are refused because JSON has neither."""
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 

@@ -27,7 +27,7 @@ class Interrupted(OpenSetError):
             self.status = INTERRUPTED_STATUS
 
 
-class StopRequest:
+class GracefulShutdown:
     """Notices SIGINT, SIGTERM and SIGUSR1 from its creation to `release`.
 
     A second Ctrl-C, more than a second after the first, does not wait for the state to be saved.

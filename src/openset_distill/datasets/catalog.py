@@ -22,14 +22,14 @@ _CHECKSUM_DIGITS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 class Archive:
     """A file to fetch.
 
-    `file`: its name in the dataset's folder and in a mirror; `addresses`: where it is served, tried in this order;
+    `file`: its name in the dataset's folder and in a mirror; `urls`: where it is served, tried in this order;
     `size`: bytes, None where not known for sure; `checksum`: `algorithm:hexadecimal digits`, None where none is
-    known; `by_hand`: how to get it where no address serves it to everybody; `unpacked`: patterns of names in the
+    known; `by_hand`: how to get it where no URL serves it to everybody; `unpacked`: patterns of names in the
     dataset's folder that take its place, for what users often have unpacked already.
     """
 
     file: str
-    addresses: tuple[str, ...] = ()
+    urls: tuple[str, ...] = ()
     size: int | None = None
     checksum: str | None = None
     by_hand: str = ""
@@ -114,8 +114,8 @@ _VAZE_CITATION = (
 
 
 def _class_split(file: str, size: int, sha256: str) -> Archive:
-    address = f"{_VAZE}/main/data/open_set_splits/{file}"
-    return Archive(file=file, addresses=(address,), size=size, checksum=f"sha256:{sha256}")
+    url = f"{_VAZE}/main/data/open_set_splits/{file}"
+    return Archive(file=file, urls=(url,), size=size, checksum=f"sha256:{sha256}")
 
 
 def _checkpoint(split: int, sha256: str | None = None) -> Archive:
@@ -123,7 +123,7 @@ def _checkpoint(split: int, sha256: str | None = None) -> Archive:
     commit = "a49ead0f837d0600c9aa8ebdb0cfb28ed211e9df"
     return Archive(
         file=f"vgg32_tinyimagenet_split{split}.pth",
-        addresses=(f"{_VAZE}/{commit}/pretrained_weights/tinyimagenet_{split}.pth",),
+        urls=(f"{_VAZE}/{commit}/pretrained_weights/tinyimagenet_{split}.pth",),
         size=4_035_313 if sha256 else None,
         checksum=f"sha256:{sha256}" if sha256 else None,
     )
@@ -170,23 +170,23 @@ def _mnist(file: str, size: int, md5: str) -> Archive:
         "https://storage.googleapis.com/cvdf-datasets/mnist",
         "http://yann.lecun.com/exdb/mnist",
     )
-    return Archive(file=file, addresses=tuple(f"{place}/{file}" for place in places), size=size, checksum=f"md5:{md5}")
+    return Archive(file=file, urls=tuple(f"{place}/{file}" for place in places), size=size, checksum=f"md5:{md5}")
 
 
 def _svhn(file: str, size: int, md5: str) -> Archive:
-    address = f"http://ufldl.stanford.edu/housenumbers/{file}"
-    return Archive(file=file, addresses=(address,), size=size, checksum=f"md5:{md5}")
+    url = f"http://ufldl.stanford.edu/housenumbers/{file}"
+    return Archive(file=file, urls=(url,), size=size, checksum=f"md5:{md5}")
 
 
 def _dropbox(key: str, file: str, md5: str) -> Archive:
-    addresses = (f"https://www.dropbox.com/s/{key}/{file}?dl=1", f"https://www.dropbox.com/s/raw/{key}/{file}")
-    return Archive(file=file, addresses=addresses, checksum=f"md5:{md5}")
+    urls = (f"https://www.dropbox.com/s/{key}/{file}?dl=1", f"https://www.dropbox.com/s/raw/{key}/{file}")
+    return Archive(file=file, urls=urls, checksum=f"md5:{md5}")
 
 
-def _cars(file: str, md5: str, *addresses: str) -> Archive:
+def _cars(file: str, md5: str, *urls: str) -> Archive:
     return Archive(
         file=file,
-        addresses=addresses,
+        urls=urls,
         checksum=f"md5:{md5}",
         by_hand="the authors' server no longer has it: use a copy, its checksum tells whether it is the original",
     )
@@ -255,7 +255,7 @@ _ENTRIES = (
         archives=(
             Archive(
                 file="cifar-10-python.tar.gz",
-                addresses=("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",),
+                urls=("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",),
                 size=170_498_071,
                 checksum="md5:c58f30108f718f92721af3b95e74349a",
             ),
@@ -275,7 +275,7 @@ _ENTRIES = (
                 file="cifar-10-images.zip",
                 size=64_110_935,
                 checksum="sha256:5ddcc388dc9f0aabd182eb36756c338a86e60c5f51975cafb0dcfa152756de66",
-                by_hand="it has no public address: name a folder that holds it as the mirror, or use cifar10",
+                by_hand="it has no public URL: name a folder that holds it as the mirror, or use cifar10",
             ),
         ),
         licence=_NOT_STATED,
@@ -292,7 +292,7 @@ _ENTRIES = (
         archives=(
             Archive(
                 file="cifar-100-python.tar.gz",
-                addresses=("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",),
+                urls=("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",),
                 size=169_001_437,
                 checksum="md5:eb9058c3a382ffc7106e4002c42a8d85",
             ),
@@ -310,7 +310,7 @@ _ENTRIES = (
         archives=(
             Archive(
                 file="tiny-imagenet-200.zip",
-                addresses=(
+                urls=(
                     "https://cs231n.stanford.edu/tiny-imagenet-200.zip",
                     "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
                 ),
@@ -332,7 +332,7 @@ _ENTRIES = (
         archives=(
             Archive(
                 file="CUB_200_2011.tgz",
-                addresses=(
+                urls=(
                     "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1",
                     "http://www.vision.caltech.edu/visipedia-data/CUB-200-2011/CUB_200_2011.tgz",
                 ),
@@ -360,7 +360,7 @@ _ENTRIES = (
         archives=(
             Archive(
                 file="fgvc-aircraft-2013b.tar.gz",
-                addresses=("https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",),
+                urls=("https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",),
                 size=2_753_340_328,
                 checksum="md5:d4acdd33327262359767eeaa97a4f732",
             ),
@@ -470,7 +470,7 @@ _ENTRIES = (
         archives=(
             Archive(
                 file="dtd-r1.0.1.tar.gz",
-                addresses=(
+                urls=(
                     "https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz",
                     "https://thor.robots.ox.ac.uk/dtd/dtd-r1.0.1.tar.gz",
                 ),
@@ -527,7 +527,7 @@ _ENTRIES = (
         archives=(
             Archive(
                 file="val_256.tar",
-                addresses=("http://data.csail.mit.edu/places/places365/val_256.tar",),
+                urls=("http://data.csail.mit.edu/places/places365/val_256.tar",),
                 size=525_158_400,
                 checksum="md5:e27b17d8d44f4af9a78502beb927f808",
             ),

@@ -1,4 +1,4 @@
-"""Fetching archives: from a mirror folder or the official addresses, resumed, verified, recorded.
+"""Fetching archives: from a mirror folder or the official URLs, resumed, verified, recorded.
 
 A file appears under its name only after its size and checksum were verified. `<file>.origin.json` beside it records
 where it came from and its SHA-256.
@@ -30,23 +30,23 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..core.errors import DataError, OpenSetError, SettingsError, nearest
-from ..core.files import read_json, write_json, written_whole
+from ..core.files import atomic_write, read_json, write_json
 from .catalog import DATASETS, Archive, Dataset, check_files, parse_checksum
 
 MIRROR_VARIABLE = "OPENSET_MIRROR"
 
 _CHUNK = 1024**2
-_PROGRESS = 64 * 1024  # bytes that make a try of an address a success, though it did not reach the end
+_PROGRESS = 64 * 1024  # bytes that make a try of an url a success, though it did not reach the end
 _SECONDS_BETWEEN_LINES = 10.0
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class RetryPolicy:
     """How long a download is tried.
 
-    `attempts`: tries of one address in a row that bring nothing new; `first_wait`: seconds before the second try,
+    `attempts`: tries of one URL in a row that bring nothing new; `first_wait`: seconds before the second try,
     doubled each time up to `longest_wait`; `connect_timeout`, `read_timeout`: seconds without an answer.
     """
 
@@ -100,13 +100,13 @@ def fetch(
     *,
     mirror: str | os.PathLike | None = None,
     checksum: str | None = None,
-    patience: Patience | None = None,
+    retries: RetryPolicy | None = None,
     progress: bool = True,
 ) -> Path:
     """Makes sure that `archive` lies in `folder`, verified, and returns its path.
 
     A file that is there is only verified. Otherwise the mirror folder is looked at (`mirror`, or the folders that the
-    environment variable OPENSET_MIRROR names; also one folder below), then each address in order. `checksum`
+    environment variable OPENSET_MIRROR names; also one folder below), then each URL in order. `checksum`
     (`sha256:...`) replaces the catalog's for a re-packed archive that the user trusts. Processes that fetch the
     same file at once all succeed: one works, the others wait.
 
@@ -116,7 +116,7 @@ def fetch(
         SettingsError: `checksum` is not of the form `algorithm:digits`.
         OpenSetError: the folder cannot be written, or the disk is full.
     """
-    _fetch(archive, Path(folder), mirror, checksum, patience or Patience(), progress)
+    _fetch(archive, Path(folder), mirror, checksum, retries or RetryPolicy(), progress)
     return Path(folder) / archive.file
 
 
@@ -126,26 +126,26 @@ def fetch_dataset(
     *,
     mirror: str | os.PathLike | None = None,
     checksums: Mapping[str, str] | None = None,
-    addresses: Mapping[str, Sequence[str]] | None = None,
+    urls: Mapping[str, Sequence[str]] | None = None,
     only: Collection[str] = (),
-    patience: Patience | None = None,
+    retries: RetryPolicy | None = None,
     progress: bool = True,
 ) -> list[Origin]:
     """Fetches all files of a dataset, as `fetch` does, and tells where each came from.
 
-    `checksums`: by file name, for re-packed archives that the user trusts; `addresses`: by file name, where it is
-    served instead of the catalog's addresses; files of other datasets are ignored in both. `only`: the files to fetch,
+    `checksums`: by file name, for re-packed archives that the user trusts; `urls`: by file name, where it is
+    served instead of the catalog's URLs; files of other datasets are ignored in both. `only`: the files to fetch,
     all where empty.
     An archive that lies there unpacked (`Archive.unpacked`) is not fetched, and nothing can be verified of it.
 
     Raises:
-        SettingsError: `checksums` or `addresses` names a file that no dataset has, or `only` one that this one lacks.
+        SettingsError: `checksums` or `urls` names a file that no dataset has, or `only` one that this one lacks.
         OpenSetError: as `fetch`.
     """
     folder = Path(folder)
-    checksums, addresses = checksums or {}, addresses or {}
+    checksums, urls = checksums or {}, urls or {}
     check_files("data.checksum", checksums)
-    check_files("data.addresses", addresses)
+    check_files("data.urls", urls)
     for checksum in checksums.values():
         parse_checksum(checksum)
     for file in only:
@@ -155,13 +155,13 @@ def fetch_dataset(
     for archive in dataset.files:
         if only and archive.file not in only:
             continue
-        if archive.file in addresses:
-            archive = dataclasses.replace(archive, addresses=tuple(addresses[archive.file]))
+        if archive.file in urls:
+            archive = dataclasses.replace(archive, urls=tuple(urls[archive.file]))
         if not (folder / archive.file).exists() and _unpacked(archive, folder):
             _logger.warning("%s: the unpacked files in %s are used as they are, not verified", archive.file, folder)
             continue
         stated = checksums.get(archive.file)
-        origins.append(_fetch(archive, folder, mirror, stated, patience or Patience(), progress))
+        origins.append(_fetch(archive, folder, mirror, stated, retries or RetryPolicy(), progress))
     return origins
 
 
@@ -193,10 +193,10 @@ def _fetch(
     folder: Path,
     mirror: str | os.PathLike | None,
     checksum: str | None,
-    patience: Patience,
+    retries: RetryPolicy,
     progress: bool,
 ) -> Origin:
-    job = _Fetch(archive, folder, checksum, patience, progress)
+    job = _Fetch(archive, folder, checksum, retries, progress)
     if job.target.exists():
         return job.keep()  # before anything is written: the folder may be read-only
     mirrors = _mirrors(mirror)
@@ -214,11 +214,11 @@ def _fetch(
 class _Fetch:
     """The work of `fetch` for one file."""
 
-    def __init__(self, archive: Archive, folder: Path, checksum: str | None, patience: Patience, progress: bool):
+    def __init__(self, archive: Archive, folder: Path, checksum: str | None, retries: RetryPolicy, progress: bool):
         self.archive = archive
         self.target = folder / archive.file
         self.record = _record(self.target)
-        self.patience = patience
+        self.retries = retries
         self.progress = progress
         self.expected = archive.checksum if checksum is None else checksum
         self.size = archive.size if checksum is None else None  # a re-packed archive has another size
@@ -311,8 +311,8 @@ class _Fetch:
             for part in self.target.parent.glob(_parts_of(self.archive.file)):
                 part.unlink()
             return found
-        if not self.archive.addresses:
-            tried.append("  no address serves it to everybody")
+        if not self.archive.urls:
+            tried.append("  no URL serves it to everybody")
         remedies = [
             *filter(None, [self.archive.by_hand]),
             f"put the file into {self.target.parent} by hand",
@@ -327,7 +327,7 @@ class _Fetch:
             candidates = [mirror / self.archive.file, *sorted(mirror.glob(f"*/{glob.escape(self.archive.file)}"))]
             found = [path for path in candidates if path.is_file()]
             yield from ((path, self._copy) for path in found or candidates[:1])
-        yield from ((address, self._download) for address in self.archive.addresses)
+        yield from ((url, self._download) for url in self.archive.urls)
 
     def _copy(self, path: Path) -> str:
         """Copies a mirror's file; returns its SHA-256."""
@@ -337,30 +337,30 @@ class _Fetch:
             raise _Unusable("the mirror has no such file") from None
         except OSError as error:
             raise _Unusable(f"cannot be read ({error.strerror or error})") from error
-        with source, written_whole(self.target) as partial:
+        with source, atomic_write(self.target) as partial:
             with open(partial, "wb") as copy:
                 sha256, problem = self._verify(source, copy)
             if problem:
                 raise _Unusable(f"it has {problem}; if you trust it, {self._stating(sha256)}")
         return sha256
 
-    # -- addresses
+    # -- URLs
 
-    def _download(self, address: str) -> str:
-        """Downloads from one address; returns the SHA-256 of the file."""
+    def _download(self, url: str) -> str:
+        """Downloads from one URL; returns the SHA-256 of the file."""
         try:
-            scheme = urlsplit(address).scheme
+            scheme = urlsplit(url).scheme
         except ValueError as error:
-            raise _Unusable(f"is no address ({error})") from error
+            raise _Unusable(f"is no URL ({error})") from error
         if scheme not in ("http", "https"):
-            raise _Unusable("refused: only http and https addresses are used")
-        # one part an address: what two servers sent must not be mixed
-        key = hashlib.sha256(address.encode()).hexdigest()[:8]
+            raise _Unusable("refused: only http and https URLs are used")
+        # one part per URL: what two servers sent must not be mixed
+        key = hashlib.sha256(url.encode()).hexdigest()[:8]
         part = self.target.parent / f".{self.archive.file}.{key}.part"
         failures, restarts, before = 0, 0, _size(part)
         while True:
             try:
-                resumed = self._transfer(address, part)
+                resumed = self._transfer(url, part)
                 with open(part, "rb") as stream:
                     sha256, problem = self._verify(stream)
                     os.fsync(stream.fileno())
@@ -377,24 +377,24 @@ class _Fetch:
                 if reason.restart:
                     part.unlink(missing_ok=True)
                     restarts, before = restarts + 1, 0
-                if max(failures, restarts) >= self.patience.attempts:
-                    raise _Unusable(f"{reason} ({self.patience.attempts} attempts)") from reason
-                wait = self.patience.first_wait * 2 ** (failures - 1) if reason.wait is None else reason.wait
-                wait = min(wait, self.patience.longest_wait)
-                _logger.warning("%s: %s; trying again in %g s", address, reason, wait)
+                if max(failures, restarts) >= self.retries.attempts:
+                    raise _Unusable(f"{reason} ({self.retries.attempts} attempts)") from reason
+                wait = self.retries.first_wait * 2 ** (failures - 1) if reason.wait is None else reason.wait
+                wait = min(wait, self.retries.longest_wait)
+                _logger.warning("%s: %s; trying again in %g s", url, reason, wait)
                 time.sleep(wait)
 
-    def _transfer(self, address: str, part: Path) -> bool:
+    def _transfer(self, url: str, part: Path) -> bool:
         """Brings `part` to its end; returns whether it began with bytes of an earlier transfer."""
         memory = part.with_name(part.name + ".json")
-        earlier = _earlier(memory, address) if part.exists() else {}
+        earlier = _earlier(memory, url) if part.exists() else {}
         start, validator = _size(part), earlier.get("validator")
         # without a validator of the server only a known checksum tells whether the pieces fit
         if not (earlier and (validator or self.expected)) or (self.size is not None and start > self.size):
             start = 0
         if start and start == earlier.get("total"):
             return True
-        with self._answer(address, start, validator) as response:
+        with self._answer(url, start, validator) as response:
             if start and response.status_code == 200:
                 start = 0  # the server does not resume, or the file has changed
             elif start and (_validator(response) not in (None, validator) or not _continues(response, start)):
@@ -410,10 +410,10 @@ class _Fetch:
                     "free some space or choose another folder, then run again"
                 )
             validator = validator if start else _validator(response)
-            write_json(memory, {"address": address, "validator": validator, "total": total})
+            write_json(memory, {"url": url, "validator": validator, "total": total})
             with (
                 open(part, "ab" if start else "wb") as stream,
-                _shown(self.archive.file, address, start, total, self.progress) as show,
+                _shown(self.archive.file, url, start, total, self.progress) as show,
             ):
                 size = start
                 for chunk in _chunks(response):
@@ -427,20 +427,20 @@ class _Fetch:
         return start > 0
 
     @contextmanager
-    def _answer(self, address: str, start: int, validator: str | None) -> Iterator[requests.Response]:
+    def _answer(self, url: str, start: int, validator: str | None) -> Iterator[requests.Response]:
         """The server's answer with contents to read: status 200 or 206."""
         headers = {"User-Agent": f"openset-distill/{__version__}", "Accept-Encoding": "identity"}
         if start:
             headers["Range"] = f"bytes={start}-"
             if validator:
                 headers["If-Range"] = validator
-        timeout = (self.patience.connect_timeout, self.patience.read_timeout)
+        timeout = (self.retries.connect_timeout, self.retries.read_timeout)
         try:
-            response = requests.get(address, headers=headers, stream=True, timeout=timeout)
+            response = requests.get(url, headers=headers, stream=True, timeout=timeout)
         except (requests.ConnectionError, requests.Timeout) as error:
             raise _Interrupted(_reason(error)) from error
         except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
-            # ValueError: it redirects to something that is no address
+            # ValueError: it redirects to something that is no URL
             raise _Unusable(_reason(error)) from error
         with response:
             code = response.status_code
@@ -451,8 +451,8 @@ class _Fetch:
                 raise _Interrupted(f"HTTP status {code}", wait=None if after is None else float(after))
             if code not in (200, 206) or (code == 206 and not start):
                 raise _Unusable(f"HTTP status {code}")
-            if address.startswith("https:") and not response.url.startswith("https:"):
-                raise _Unusable("leads to an address that is not secured")
+            if url.startswith("https:") and not response.url.startswith("https:"):
+                raise _Unusable("leads to a URL that is not secured")
             if response.headers.get("Content-Type", "").startswith("text/html"):
                 raise _Unusable("sends a web page, not the file (it may ask for a login)")
             yield response
@@ -504,13 +504,13 @@ def _locked(path: Path, what: str) -> Iterator[None]:
         lock.release()
 
 
-def _earlier(memory: Path, address: str) -> Mapping[str, Any]:
+def _earlier(memory: Path, url: str) -> Mapping[str, Any]:
     """What is known of an unfinished download; nothing where that is not certain."""
     try:
         known = read_json(memory)
     except OpenSetError:
         return {}
-    return known if isinstance(known, dict) and known.get("address") == address else {}
+    return known if isinstance(known, dict) and known.get("url") == url else {}
 
 
 def _validator(response: requests.Response) -> str | None:
@@ -547,7 +547,7 @@ def _reason(error: BaseException) -> str:
 
 
 @contextmanager
-def _shown(file: str, address: str, start: int, total: int | None, wanted: bool) -> Iterator[Callable[[int], object]]:
+def _shown(file: str, url: str, start: int, total: int | None, wanted: bool) -> Iterator[Callable[[int], object]]:
     """Shows progress on standard error: a bar in a terminal, now and then a line elsewhere."""
     if not wanted:
         yield lambda _: None
@@ -566,6 +566,6 @@ def _shown(file: str, address: str, start: int, total: int | None, wanted: bool)
             said = time.monotonic()
             print(f"{file}: {done / 1e6:.1f}{whole} MB", file=sys.stderr, flush=True)
 
-    print(f"{file}: from {address}, {done / 1e6:.1f}{whole} MB", file=sys.stderr, flush=True)
+    print(f"{file}: from {url}, {done / 1e6:.1f}{whole} MB", file=sys.stderr, flush=True)
     yield count
     print(f"{file}: {done / 1e6:.1f} MB are here", file=sys.stderr, flush=True)

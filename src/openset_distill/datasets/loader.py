@@ -28,7 +28,7 @@ def resident_bytes(device: torch.device) -> float:
 
 
 class Shown(Protocol):
-    """What a training takes its batches from: images (`Feed`), or features in their place.
+    """What a training takes its batches from: images (`ImageLoader`), or features in their place.
 
     Attributes:
         resident: all images on the device, where they are there.
@@ -40,13 +40,13 @@ class Shown(Protocol):
 
     def __len__(self) -> int: ...
 
-    def place(self, positions: Tensor) -> Tensor: ...
+    def place(self, indices: Tensor) -> Tensor: ...
 
-    def batch(self, positions: Tensor, following: Tensor | None = None) -> Tensor: ...
+    def batch(self, indices: Tensor, next_indices: Tensor | None = None) -> Tensor: ...
 
 
-class Feed:
-    """Some images of a prepared array, by position, as batches on the device.
+class ImageLoader:
+    """Images of a prepared array as batches on the device.
 
     Args:
         images: one part of a prepared dataset, memory-mapped or decoded as it is read: on a CPU it is never held as a
@@ -67,30 +67,30 @@ class Feed:
     def __len__(self) -> int:
         return len(self.index)
 
-    def place(self, positions: Tensor) -> Tensor:
-        """`positions` (int64) where `batch` reads them: on the device if the images are there, else on the CPU."""
-        return positions.to(self.device) if self.resident is not None else positions
+    def place(self, indices: Tensor) -> Tensor:
+        """`indices` (int64) where `batch` reads them: on the device if the images are there, else on the CPU."""
+        return indices.to(self.device) if self.resident is not None else indices
 
-    def batch(self, positions: Tensor, following: Tensor | None = None) -> Tensor:
-        """Images uint8 `[batch, channels, height, width]`, channels last in memory, at `positions` (int64).
+    def batch(self, indices: Tensor, next_indices: Tensor | None = None) -> Tensor:
+        """Images uint8 `[batch, channels, height, width]`, channels last in memory, with these indices (int64).
 
-        With `following`, the positions of the next batch, images that must be decoded or sent to a GPU are fetched for
+        With `next_indices`, those of the next batch, images that must be decoded or sent to a GPU are fetched for
         it by a thread of their own while the network works on this one.
         """
         if self.resident is not None:
-            return self.resident[self.place(positions)].permute(0, 3, 1, 2)
-        wanted = positions.numpy()
-        if self._ahead is not None and np.array_equal(self._ahead[0], wanted):
+            return self.resident[self.place(indices)].permute(0, 3, 1, 2)
+        requested = indices.numpy()
+        if self._ahead is not None and np.array_equal(self._ahead[0], requested):
             pixels = self._ahead[1].result()
         else:
-            pixels = self._read(wanted)
+            pixels = self._read(requested)
         self._ahead = None
-        if following is not None and self.reads_ahead:
-            self._ahead = (following.numpy(), self._reader.submit(self._read, following.numpy()))
+        if next_indices is not None and self.reads_ahead:
+            self._ahead = (next_indices.numpy(), self._reader.submit(self._read, next_indices.numpy()))
         return pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
 
-    def _read(self, positions: np.ndarray) -> Tensor:
-        pixels = torch.from_numpy(self.images.batch(self.index[positions]))
+    def _read(self, indices: np.ndarray) -> Tensor:
+        pixels = torch.from_numpy(self.images.batch(self.index[indices]))
         # only from pinned memory does a copy leave the host free
         return pixels.pin_memory() if self.device.type == "cuda" else pixels
 

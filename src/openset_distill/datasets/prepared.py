@@ -82,7 +82,7 @@ class Images:
 
 
 @dataclass(frozen=True)
-class PackedDataset:
+class PreparedDataset:
     """A prepared dataset. `classes` holds the class names in label order."""
 
     name: str
@@ -99,7 +99,7 @@ class PackedDataset:
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
-def open_packed(folder: str | os.PathLike) -> PackedDataset:
+def open_prepared(folder: str | os.PathLike) -> PreparedDataset:
     """Opens a prepared folder, memory-mapped: nothing but the labels is read.
 
     Files whose size or time of change is not that of the last check are compared with the checksums of the manifest
@@ -140,7 +140,7 @@ def open_packed(folder: str | os.PathLike) -> PackedDataset:
             parts[part] = StreamedImages(Indexed(Path(manifest["root"]), records), labels, size, channels)
         else:
             parts[part] = Images(_load(images_path, np.uint8, (counts[part], size, size, channels), remedy), labels)
-    return PackedDataset(name, classes, parts["train"], parts["test"], manifest)
+    return PreparedDataset(name, classes, parts["train"], parts["test"], manifest)
 
 
 def _check_manifest(manifest: Any) -> None:
@@ -163,9 +163,9 @@ def verify(folder: str | os.PathLike) -> None:
     """Compares every byte of a prepared folder with the checksums of its manifest.
 
     Raises:
-        DataError: as `open_packed`.
+        DataError: as `open_prepared`.
     """
-    manifest = open_packed(folder).manifest
+    manifest = open_prepared(folder).manifest
     _verify(Path(folder), manifest, f"delete the folder {folder} and prepare the dataset again")
 
 
@@ -402,7 +402,7 @@ def _finished(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | Non
     if not (folder / MANIFEST).is_file():
         return None
     try:
-        manifest = dict(open_packed(folder).manifest)
+        manifest = dict(open_prepared(folder).manifest)
     except DataError:
         return None
     return manifest if all(manifest.get(key) == value for key, value in identity.items()) else None

@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import Field
 
 from ..core.errors import DataError, SettingsError
-from ..core.files import written_whole
+from ..core.files import atomic_write
 from ..core.registry import Registry, settings_class
 from .evaluate import WEIGHTS, check_weights, read_arrays
 from .scores import BLOCK
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 ARRAYS = {"features": 2, "logits": 2, "labels": 1, "head_weight": 2, "head_bias": 1}
 
 # features [n, d], logits [n, classes] -> [n], larger = less known, as pytorch-ood has it
-Outlierness = Callable[["Tensor", "Tensor"], "Tensor"]
+OutlierScore = Callable[["Tensor", "Tensor"], "Tensor"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class TrainingOutputs:
         Raises:
             OpenSetError: the folder cannot be written.
         """
-        with written_whole(path) as partial, open(partial, "wb") as stream:
+        with atomic_write(path) as partial, open(partial, "wb") as stream:
             arrays: dict[str, Any] = {name: getattr(self, name) for name in ARRAYS}
             if self.weights:
                 arrays[WEIGHTS] = np.array(self.weights)
@@ -148,7 +148,7 @@ class OpenMax:
     alpha: Annotated[int, Field(ge=1, le=100_000)] = 10
     euclid_weight: Annotated[float, Field(ge=0, le=1)] = 1.0
 
-    def fit(self, training: TrainingOutputs) -> Outlierness:
+    def fit(self, training: TrainingOutputs) -> OutlierScore:
         import pytorch_ood.detector
         import torch
 
@@ -183,7 +183,7 @@ class ViM:
 
     needs_linear_head: ClassVar[bool] = True
 
-    def fit(self, training: TrainingOutputs) -> Outlierness:
+    def fit(self, training: TrainingOutputs) -> OutlierScore:
         import pytorch_ood.detector
 
         weight, bias = training.head("vim")
@@ -212,7 +212,7 @@ class KNN:
 
     k: Annotated[int, Field(ge=1, le=1_000_000)] = 50
 
-    def fit(self, training: TrainingOutputs) -> Outlierness:
+    def fit(self, training: TrainingOutputs) -> OutlierScore:
         import pytorch_ood.detector
 
         if len(training.labels) < self.k:
@@ -236,7 +236,7 @@ class Mahalanobis:
     NeurIPS 2018, on the last features alone and without changing the image.
     """
 
-    def fit(self, training: TrainingOutputs) -> Outlierness:
+    def fit(self, training: TrainingOutputs) -> OutlierScore:
         import pytorch_ood.detector
 
         _check_every_class("mahalanobis", training)
@@ -260,7 +260,7 @@ class ReAct:
 
     needs_linear_head: ClassVar[bool] = True
 
-    def fit(self, training: TrainingOutputs) -> Outlierness:
+    def fit(self, training: TrainingOutputs) -> OutlierScore:
         import pytorch_ood.detector
         from torch.nn.functional import linear
 
@@ -289,7 +289,7 @@ DETECTORS = Registry(
 )
 
 
-def served(specifications: Iterable[Mapping[str, Any]], training: TrainingOutputs) -> list[Mapping[str, Any]]:
+def applicable(specifications: Iterable[Mapping[str, Any]], training: TrainingOutputs) -> list[Mapping[str, Any]]:
     """Those of the detectors that a network can serve: some compute with a linear head, which not every one has."""
     linear = len(training.head_weight) > 0
     return [one for one in specifications if linear or not getattr(DETECTORS[one["name"]], "needs_linear_head", False)]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import DataError, SettingsError, nearest
-from ..core.files import AGAIN, read_npz, written_whole
+from ..core.files import AGAIN, atomic_write, read_npz
 from ..core.names import UNKNOWN_LABEL
 from . import metrics, statistics
 from .scores import score as score_images
@@ -70,7 +70,7 @@ def save_outputs(
         outputs |= {name: np.asarray(array, dtype=dtype) for name, array, dtype in arrays}
     if weights:
         outputs[WEIGHTS] = np.array(weights)
-    with written_whole(path) as partial, open(partial, "wb") as stream:
+    with atomic_write(path) as partial, open(partial, "wb") as stream:
         np.savez(stream, **outputs)
 
 

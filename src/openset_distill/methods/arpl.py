@@ -38,7 +38,7 @@ class ReciprocalPoints(Method):
     def loss(self, student: Classifier, teacher: Teacher | None, batch: Batch) -> tuple[Terms, Terms]:
         from .losses import mixed_cross_entropy
 
-        images, targets, weights = batch.seen()
+        images, targets, weights = batch.inputs()
         _, logits, excess = student(images)
         outside = (weights * excess.gather(1, targets).relu()).sum(dim=1)
         return {

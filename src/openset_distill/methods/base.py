@@ -33,23 +33,23 @@ class Batch:
         images: float `[batch, channels, height, width]`, after the single-sample augmentations, normalised.
         labels: int64 `[batch]`.
         mixed: the same images after a multi-sample augmentation, or None when this batch is not mixed.
-        number: of the training step, counted from 0 through all epochs.
+        step: the training step, counted from 0 through all epochs.
     """
 
     images: Tensor
     labels: Tensor
     mixed: Mixed | None
-    number: int
+    step: int
 
-    def seen(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What a student sees for whom a mixed image is an image: images, labels and shares `[batch, sources]`."""
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, labels and mixing weights `[batch, sources]` for methods that treat mixed images like any others."""
         if self.mixed is None:
             return self.images, self.labels[:, None], self.images.new_ones(len(self.labels), 1)
         return self.mixed.images, self.labels[self.mixed.sources], self.mixed.weights
 
 
 class Teacher(Protocol):
-    """Whom a student learns from: logits `[batch, classes]`, without a graph, on the images of a batch."""
+    """The teacher of a student: logits `[batch, classes]`, without a graph, on the images of a batch."""
 
     def on_raw(self, batch: Batch) -> Tensor: ...
 

@@ -41,7 +41,7 @@ class ClassWiseSelfDistillation(Method):
     def loss(self, student: Classifier, teacher: Teacher | None, batch: Batch) -> tuple[Terms, Terms]:
         from .losses import kl_distillation, main_label, mixed_cross_entropy, next_of_class
 
-        images, targets, weights = batch.seen()
+        images, targets, weights = batch.inputs()
         _, logits = student(images)
         partner = next_of_class(main_label(targets, weights))
         paired = partner != torch.arange(len(partner), device=partner.device)

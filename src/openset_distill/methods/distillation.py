@@ -45,7 +45,7 @@ class Distillation(Method):
     def loss(self, student: Classifier, teacher: Teacher | None, batch: Batch) -> tuple[Terms, Terms]:
         from .losses import main_label, mixed_cross_entropy
 
-        images, targets, weights = batch.seen()
+        images, targets, weights = batch.inputs()
         teacher = needed(teacher)
         answer = teacher.on_raw(batch) if batch.mixed is None else teacher.on_mixed(batch)
         _, logits = student(images)

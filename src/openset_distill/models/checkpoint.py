@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..core.errors import CheckpointError, SettingsError, nearest
-from ..core.files import AGAIN, unreadable, written_whole
+from ..core.files import AGAIN, atomic_write, unreadable
 from . import build_classifier
 from .classifier import Classifier, channels_last
 from .heads import HEADS
@@ -26,7 +26,7 @@ _AS_TRAINED = {"pretrained": False, "weights": None, "freeze": False, "views": 0
 
 
 @dataclass(frozen=True)
-class Described:
+class NetworkSpec:
     """What a file of weights says about its network: enough to rebuild it and to refuse it where it does not fit."""
 
     backbone: dict[str, Any]
@@ -55,7 +55,7 @@ def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapp
     """
     # not save_file: it writes through a hidden file of its own, which a killed process would leave behind
     contents = _packed(tensors, metadata)
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(contents)
 
 
@@ -89,17 +89,17 @@ def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"checkpoint {path} is damaged ({error}); {AGAIN}") from error
 
 
-def save_classifier(path: Path | str, model: Classifier, described: Described) -> None:
+def save_classifier(path: Path | str, model: Classifier, described: NetworkSpec) -> None:
     """Writes a classifier's weights with the description that rebuilds it."""
     save_tensors(path, model.state_dict(), described.metadata())
 
 
-def weights_digest(model: Classifier, described: Described) -> str:
+def weights_digest(model: Classifier, described: NetworkSpec) -> str:
     """The SHA-256 of the file that `save_classifier` writes of the same network."""
     return hashlib.sha256(_packed(model.state_dict(), described.metadata())).hexdigest()
 
 
-def load_classifier(path: Path | str, *, classes: tuple[str, ...] | None = None) -> tuple[Classifier, Described]:
+def load_classifier(path: Path | str, *, classes: tuple[str, ...] | None = None) -> tuple[Classifier, NetworkSpec]:
     """A classifier in evaluation mode, on the CPU.
 
     Args:
@@ -110,7 +110,7 @@ def load_classifier(path: Path | str, *, classes: tuple[str, ...] | None = None)
     """
     tensors, metadata = load_tensors(path)
     try:
-        described = Described(
+        described = NetworkSpec(
             backbone=json.loads(metadata["backbone"]),
             classes=tuple(json.loads(metadata["classes"])),
             channels=int(metadata["channels"]),

@@ -16,20 +16,22 @@ BATCH = 512
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, feed: Shown, normalize: Callable[[Tensor], Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features float32 `[n, d]` and logits float32 `[n, classes]` on the CPU, in the order of the feed.
+def predict(
+    model: nn.Module, loader: Shown, normalize: Callable[[Tensor], Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features float32 `[n, d]` and logits float32 `[n, classes]` on the CPU, in the order of the loader.
 
     Raises:
         OpenSetError: the GPU has no memory for a single image.
     """
 
-    def images(first: int, last: int, following: int) -> torch.Tensor:
-        positions, after = torch.arange(first, last), torch.arange(last, following)
-        return normalize(feed.batch(positions, following=after if len(after) else None))
+    def images(first: int, last: int, end: int) -> torch.Tensor:
+        indices, next_indices = torch.arange(first, last), torch.arange(last, end)
+        return normalize(loader.batch(indices, next_indices=next_indices if len(next_indices) else None))
 
     was_training = model.training
     model.eval()
-    outputs = in_batches(model, len(feed), images)
+    outputs = in_batches(model, len(loader), images)
     model.train(was_training)
     return outputs
 
@@ -65,7 +67,7 @@ def in_batches(
     return torch.cat(features), torch.cat(logits)
 
 
-def accuracy(model: nn.Module, feed: Shown, labels: torch.Tensor, normalize: Callable[[Tensor], Tensor]) -> float:
-    """Closed-set accuracy in [0, 1] on the images of a feed with int64 labels `[n]`."""
-    _, logits = predict(model, feed, normalize)
+def accuracy(model: nn.Module, loader: Shown, labels: torch.Tensor, normalize: Callable[[Tensor], Tensor]) -> float:
+    """Closed-set accuracy in [0, 1] on the images of a loader with int64 labels `[n]`."""
+    _, logits = predict(model, loader, normalize)
     return (logits.argmax(dim=1) == labels).double().mean().item()

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.errors import OpenSetError, SettingsError
-from ..core.files import written_whole
+from ..core.files import atomic_write
 from .model import OpenSetClassifier
 
 PACKAGES = ("onnx", "onnxscript")
@@ -113,7 +113,7 @@ def export_onnx(model: OpenSetClassifier, path: str | os.PathLike) -> Path:
     for key, value in metadata.items():
         proto.metadata_props.add(key=key, value=value)
     path = Path(path)
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(proto.SerializeToString())
     return path
 

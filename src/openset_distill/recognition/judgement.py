@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import DataError, SettingsError
-from ..core.files import written_whole
+from ..core.files import atomic_write
 from ..core.text import printable, spreadsheet_cell
 from ..evaluation import metrics
 from ..evaluation.evaluate import ALL, KNOWN, evaluate
@@ -296,7 +296,7 @@ def write_predictions(path: Path, judgement: Judgement, *, true: Sequence[str] |
     """
     outputs, values = judgement.outputs, judgement.scores[judgement.score]
     names = (*outputs.classes, UNKNOWN)
-    with written_whole(path) as partial, open(partial, "w", newline="", encoding="utf-8") as stream:
+    with atomic_write(path) as partial, open(partial, "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["file", "true", "known", "predicted", "score", "rejected"])
         for i, label in enumerate(outputs.labels):
@@ -361,7 +361,7 @@ def draw(folder: Path, judgement: Judgement) -> list[Path]:
 
     paths = []
     for name, figure in figures().items():
-        with written_whole(folder / name) as partial:
+        with atomic_write(folder / name) as partial:
             figure.savefig(partial, format="png", dpi=style.DPI, metadata={"Software": None})
         paths.append(folder / name)
     return paths

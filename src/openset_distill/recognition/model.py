@@ -25,14 +25,14 @@ import torch
 from .. import __version__
 from ..core.device import exact_float32, has_gpu
 from ..core.errors import CheckpointError, DataError, OpenSetError, SettingsError, nearest
-from ..core.files import sha256, written_whole
+from ..core.files import atomic_write, sha256
 from ..datasets.loader import Normalize
 from ..evaluation import thresholds
 from ..evaluation.evaluate import ALL, KNOWN
 from ..evaluation.scores import SCORES
 from ..evaluation.scores import score as score_images
 from ..evaluation.thresholds import OperatingPoint
-from ..models.checkpoint import Described, load_classifier, save_classifier
+from ..models.checkpoint import NetworkSpec, load_classifier, save_classifier
 from ..models.classifier import Classifier, channels_last
 from .card import model_card
 from .description import (
@@ -143,7 +143,7 @@ class OpenSetClassifier:
 
     @classmethod
     def assemble(
-        cls, network: Classifier, described: Described, *, mean: Sequence[float], std: Sequence[float], **more: Any
+        cls, network: Classifier, described: NetworkSpec, *, mean: Sequence[float], std: Sequence[float], **more: Any
     ) -> OpenSetClassifier:
         """A model from a trained network.
 
@@ -203,7 +203,7 @@ class OpenSetClassifier:
 
     def _write(self, folder: Path) -> None:
         description = self.description
-        described = Described(
+        described = NetworkSpec(
             backbone=description.architecture.backbone,
             classes=description.classes,
             channels=description.preprocessing.channels,
@@ -218,7 +218,7 @@ class OpenSetClassifier:
         """Writes the card and the description alone, as after a calibration."""
         folder = Path(folder)
         text = model_card(self.description)
-        with written_whole(folder / CARD) as partial:
+        with atomic_write(folder / CARD) as partial:
             partial.write_text(text, encoding="utf-8")
         self.description.write(folder)
 

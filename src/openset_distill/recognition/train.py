@@ -29,11 +29,11 @@ from filelock import FileLock, Timeout
 from ..config.experiment import Experiment, load
 from ..core.device import prepare_device
 from ..core.errors import OpenSetError, SettingsError, nearest
-from ..core.files import read_json, write_json, written_whole
+from ..core.files import atomic_write, read_json, write_json
 from ..core.provenance import Provenance
 from ..core.text import printable
-from ..datasets.loader import Feed
-from ..datasets.prepared import MANIFEST, open_packed, write
+from ..datasets.loader import ImageLoader
+from ..datasets.prepared import MANIFEST, open_prepared, write
 from ..datasets.protocols import ClassSplit, Datasets, class_split, describe, make_split
 from ..datasets.readers import image_folder
 from ..evaluation.evaluate import load_outputs
@@ -402,7 +402,7 @@ def _prepared_split(
         channels=3,
         workers=threads,
     )
-    known = open_packed(prepared)
+    known = open_prepared(prepared)
     for note in known.manifest["notes"]:
         if note.startswith("warning"):  # the others say what was linked here
             report(note)
@@ -420,7 +420,7 @@ def _prepared_split(
         classes=known.classes,
         **chosen,
     )
-    with written_whole(work / "split.npz") as partial, open(partial, "wb") as stream:
+    with atomic_write(work / "split.npz") as partial, open(partial, "wb") as stream:
         named: dict[str, Any] = arrays
         np.savez_compressed(stream, **named)
     write_json(work / "split.json", describe(split, datasets, arrays, **chosen))
@@ -580,10 +580,10 @@ def measured(config: RunConfig, data: SplitData, device: torch.device, work: Pat
         shutil.rmtree(folder, ignore_errors=True)
     (few_steps, first), (many_steps, second) = min(seconds.items()), max(seconds.items())
     per_step = max(second - first, 0.02 * second) / max(many_steps - few_steps, 1) if len(seconds) > 1 else first
-    feed = Feed(data.train_images, data.arrays["train_index"][: 2 * CHUNK], device)
+    loader = ImageLoader(data.train_images, data.arrays["train_index"][: 2 * CHUNK], device)
     begun = time.monotonic()
-    predict(student, feed, data.normalize(config, device))
-    per_image = (time.monotonic() - begun) / len(feed)
+    predict(student, loader, data.normalize(config, device))
+    per_image = (time.monotonic() - begun) / len(loader)
     if not config.caches_features:
         return per_step, per_image, 0.0
     # a trial of a run with features spends its time on those: the head's step is nothing next to them

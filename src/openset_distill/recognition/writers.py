@@ -33,13 +33,13 @@ class Table:
     def __init__(self, write: Write, classes: Sequence[str], top: int):
         self._write = write
         self._width = min(LONGEST_NAME, max(len("unknown"), *(len(printable(name)) for name in classes)))
-        self._write(f"{'answer':<{self._width}}  {'score':>9}  most probable class -> image\n")
+        self._write(f"{'verdict':<{self._width}}  {'score':>9}  most probable class -> image\n")
 
     def prediction(self, prediction: Prediction) -> None:
         likely = ", ".join(f"{printable(name)} {100 * share:.0f} %" for name, share in prediction.top)
-        answer = _cut(printable(prediction.verdict), self._width)
+        verdict = _cut(printable(prediction.verdict), self._width)
         name = printable(prediction.name)
-        self._write(f"{answer:<{self._width}}  {prediction.score:>9.4g}  {likely} -> {name}\n")
+        self._write(f"{verdict:<{self._width}}  {prediction.score:>9.4g}  {likely} -> {name}\n")
 
     def failure(self, failure: Failure) -> None:
         pass
@@ -48,25 +48,31 @@ class Table:
         pass
 
 
+# earlier names of the column `verdict`, kept for one release
+EARLIER = ("answer",)
+
+
 class Csv:
-    """A header and one row an image; columns of the `top` classes come last."""
+    """A header and one row per image, with columns for the `top` classes."""
 
     def __init__(self, write: Write, classes: Sequence[str], top: int):
         self._write, self._top = write, min(top, len(classes))
         self._rows = io.StringIO()
         self._writer = csv.writer(self._rows, lineterminator="\n")
         likely = [f"{what}_{place}" for place in range(1, self._top + 1) for what in ("class", "probability")]
-        self._row(["file", "answer", "predicted", "rejected", "score", "threshold", "error", *likely])
+        self._row(["file", "verdict", "predicted", "rejected", "score", "threshold", "error", *likely, *EARLIER])
 
     def prediction(self, prediction: Prediction) -> None:
         likely = [cell for name, share in prediction.top for cell in (_cell(name), f"{share:.6f}")]
-        answer, predicted = _cell(prediction.verdict), _cell(prediction.predicted)
+        verdict, predicted = _cell(prediction.verdict), _cell(prediction.predicted)
         rejected = str(prediction.rejected).lower()
         numbers = [repr(prediction.score), repr(prediction.threshold)]
-        self._row([_cell(prediction.name), answer, predicted, rejected, *numbers, "", *likely])
+        self._row([_cell(prediction.name), verdict, predicted, rejected, *numbers, "", *likely, verdict])
 
     def failure(self, failure: Failure) -> None:
-        self._row([_cell(failure.name), "", "", "", "", "", _cell(failure.message), *[""] * (2 * self._top)])
+        self._row(
+            [_cell(failure.name), "", "", "", "", "", _cell(failure.message), *[""] * (2 * self._top + len(EARLIER))]
+        )
 
     def _row(self, cells: Sequence[str]) -> None:
         self._writer.writerow(cells)
@@ -127,7 +133,8 @@ def as_plain(prediction: Prediction) -> dict[str, Any]:
     """A prediction as plain data; `rejected` tells a class that is called `unknown` from the verdict."""
     return {
         "file": prediction.name,
-        "answer": prediction.verdict,
+        "verdict": prediction.verdict,
+        **{name: prediction.verdict for name in EARLIER},
         "predicted": prediction.predicted,
         "rejected": prediction.rejected,
         "score": prediction.score,

@@ -14,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ..core.errors import CheckpointError, DataError
-from ..core.files import AGAIN, read_record, unreadable, write_json, written_whole
+from ..core.files import AGAIN, atomic_write, read_record, unreadable, write_json
 from ..datasets.protocols import class_set_name
 from ..evaluation.statistics import class_set_means, mean_std
 from .summary import METRIC_KEYS, summarize
@@ -91,7 +91,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[
     """Writes rows as CSV; without `columns` those of all rows, in the order in which they appear."""
     rows = list(rows)
     columns = columns or list(dict.fromkeys(name for row in rows for name in row))
-    with written_whole(path) as partial, open(partial, "w", newline="", encoding="utf-8") as stream:
+    with atomic_write(path) as partial, open(partial, "w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: _empty_if_nan(value) for name, value in row.items()} for row in rows)

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from ..core.errors import DataError, SettingsError, nearest
-from ..core.files import read_json, written_whole
+from ..core.files import atomic_write, read_json
 from ..core.registry import settings_class
 from ..core.yaml_files import read_yaml
 from ..datasets.protocols import twins
@@ -394,7 +394,7 @@ def write(claims: ClaimsFile, table: str | os.PathLike, markdown: str | os.PathL
     text = to_csv(judged)
     page = to_markdown(judged, claims, results)
     for path, content in ((table, text), (markdown, page)):
-        with written_whole(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text(content, encoding="utf-8")
     return judged
 

@@ -34,7 +34,9 @@ class Kind:
 
 def cached_logits(results: Path, data: Path) -> Iterator[Path]:
     """Recorded logits of teachers, where results were gathered after they were made: no student waits for them."""
-    for path in results.glob("*/split*/seed*/answers_*.safetensors"):
+    for path in sorted(
+        path for name in ("teacher_logits", "answers") for path in results.glob(f"*/split*/seed*/{name}_*.safetensors")
+    ):
         gathered = path.parents[2] / "tidy" / "headline.json"
         runs = [folder for folder in path.parent.iterdir() if folder.is_dir()]
         complete = all((run / NETWORK).exists() for run in runs)

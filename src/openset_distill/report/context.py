@@ -21,7 +21,7 @@ Needs = Callable[[Mapping[str, str]], list[str]]
 
 
 @settings_class
-class Highlight:
+class RunRoles:
     """Runs by the part they play. A part that is left empty is filled from the families of the runs in the table."""
 
     baseline: str = ""  # plain cross entropy
@@ -31,18 +31,18 @@ class Highlight:
     ablation: tuple[str, ...] = ()  # rows of the ablation in order; the first is what the others are compared with
     dynamics: tuple[str, ...] = ()  # curves of the training; empty: those of the other parts, but for the ablation
 
-    def filled(self, families: Mapping[str, str]) -> Highlight:
+    def filled(self, families: Mapping[str, str]) -> RunRoles:
         """With the empty parts filled from `families`: run -> family, in the order in which runs are preferred.
 
-        >>> Highlight(baseline="plain").filled({"ce": "cross_entropy", "cutmix": "msa", "mixup": "msa"})
-        Highlight(baseline='plain', msa='cutmix', distillation='', asymmetric=(), ablation=(), dynamics=())
+        >>> RunRoles(baseline="plain").filled({"ce": "cross_entropy", "cutmix": "msa", "mixup": "msa"})
+        RunRoles(baseline='plain', msa='cutmix', distillation='', asymmetric=(), ablation=(), dynamics=())
         """
 
         def of_family(*names: str) -> tuple[str, ...]:
             return tuple(run for run, family in families.items() if family in names)
 
         distillation = of_family("distillation")[:1]
-        return Highlight(
+        return RunRoles(
             baseline=self.baseline or "".join(of_family("cross_entropy")[:1]),
             msa=self.msa or "".join(of_family("msa")[:1]),
             distillation=self.distillation or "".join(distillation),
@@ -98,7 +98,7 @@ class Context:
     score: str = "maximum_logit"  # the score that runs are compared by
     setting: str = ""  # images, networks and length of training, from the resolved configuration (`config.setting`)
     scale_note: str = ""  # what the configuration adds in words of its own
-    highlight: Highlight = Highlight()
+    highlight: RunRoles = RunRoles()
 
     def scale(self) -> str:
         """Protocol, and number of splits and seeds in words that a line break does not part; twins are named."""
@@ -180,7 +180,7 @@ def read_context(source: str | Mapping[str, Any]) -> Context:
         raise SettingsError("the figure context must be a JSON object with at least " + ", ".join(_required()))
     _refuse_unknown("the figure context", data, Context)
     if isinstance(data.get("highlight"), dict):
-        _refuse_unknown("highlight in the figure context", data["highlight"], Highlight)
+        _refuse_unknown("highlight in the figure context", data["highlight"], RunRoles)
     missing = [name for name in _required() if name not in data]
     if missing:
         raise SettingsError(f"the figure context lacks {', '.join(missing)}; add it to the JSON given by --context")

@@ -17,7 +17,7 @@ import lazy_loader as lazy
 import numpy as np
 
 from ..core.errors import DataError, SettingsError, nearest
-from ..core.files import unreadable, written_whole
+from ..core.files import atomic_write, unreadable
 from ..core.text import printable, spreadsheet_cell
 from ..datasets.protocols import PROTOCOLS, Published
 from ..datasets.protocols import class_sets as protocol_class_sets
@@ -212,7 +212,7 @@ ONE_UNIT = ("attention", "pictures", "embedding")  # tables of the first split a
 def write_checksums(folder: Path, names: Iterable[str]) -> None:
     """Records the checksums of files in `folder` in its list `CHECKSUMS`."""
     lines = [f"{_checksum((folder / name).read_bytes())}  {name}\n" for name in names]
-    with written_whole(folder / CHECKSUMS) as partial:
+    with atomic_write(folder / CHECKSUMS) as partial:
         partial.write_text("".join(lines), encoding="utf-8")
 
 
@@ -328,7 +328,7 @@ STORY = ("baseline", "msa", "asymmetric")
 
 
 @dataclasses.dataclass(frozen=True)
-class Picked:
+class ResolvedRoles:
     """The runs of a table by the part they play, and what was asked for but is not in the table."""
 
     baseline: tuple[str, ...]
@@ -350,7 +350,7 @@ class Picked:
         return f"Not in the table: {', '.join(runs)}." if runs else ""
 
 
-def pick(context: Context, table: pd.DataFrame) -> Picked:
+def pick(context: Context, table: pd.DataFrame) -> ResolvedRoles:
     """Finds the highlighted runs in `table`; a part that the context leaves open goes to the runs of its family."""
     known = families(table)
     highlight = context.highlight.filled(known)
@@ -360,7 +360,7 @@ def pick(context: Context, table: pd.DataFrame) -> Picked:
         wanted[field.name] = tuple(filter(None, [named])) if isinstance(named, str) else named
     found = {part: tuple(run for run in runs if run in known) for part, runs in wanted.items()}
     absent = {part: tuple(run for run in runs if run not in known) for part, runs in wanted.items()}
-    return Picked(**found, absent=absent)
+    return ResolvedRoles(**found, absent=absent)
 
 
 def labels(table: pd.DataFrame) -> dict[str, str]:

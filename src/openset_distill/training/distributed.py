@@ -50,7 +50,7 @@ def launch(processes: int, command: Sequence[str]) -> NoReturn:
 
 
 @dataclass(frozen=True)
-class World:
+class ProcessGroup:
     """The processes of one training. `host` is their group for messages between CPUs, which no GPU waits for."""
 
     rank: int
@@ -58,13 +58,13 @@ class World:
     host: Any
 
     @classmethod
-    def join(cls, device: torch.device) -> World:
+    def join(cls, device: torch.device) -> ProcessGroup:
         """Waits for the other processes and joins them."""
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         return cls(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo"))
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process is the one that writes files."""
         return self.rank == 0
 
@@ -121,28 +121,28 @@ class World:
 class Sharded(nn.Module):
     """A network whose batches are shared out: called with the whole batch it gives the outputs of the whole batch."""
 
-    def __init__(self, network: nn.Module, world: World):
+    def __init__(self, network: nn.Module, processes: ProcessGroup):
         super().__init__()
-        self.network, self.world = network, world
+        self.network, self.processes = network, processes
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
-        outputs = self.network(self.world.share(images))
+        outputs = self.network(self.processes.share(images))
         if isinstance(outputs, Tensor):
-            return _Gather.apply(outputs, self.world)
-        return tuple(_Gather.apply(output, self.world) for output in outputs)
+            return _Gather.apply(outputs, self.processes)
+        return tuple(_Gather.apply(output, self.processes) for output in outputs)
 
 
 class _Gather(torch.autograd.Function):
     """The rows of all processes. Each computes the whole loss, so backwards each keeps the gradient of its own rows."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, world: World) -> Tensor:
-        ctx.world = world
-        return world.gather(rows)
+    def forward(ctx: Any, rows: Tensor, processes: ProcessGroup) -> Tensor:
+        ctx.processes = processes
+        return processes.gather(rows)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return ctx.world.share(gradient), None
+        return ctx.processes.share(gradient), None
 
 
 class _Sum(torch.autograd.Function):

@@ -25,8 +25,8 @@ from ..augment import SINGLE_SAMPLE
 from ..core.device import autocast_dtype, generator, precision_name
 from ..core.errors import OpenSetError
 from ..core.files import read_json, write_json
-from ..core.signals import Interrupted, StopRequest
-from ..datasets.loader import Feed, Normalize
+from ..core.signals import GracefulShutdown, Interrupted
+from ..datasets.loader import ImageLoader, Normalize
 from ..methods import Batch
 from ..models.classifier import Classifier, feature_count
 from .batches import Batches
@@ -51,8 +51,8 @@ class HeadOnly(nn.Module):
         return (features, answer) if isinstance(answer, Tensor) else (features, *answer)
 
 
-class FeatureFeed:
-    """Rows of an array of features by position, in place of the images of a `Feed`.
+class FeatureLoader:
+    """Rows of an array of features by position, in place of the images of a `ImageLoader`.
 
     Args:
         features: float32 `[n, d]`, memory-mapped.
@@ -67,12 +67,12 @@ class FeatureFeed:
     def __len__(self) -> int:
         return len(self.features)
 
-    def place(self, positions: Tensor) -> Tensor:
-        return positions
+    def place(self, indices: Tensor) -> Tensor:
+        return indices
 
-    def batch(self, positions: Tensor, following: Tensor | None = None) -> Tensor:
+    def batch(self, indices: Tensor, next_indices: Tensor | None = None) -> Tensor:
         """Features float32 `[batch, d]`."""
-        return torch.from_numpy(self.features[positions.numpy()]).to(self.device)
+        return torch.from_numpy(self.features[indices.numpy()]).to(self.device)
 
 
 class FeatureBatches(Batches):
@@ -83,14 +83,14 @@ class FeatureBatches(Batches):
     """
 
     def __init__(self, config: RunConfig, views: np.ndarray, labels: Tensor):
-        feeds = [FeatureFeed(view, labels.device) for view in views]
-        super().__init__(config, feeds[0], labels, unchanged)
-        self.feeds = feeds
+        loaders = [FeatureLoader(view, labels.device) for view in views]
+        super().__init__(config, loaders[0], labels, unchanged)
+        self.loaders = loaders
 
     def __getitem__(self, number: int) -> Batch:
-        chosen = self._chosen(number)
-        features = self.feeds[number // self.an_epoch % len(self.feeds)].batch(chosen)
-        return Batch(features, self.labels[chosen.to(self.labels.device)], None, number)
+        indices = self._indices(number)
+        features = self.loaders[number // self.steps_per_epoch % len(self.loaders)].batch(indices)
+        return Batch(features, self.labels[indices.to(self.labels.device)], None, number)
 
 
 def unchanged(features: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class FeatureStore:
 
     def computed(
         self,
-        passes: Sequence[tuple[Feed, Callable[[Tensor, int], Tensor]]],
+        passes: Sequence[tuple[ImageLoader, Callable[[Tensor, int], Tensor]]],
         model: Classifier,
         watch: Callable[[int, int], None] | None = None,
     ) -> np.ndarray:
@@ -127,26 +127,26 @@ class FeatureStore:
             OpenSetError: the folder cannot be written, or the disk is full.
             Interrupted: a signal came; finished chunks are kept.
         """
-        shape = (sum(len(feed) for feed, _ in passes), feature_count(model.encoder))
+        shape = (sum(len(loader) for loader, _ in passes), feature_count(model.encoder))
         array, done = self._opened(shape)
         if done == shape[0]:
             return array
         model.eval()
-        stop, saved, first = StopRequest(), time.monotonic(), 0
+        stop, saved, first = GracefulShutdown(), time.monotonic(), 0
         bar = tqdm(total=shape[0], initial=done, desc="features", unit="image", disable=None)
         try:
-            for feed, prepared in passes:
-                if not len(feed):  # an empty tensor splits into one empty chunk
+            for loader, prepared in passes:
+                if not len(loader):  # an empty tensor splits into one empty chunk
                     continue
-                chunks = torch.arange(len(feed)).split(CHUNK)
-                for number, positions in enumerate(chunks):
-                    rows = slice(first + int(positions[0]), first + int(positions[-1]) + 1)
+                chunks = torch.arange(len(loader)).split(CHUNK)
+                for number, indices in enumerate(chunks):
+                    rows = slice(first + int(indices[0]), first + int(indices[-1]) + 1)
                     if rows.stop <= done:
                         continue
-                    following = chunks[number + 1] if number + 1 < len(chunks) else None
-                    array[rows] = features_of(model, prepared(feed.batch(positions, following=following), number))
+                    next_indices = chunks[number + 1] if number + 1 < len(chunks) else None
+                    array[rows] = features_of(model, prepared(loader.batch(indices, next_indices=next_indices), number))
                     done = rows.stop
-                    bar.update(len(positions))
+                    bar.update(len(indices))
                     if watch is not None:
                         watch(done, shape[0])
                     if stop.requested or time.monotonic() - saved > 30:
@@ -157,7 +157,7 @@ class FeatureStore:
                             f"stopped by a signal after {done} of {shape[0]} features; run again to go on from there",
                             stop.number,
                         )
-                first += len(feed)
+                first += len(loader)
         finally:
             bar.close()
             stop.release()
@@ -233,16 +233,16 @@ def features_of(model: Classifier, images: Tensor) -> np.ndarray:
 def cached_batches(
     config: RunConfig,
     model: Classifier,
-    training: Feed,
+    training: ImageLoader,
     labels: Tensor,
-    validation: tuple[Feed, Tensor],
+    validation: tuple[ImageLoader, Tensor],
     normalize: Normalize,
     *,
     identity: Mapping[str, Any],
     folder: Path,
     report: Callable[[str], None],
     watch: Callable[[int, int], None] | None = None,
-) -> tuple[FeatureBatches, tuple[FeatureFeed, Tensor], FeatureStore]:
+) -> tuple[FeatureBatches, tuple[FeatureLoader, Tensor], FeatureStore]:
     """The batches and the validation images of a run with a frozen backbone, as features.
 
     Args:
@@ -287,7 +287,7 @@ def cached_batches(
     array = store.computed([*passes, (validation[0], plain)], model, watch)
     n = len(training)
     of_views = array[: len(passes) * n].reshape(len(passes), n, -1)
-    of_validation = FeatureFeed(array[len(passes) * n :], device)
+    of_validation = FeatureLoader(array[len(passes) * n :], device)
     return FeatureBatches(config, of_views, labels), (of_validation, validation[1]), store
 
 

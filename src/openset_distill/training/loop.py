@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..core.device import autocast_dtype, derive_seed, precision_name
 from ..core.errors import CheckpointError, TrainingError
-from ..core.signals import Interrupted, StopRequest
+from ..core.signals import GracefulShutdown, Interrupted
 from ..datasets.loader import Shown
 from ..methods import METHODS, Teacher
 from ..methods.base import needed, total
@@ -22,7 +22,7 @@ from ..models.classifier import Classifier
 from ..models.inference import accuracy
 from .batches import Batches
 from .compilation import compiled
-from .distributed import Sharded, World, synchronize_batch_norm
+from .distributed import ProcessGroup, Sharded, synchronize_batch_norm
 from .features import HeadOnly
 from .optimizer import SGD
 from .run_config import OptimizationSettings, RunConfig
@@ -56,7 +56,7 @@ def train(
     *,
     identity: Mapping[str, Any],
     state_path: Path,
-    world: World | None = None,
+    processes: ProcessGroup | None = None,
     report: Callable[[str], None] = print,
     on_epoch: Callable[[Mapping[str, float]], None] | None = None,
 ) -> list[dict[str, float]]:
@@ -68,7 +68,7 @@ def train(
         state_path: where the state is kept while training runs. A state of a training that is computed from the same is
             continued, bit for bit as if there had been no interruption; any other one is left aside, which `report`
             says. The caller removes the file once the results are written.
-        world: the processes that share this training; None is this one alone.
+        processes: the processes that share this training; None is this one alone.
         on_epoch: is given each row when its epoch is done.
 
     Raises:
@@ -88,7 +88,7 @@ def train(
             "teacher has no such head, or its logits were recorded without one; choose another teacher or easy_target"
         )
     student.precision = autocast_dtype(settings.precision, device)
-    epochs, steps = settings.epochs, batches.an_epoch
+    epochs, steps = settings.epochs, batches.steps_per_epoch
     optimizer = SGD(
         (parameter for parameter in student.parameters() if parameter.requires_grad),
         momentum=settings.momentum,
@@ -98,14 +98,14 @@ def train(
     best: dict[str, Tensor] = {}
     identity = {**identity, "settings": config.plain(), "precision": precision_name(student.precision)}
     progress = restore(state_path, identity, student, optimizer, best, report) or Progress()
-    if world:
-        world.check_same(progress.epoch, progress.step)
+    if processes:
+        processes.check_same(progress.epoch, progress.step)
     # called like the classifier that it wraps
-    network: Any = student if world is None else Sharded(synchronize_batch_norm(student, device), world)
+    network: Any = student if processes is None else Sharded(synchronize_batch_norm(student, device), processes)
     if settings.compile:
         mode = settings.compile if isinstance(settings.compile, str) else None
         network = compiled(network, batches[0].images, report, mode)
-    stop = StopRequest()
+    stop = GracefulShutdown()
     started = saved = reported = time.monotonic()
     first = progress.epoch * steps + progress.step
     bar = tqdm(total=epochs * steps, initial=first, desc=config.run, unit="step", disable=None)
@@ -115,23 +115,23 @@ def train(
         while progress.step < steps:
             number = progress.epoch * steps + progress.step
             batch = batches[number]
-            torch.manual_seed(derive_seed(*key, "dropout", number, *([world.rank] if world else [])))
+            torch.manual_seed(derive_seed(*key, "dropout", number, *([processes.rank] if processes else [])))
             terms, statistics = method.loss(network, teacher, batch)
             loss = total(terms.values())
             loss.backward()
-            if world:
-                world.sum_gradients(optimizer.parameters)
+            if processes:
+                processes.sum_gradients(optimizer.parameters)
             optimizer.step(learning_rate(settings, number, steps))
 
             progress.add({"train_loss": loss, **{f"loss_{name}": term for name, term in terms.items()}, **statistics})
             progress.step += 1
             bar.update()
             stopping, due = stop.requested, time.monotonic() - saved > 60 * settings.checkpoint_minutes
-            if world:
-                stopping, due = world.any(stopping, due)
+            if processes:
+                stopping, due = processes.any(stopping, due)
             if due or stopping:
                 progress.check_finite(state_path)
-                if world is None or world.leads:
+                if processes is None or processes.is_main:
                     save(state_path, identity, student, optimizer, best, progress)
                 saved = time.monotonic()
             if stopping:
@@ -162,7 +162,7 @@ def train(
 
     bar.close()
     # the pass over the test images that follows may be cut short too
-    if time.monotonic() - saved > LAST_STATE_SECONDS and (world is None or world.leads):
+    if time.monotonic() - saved > LAST_STATE_SECONDS and (processes is None or processes.is_main):
         save(state_path, identity, student, optimizer, best, progress)
     stop.release()
     student.precision = None  # what is trained in bfloat16 is tested in float32

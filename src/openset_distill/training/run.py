@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from ..core.determinism import named_if_not_deterministic
-from ..core.files import alone, remove_leftovers, sha256
+from ..core.files import alone, remove_stale_temporaries, sha256
 from ..methods import Teacher
 from ..models.classifier import Classifier
-from .distributed import World
+from .distributed import ProcessGroup
 from .epoch_hook import epoch_hook
 from .features import HeadOnly, cached_batches, folder_of_process, remove_features
 from .loop import train
@@ -42,7 +42,7 @@ class Training:
         data: SplitData,
         device: torch.device,
         *,
-        world: World | None = None,
+        processes: ProcessGroup | None = None,
         watch: Callable[[int, int], None] | None = None,
     ) -> list[dict[str, float]]:
         """Trains `student` in place and returns one row per epoch. Arguments and errors as in `loop.train`.
@@ -51,22 +51,27 @@ class Training:
             watch: is told of the progress of the features of a frozen backbone (`FeatureStore.computed`).
         """
         # the main process of several has the lock for all
-        leads = world is None or world.leads
-        once = alone(self.state.parent, f"training {config.run}") if leads else nullcontext()
+        is_main = processes is None or processes.is_main
+        once = alone(self.state.parent, f"training {config.run}") if is_main else nullcontext()
         with once:
             weights = config.backbone.get("weights")
             if weights:  # a file of the user's, which may change under the same name
                 self.identity = {**self.identity, "weights": sha256(weights)}
-            common = {"identity": self.identity, "state_path": self.state, "world": world, "report": self.report}
-            common["on_epoch"] = epoch_hook(config, self.report) if leads else None
+            common = {
+                "identity": self.identity,
+                "state_path": self.state,
+                "processes": processes,
+                "report": self.report,
+            }
+            common["on_epoch"] = epoch_hook(config, self.report) if is_main else None
             if not config.caches_features:
                 if config.backbone.get("freeze"):
                     self.report("images are mixed, or shown to a teacher: the frozen backbone is asked at every step")
-                batches = make_batches(config, data, device, world)
+                batches = make_batches(config, data, device, processes)
                 with named_if_not_deterministic(student):
                     return train(config, student, teacher, batches, data.validation(device), **common)
             # each process computes all features, in a folder of its own: they are the same, and heads are small
-            folder = folder_of_process(self.state.parent, 0 if world is None else world.rank)
+            folder = folder_of_process(self.state.parent, 0 if processes is None else processes.rank)
             batches, validation, store = cached_batches(
                 config,
                 student,
@@ -90,4 +95,4 @@ class Training:
         """Removes the state and the features, once the results are written."""
         remove_features(self.state.parent)
         self.state.unlink(missing_ok=True)
-        remove_leftovers(self.state)
+        remove_stale_temporaries(self.state)

@@ -104,7 +104,7 @@ class OptimizationOfImages(Strict):
 
 
 class ImagesSeen(_Config):
-    """Which images a training sees, in which order and precision: what a recording of teacher logits belongs to."""
+    """Which images a training sees, in which order and precision: what cached teacher logits belong to."""
 
     augment: Augmentation
     normalization: Normalization
@@ -142,7 +142,7 @@ class RunConfig(_Config):
             raise OpenSetError(f"{error}; {AGAIN}") from error
 
     def images_seen(self) -> ImagesSeen:
-        """The images that a teacher is shown: equal for runs that share a recording of its logits.
+        """The images that a teacher is shown: equal for runs that share its cached logits.
 
         A method that does not ask for logits on mixed images shares the raw ones with runs that mix nothing: a batch's
         raw images do not depend on whether it is mixed afterwards.

@@ -15,20 +15,20 @@ from torch import Tensor, nn
 
 from ..core.device import autocast_dtype, derive_seed, generator, precision_name
 from ..core.errors import CheckpointError, DataError
-from ..core.files import AGAIN, read_npz, read_record, sha256, written_whole
+from ..core.files import AGAIN, atomic_write, read_npz, read_record, sha256
 from ..core.names import UNKNOWN_LABEL
 from ..datasets.index import StreamedImages
-from ..datasets.loader import Feed, Normalize
-from ..datasets.prepared import Images, PackedDataset, open_packed
+from ..datasets.loader import ImageLoader, Normalize
+from ..datasets.prepared import Images, PreparedDataset, open_prepared
 from ..evaluation.detectors import TrainingOutputs, balanced_choice
 from ..evaluation.evaluate import save_outputs
 from ..methods import METHODS
 from ..models import build_classifier
-from ..models.checkpoint import Described, weights_digest
+from ..models.checkpoint import NetworkSpec, weights_digest
 from ..models.classifier import Classifier, channels_last
 from ..models.inference import predict
 from .batches import Batches
-from .distributed import World
+from .distributed import ProcessGroup
 from .run_config import ImagesSeen, RunConfig
 
 
@@ -37,7 +37,7 @@ class SplitData:
     """A split with the prepared images behind it.
 
     `parts[0]` is the known dataset's test part, `parts[j]` that of the j-th other dataset; labels are int64.
-    `images` are the identities of these datasets (`PackedDataset.identity`), in the same order.
+    `images` are the identities of these datasets (`PreparedDataset.identity`), in the same order.
     """
 
     train_images: Images | StreamedImages
@@ -67,21 +67,21 @@ class SplitData:
     def image_size(self) -> int:
         return self.train_images.shape[0]
 
-    def training(self, device: torch.device) -> Feed:
-        return Feed(self.train_images, self.arrays["train_index"], device)
+    def training(self, device: torch.device) -> ImageLoader:
+        return ImageLoader(self.train_images, self.arrays["train_index"], device)
 
-    def validation(self, device: torch.device) -> tuple[Feed, Tensor]:
-        feed = Feed(self.train_images, self.arrays["validation_index"], device)
-        return feed, torch.from_numpy(self.arrays["validation_label"])
+    def validation(self, device: torch.device) -> tuple[ImageLoader, Tensor]:
+        loader = ImageLoader(self.train_images, self.arrays["validation_index"], device)
+        return loader, torch.from_numpy(self.arrays["validation_label"])
 
-    def test(self, device: torch.device) -> list[Feed]:
-        """The test images, a feed for each dataset; together they follow the order of `arrays["test_*"]`."""
+    def test(self, device: torch.device) -> list[ImageLoader]:
+        """The test images, a loader for each dataset; together they follow the order of `arrays["test_*"]`."""
         source, index = self.arrays["test_source"], self.arrays["test_index"]
         boundaries = np.flatnonzero(np.diff(source)) + 1
-        feeds = []
+        loaders = []
         for rows in np.split(np.arange(len(source)), boundaries):
-            feeds.append(Feed(self.parts[source[rows[0]]], index[rows], device))
-        return feeds
+            loaders.append(ImageLoader(self.parts[source[rows[0]]], index[rows], device))
+        return loaders
 
     def known_test(self, samples: int, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """At most `samples` known test images, drawn: uint8 `[n, channels, height, width]`, and labels int64 `[n]`."""
@@ -89,8 +89,8 @@ class SplitData:
         known = torch.nonzero(labels >= 0).flatten()
         chosen = known[torch.randperm(len(known), generator=generator(seed, "images"))[:samples]]
         # all from the known dataset; only these images are read
-        feed = Feed(self.parts[0], self.arrays["test_index"][chosen.numpy()], device)
-        return feed.batch(torch.arange(len(chosen))), labels[chosen]
+        loader = ImageLoader(self.parts[0], self.arrays["test_index"][chosen.numpy()], device)
+        return loader.batch(torch.arange(len(chosen))), labels[chosen]
 
     def normalize(self, config: RunConfig | ImagesSeen, device: torch.device) -> Normalize:
         return Normalize(**config.normalization.plain(), channels=self.channels, device=device)
@@ -103,7 +103,7 @@ def open_split(prepared: Path, others: Sequence[Path], split: Path, description:
         DataError: a file is missing or damaged, or the split was made from other prepared data.
         OpenSetError: the description is damaged.
     """
-    known, unknown = open_packed(prepared), [open_packed(other) for other in others]
+    known, unknown = open_prepared(prepared), [open_prepared(other) for other in others]
     arrays = read_npz(split, "the images of a split")
     described = read_record(description, {"known": list, "known_ids": list, "groups": list, "sources": list})
     parts = (known.test, *(dataset.test for dataset in unknown))
@@ -127,7 +127,7 @@ SPLIT_ARRAYS += ("test_source", "test_group")
 def check_split(
     arrays: Mapping[str, np.ndarray],
     described: Mapping[str, Any],
-    known: PackedDataset,
+    known: PreparedDataset,
     parts: Sequence[Images | StreamedImages],
 ) -> None:
     """Whether a split is one of these images: its indices, labels and groups, and the classes of its description.
@@ -190,42 +190,43 @@ def make_student(config: RunConfig, data: SplitData, device: torch.device) -> Cl
     return channels_last(model, device)
 
 
-def describe(config: RunConfig, data: SplitData) -> Described:
-    """What the run's file of weights says about its network."""
-    return Described(config.backbone, data.classes, data.channels, data.image_size, config.head)
+def describe(config: RunConfig, data: SplitData) -> NetworkSpec:
+    """The network of a run, as its file of weights stores it."""
+    return NetworkSpec(config.backbone, data.classes, data.channels, data.image_size, config.head)
 
 
 def make_batches(
-    config: RunConfig | ImagesSeen, data: SplitData, device: torch.device, world: World | None = None
+    config: RunConfig | ImagesSeen, data: SplitData, device: torch.device, processes: ProcessGroup | None = None
 ) -> Batches:
     """The training batches of a run, from the training images of its split.
 
     Args:
-        world: the processes that share the training, if there are several.
+        processes: the processes that share the training, if there are several.
     """
     labels = torch.from_numpy(data.train_label).to(device)
-    return Batches(config, data.training(device), labels, data.normalize(config, device), world)
+    return Batches(config, data.training(device), labels, data.normalize(config, device), processes)
 
 
-def identity(data: SplitData, teachers: Sequence[Path], recording: Path | None = None) -> dict[str, Any]:
-    """What a training is computed from beside its settings, as hashes: a saved state is continued only where all of it
+def identity(data: SplitData, teachers: Sequence[Path], logits: Path | None = None) -> dict[str, Any]:
+    """What a training is computed from besides its settings, as hashes: a saved state is continued only where all of it
     is the same.
 
     Args:
         teachers: weights of the teachers, none without distillation.
-        recording: the recording that the run reads, if it reads one.
+        logits: the cached teacher logits that the run reads, if it reads any.
 
     Raises:
         CheckpointError: a file cannot be read.
     """
-    teacher = {"weights": [_hash(path) for path in teachers], "recording": _hash(recording) if recording else None}
+    # states of trainings that were stopped hold the key "recording"
+    teacher = {"weights": [_hash(path) for path in teachers], "recording": _hash(logits) if logits else None}
     return {**data.identity, "teacher": teacher}
 
 
-def views(
+def cache_key(
     config: RunConfig | ImagesSeen, data: SplitData, teachers: Sequence[Path], device: torch.device
 ) -> dict[str, Any]:
-    """All that decides what a run's teachers say to its images: what a recording of their answers must agree with.
+    """All that decides the teacher logits of a run: what their cache must agree with.
 
     Raises:
         CheckpointError: a file cannot be read.
@@ -271,16 +272,16 @@ def check_teachers(config: RunConfig, teachers: Sequence[Path]) -> None:
 def save_test_outputs(path: Path, model: Classifier, data: SplitData, config: RunConfig, device: torch.device) -> None:
     """Features and logits of every test image of the split, known and unknown, and of its validation images."""
     normalize = data.normalize(config, device)
-    answers = [predict(model, feed, normalize) for feed in data.test(device)]
-    feed, labels = data.validation(device)
+    outputs = [predict(model, loader, normalize) for loader in data.test(device)]
+    loader, labels = data.validation(device)
     validation = None
-    if len(feed):
-        features, logits = predict(model, feed, normalize)
+    if len(loader):
+        features, logits = predict(model, loader, normalize)
         validation = features.numpy(), logits.numpy(), labels.numpy()
     save_outputs(
         path,
-        features=torch.cat([features for features, _ in answers]).numpy(),
-        logits=torch.cat([logits for _, logits in answers]).numpy(),
+        features=torch.cat([features for features, _ in outputs]).numpy(),
+        logits=torch.cat([logits for _, logits in outputs]).numpy(),
         labels=data.arrays["test_label"],
         group=data.arrays["test_group"],
         group_names=data.groups,
@@ -305,8 +306,8 @@ def save_training_outputs(
     """
     generator = np.random.default_rng(derive_seed(config.seed, config.split, "detectors"))
     chosen = balanced_choice(data.train_label, samples, generator)
-    feed = Feed(data.train_images, data.arrays["train_index"][chosen], device)
-    features, logits = predict(model, feed, data.normalize(config, device))
+    loader = ImageLoader(data.train_images, data.arrays["train_index"][chosen], device)
+    features, logits = predict(model, loader, data.normalize(config, device))
     weight, bias = torch.zeros(0, features.shape[1]), torch.zeros(0)
     if isinstance(model.head, nn.Linear):
         weight = model.head.weight.detach().float().cpu()
@@ -335,7 +336,7 @@ def write_history(path: Path, history: Sequence[dict[str, float]]) -> None:
         return len(first) + (2 if name in last else 0 if name.startswith("loss_") else 1), name
 
     columns = sorted({name for row in history for name in row}, key=place)
-    with written_whole(path) as partial, open(partial, "w", newline="") as stream:
+    with atomic_write(path) as partial, open(partial, "w", newline="") as stream:
         writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)

@@ -58,7 +58,7 @@ def listed(paths: list[str]) -> Iterator[str]:
 
 def run(arguments: argparse.Namespace) -> None:
     from ...core.errors import DataError, SettingsError
-    from ...core.files import written_whole
+    from ...core.files import atomic_write
     from ...core.text import printable
     from ..gallery import THUMBNAIL, Gallery
     from ..images import Failure, find_images
@@ -73,13 +73,13 @@ def run(arguments: argparse.Namespace) -> None:
     started, rejected, answered, broken = time.monotonic(), 0, 0, 0
     with contextlib.ExitStack() as stack:
         if arguments.out:
-            partial = stack.enter_context(written_whole(arguments.out))
+            partial = stack.enter_context(atomic_write(arguments.out))
             output = stack.enter_context(open(partial, "w", encoding="utf-8", newline=""))
         else:
             output = sys.stdout
         page = None
         if arguments.gallery:
-            partial = stack.enter_context(written_whole(arguments.gallery))
+            partial = stack.enter_context(atomic_write(arguments.gallery))
             stream = stack.enter_context(open(partial, "w", encoding="utf-8"))
             page = Gallery(stream.write, classes, model.description.score, point)
         writer = WRITERS[arguments.form](output.write, classes, arguments.top)

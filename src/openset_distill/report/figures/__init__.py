@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from ...core.errors import DataError, SettingsError, nearest
 from .. import tidy
-from ..context import Context, Highlight, Needs, needs_families, read_context
+from ..context import Context, Needs, RunRoles, needs_families, read_context
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-__all__ = ["FIGURES", "Context", "FigureSpec", "Highlight", "Needs", "figure_spec", "needs_families", "read_context"]
+__all__ = ["FIGURES", "Context", "FigureSpec", "Needs", "RunRoles", "figure_spec", "needs_families", "read_context"]
 
 
 @dataclass(frozen=True)

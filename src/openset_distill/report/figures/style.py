@@ -24,7 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from ...core.files import written_whole
+from ...core.files import atomic_write
 from ...core.text import printable
 from ..context import Context, sentence
 from ..tidy import CLASS_SET, spreadsheet_columns
@@ -478,7 +478,7 @@ def save(figure: Figure, data, pdf: str | os.PathLike, png: str | os.PathLike, c
         figure.savefig(drawn[pdf], format="pdf", metadata=nothing)
         figure.savefig(drawn[png], format="png", dpi=DPI, metadata={"Software": None})
     for path, contents in drawn.items():
-        with written_whole(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_bytes(contents.getvalue())
-    with written_whole(csv) as partial:
+    with atomic_write(csv) as partial:
         spreadsheet_columns(data).to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")

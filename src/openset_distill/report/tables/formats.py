@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ...core.files import written_whole
+from ...core.files import atomic_write
 from ...core.text import printable
 from ..tidy import spreadsheet_columns
 
@@ -55,11 +55,11 @@ def save(
     page: str | os.PathLike | None = None,
 ) -> None:
     """Writes the faces of a table, a page of HTML only where it is named; the same table gives the same bytes."""
-    with written_whole(csv) as partial:
+    with atomic_write(csv) as partial:
         spreadsheet_columns(table.data).to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
     pages = [(page, to_html(table))] if page else []
     for path, text in ((markdown, to_markdown(table)), (latex, to_latex(table)), *pages):
-        with written_whole(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text(text, encoding="utf-8", newline="\n")
 
 
