@@ -160,7 +160,8 @@ def show_clean(arguments: argparse.Namespace) -> None:
         room = f"{clean.size(files) / 1e6:,.1f} MB"
         if name in chosen:
             clean.delete(files)
-        rows.append((name, str(len(files)), room, "deleted" if name in chosen else "", _plain(KINDS[name].costs)))
+        done = "deleted" if name in chosen and files else ""
+        rows.append((name, str(len(files)), room, done, _plain(KINDS[name].costs)))
     _print_table(("kind", "files", "size", "", "what its absence costs"), rows)
     if not chosen:
         _console().print(
