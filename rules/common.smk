@@ -15,7 +15,8 @@ from snakemake.logging import logger
 from openset_distill.core.errors import OpenSetError, nearest
 from openset_distill.core.files import read_record
 from openset_distill.core.names import any_of
-from openset_distill.config.experiment import load, read_configuration
+from openset_distill.config.experiment import load
+from openset_distill.config.loading import read_configuration
 from openset_distill.models import BACKBONES
 from openset_distill.report.screen import introduction, show
 

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import yaml
 
-from openset_distill.config.experiment import load, read_configuration
+from openset_distill.config.experiment import load
+from openset_distill.config.loading import read_configuration
 from openset_distill.core.command import run
 from openset_distill.core.errors import OpenSetError
 from openset_distill.core.files import read_json, write_json

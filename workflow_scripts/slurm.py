@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from openset_distill.config.experiment import (
+from openset_distill.config.settings import (
     Gpus,
     JobResources,
     MemoryMb,

@@ -23,7 +23,8 @@ from .report.clean import KINDS
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from .config.experiment import Experiment, JobResources
+    from .config.experiment import Experiment
+    from .config.settings import JobResources
 
 # Where the output is a file or a pipe there is no width to fit: rows stay whole.
 WIDE = 400
@@ -307,7 +308,8 @@ def show_config(arguments: argparse.Namespace) -> None:
 
 
 def _experiment(file: str | Path | None, changes: Sequence[str]) -> Experiment:
-    from .config.experiment import load, merge, read_configuration
+    from .config.experiment import load
+    from .config.loading import merge, read_configuration
 
     configuration = read_configuration(file) if file is not None else {}
     for text in changes:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from commands import REPOSITORY
 
-from openset_distill.config.experiment import load, read_configuration
+from openset_distill.config.experiment import load
+from openset_distill.config.loading import read_configuration
 from openset_distill.core.errors import OpenSetError
 
 pytestmark = pytest.mark.attacks

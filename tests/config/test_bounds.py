@@ -10,7 +10,7 @@ import pytest
 from pydantic import Field
 
 from openset_distill.augment import MULTI_SAMPLE, SINGLE_SAMPLE
-from openset_distill.config import experiment as settings
+from openset_distill.config import loading, settings
 from openset_distill.config.experiment import load
 from openset_distill.core.bounds import numeric_fields
 from openset_distill.core.errors import SettingsError
@@ -146,4 +146,4 @@ def test_the_paths_that_files_extend_are_one_path_each(tmp_path):
     path = tmp_path / "settings.yaml"
     path.write_text("extends: [a]\n")
     with pytest.raises(SettingsError, match=r"settings\.yaml: extends: \['a'\] is not the path of one file"):
-        settings.read_configuration(path)
+        loading.read_configuration(path)

@@ -7,23 +7,23 @@ import pydantic
 import pytest
 from commands import REPOSITORY
 
-from openset_distill.config import experiment
+from openset_distill.config import settings
 from openset_distill.datasets.catalog import DATASETS, PUBLISHED_CHECKPOINTS, find
 
 PAGE = (REPOSITORY / "config" / "README.md").read_text(encoding="utf-8")
 # heading of the page -> the model whose keys its table lists
 MODELS = {
-    "The experiment": experiment.Settings,
-    "`data`": experiment.DataSettings,
-    "`protocol`": experiment.ProtocolSettings,
-    "A run (`defaults`, and each of `runs`)": experiment.RunSettings,
-    "`augment` of a run": experiment.AugmentSettings,
-    "`optimization` of a run": experiment.OptimizationSettings,
-    "`evaluation`": experiment.EvaluationSettings,
-    "`analysis`": experiment.AnalysisSettings,
-    "`show`": experiment.ShowSettings,
-    "`resources`": experiment.ResourceSettings,
-    "Each kind of job in `resources`": experiment.JobResources,
+    "The experiment": settings.Settings,
+    "`data`": settings.DataSettings,
+    "`protocol`": settings.ProtocolSettings,
+    "A run (`defaults`, and each of `runs`)": settings.RunSettings,
+    "`augment` of a run": settings.AugmentSettings,
+    "`optimization` of a run": settings.OptimizationSettings,
+    "`evaluation`": settings.EvaluationSettings,
+    "`analysis`": settings.AnalysisSettings,
+    "`show`": settings.ShowSettings,
+    "`resources`": settings.ResourceSettings,
+    "Each kind of job in `resources`": settings.JobResources,
 }
 
 
@@ -48,7 +48,7 @@ def models(model: type[pydantic.BaseModel]) -> Iterator[type[pydantic.BaseModel]
 
 
 def test_every_model_has_its_table() -> None:
-    assert set(MODELS.values()) == {*models(experiment.Settings), *models(experiment.RunSettings)}
+    assert set(MODELS.values()) == {*models(settings.Settings), *models(settings.RunSettings)}
 
 
 @pytest.mark.parametrize("heading", MODELS)

@@ -12,7 +12,8 @@ from commands import REPOSITORY
 
 from openset_distill import cli
 from openset_distill.config.cost import IMAGES, JOB_SECONDS, RATES, cost
-from openset_distill.config.experiment import load, read_configuration
+from openset_distill.config.experiment import load
+from openset_distill.config.loading import read_configuration
 from openset_distill.core.errors import OpenSetError
 from openset_distill.datasets.catalog import DATASETS
 from openset_distill.methods import METHODS

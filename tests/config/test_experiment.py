@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from openset_distill.config.experiment import Experiment, load, merge, read_configuration
+from openset_distill.config.experiment import Experiment, load
+from openset_distill.config.loading import merge, read_configuration
 from openset_distill.core.errors import SettingsError
 
 pytestmark = pytest.mark.usefixtures("in_repository")

@@ -9,7 +9,8 @@ import pytest
 from checkout import checkout, served, snakemake, write_configuration
 from commands import REPOSITORY
 
-from openset_distill.config.experiment import Experiment, load, merge, read_configuration
+from openset_distill.config.experiment import Experiment, load
+from openset_distill.config.loading import merge, read_configuration
 from openset_distill.core.errors import SettingsError
 from openset_distill.core.files import sha256
 from openset_distill.datasets.catalog import DATASETS

@@ -16,7 +16,8 @@ from commands import job, script, succeed, train
 from small_repository import jobs, snakemake
 from torch import nn
 
-from openset_distill.config.experiment import load, merge, read_configuration
+from openset_distill.config.experiment import load
+from openset_distill.config.loading import merge, read_configuration
 from openset_distill.core.errors import DataError, SettingsError
 from openset_distill.evaluation import scores
 from openset_distill.evaluation.detectors import (

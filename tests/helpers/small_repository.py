@@ -43,7 +43,7 @@ def copy_of_the_repository(folder: Path) -> Path:
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
         else:
             shutil.copy2(source, folder / name)
-    from openset_distill.config.experiment import merge
+    from openset_distill.config.loading import merge
 
     path = folder / "config" / "config.yaml"
     settings = merge(yaml.safe_load(path.read_text()), SMALL)

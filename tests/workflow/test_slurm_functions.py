@@ -20,7 +20,7 @@ from snakemake_executor_plugin_slurm.utils import set_gres_string
 from snakemake_executor_plugin_slurm.validation import get_forbidden_slurm_options
 from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 
-from openset_distill.config.experiment import JobResources, ResourceSettings
+from openset_distill.config.settings import JobResources, ResourceSettings
 from openset_distill.core.errors import SettingsError
 
 sys.path.insert(0, str(REPOSITORY / "workflow_scripts"))

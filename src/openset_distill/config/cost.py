@@ -20,7 +20,8 @@ from ..datasets.loader import RESIDENT_BYTES
 from ..datasets.protocols import REFERENCE
 from ..methods import METHODS, Batch
 from ..models import BACKBONES, Timm, build_classifier
-from .experiment import USERS_OWN, Experiment, JobResources, Run
+from .experiment import Experiment, Run
+from .settings import USERS_OWN, JobResources
 
 # GFLOP/s of one core of the machine of docs/benchmarks.md (AMD EPYC, bfloat16), of the whole training step: cross
 # entropy of `small_64` in docs/benchmarks/training_small.json and of `mobilenet_v2_32` in training.json. Networks of

@@ -11,28 +11,22 @@ import dataclasses
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property, partial
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, ClassVar, Literal
-
-import pydantic
-from pydantic import Field
+from typing import Any
 
 from ..augment import MULTI_SAMPLE, SINGLE_SAMPLE
-from ..core.bounds import Distinct
 from ..core.errors import OpenSetError, SettingsError, nearest
-from ..core.names import check_distinct, check_name, check_path
-from ..core.settings import Strict, validated
-from ..core.text import check_line
-from ..core.yaml_files import check_size, read_yaml
+from ..core.names import check_distinct
+from ..core.settings import validated
+from ..core.yaml_files import check_size
 from ..datasets import protocols as protocols
 from ..datasets.catalog import DATASETS, PUBLISHED_CHECKPOINTS, check_files, find, parse_checksum
 from ..evaluation.detectors import DETECTORS
 from ..evaluation.scores import SCORES
 from ..methods import METHODS
 from ..models import BACKBONES
-from ..report.context import counted, listed
 from ..report.figures import FIGURES, Context, RunRoles, read_context
 from ..report.tables import TABLES, Configured
 from ..report.tidy import FAMILIES
@@ -40,292 +34,14 @@ from ..training.run_config import (
     Augmentation,
     ImagesSeen,
     Normalization,
-    OptimizationSettings,
     RunConfig,
-    Seed,
-    SplitNumber,
     check_frozen,
     fingerprint,
 )
+from .captions import TITLES, setting, square, with_facts
+from .loading import merge, read_configuration
 from .renames import with_new_names
-
-
-def _of_value(check: Callable[[str], str]) -> Callable[[str], str]:
-    """`check` as pydantic calls it, which adds the key to a ValueError alone."""
-
-    def checked(value: str) -> str:
-        try:
-            return check(value)
-        except SettingsError as error:
-            raise ValueError(str(error)) from error
-
-    return checked
-
-
-# what users write, by where it goes: a folder's name, a line that is only shown, a path (core.names, core.text)
-Name = Annotated[str, pydantic.AfterValidator(_of_value(check_name))]
-Line = Annotated[str, pydantic.AfterValidator(_of_value(check_line))]
-PathText = Annotated[str, pydantic.AfterValidator(_of_value(check_path))]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Names = Annotated[tuple[Name, ...], Distinct]
-Specification = str | dict[str, Any]
-# the dataset of the catalog that has no files of its own
-USERS_OWN = "image_folder"
-
-
-# The largest values are far beyond what was ever published: whoever meets one has slipped, and should not wait for a
-# day to learn it.
-Threads = Annotated[int, Field(ge=1, le=4096)]
-MemoryMb = Annotated[int, Field(ge=100, le=100_000_000)]  # 100 TB
-RuntimeMin = Annotated[int, Field(ge=1, le=525_600)]  # a year
-Gpus = Annotated[int, Field(ge=0, le=1024)]
-
-
-class DataSettings(Strict):
-    """Which images, and where they are.
-
-    `images` is the folder or archive with the user's own images (dataset `image_folder`). By file name, `checksum`
-    accepts an archive other than the catalog's, and `urls` fetches it from elsewhere.
-    """
-
-    dataset: str
-    others: tuple[str, ...] = ()
-    image_size: Annotated[int, Field(ge=4, le=2048)] | None = None
-    images: PathText | None = None
-    folder: PathText = "data"
-    mirror: PathText | None = None
-    checksum: dict[str, str] = Field(default_factory=dict)
-    urls: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    validation_fraction: Fraction = 0.1
-    # of pixels from 0 to 1, for each channel
-    mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.4914, 0.4822, 0.4465)
-    std: tuple[Annotated[float, Field(ge=0.001, le=1)], ...] = (0.2023, 0.1994, 0.2010)
-
-
-class ProtocolSettings(Strict):
-    """Which classes are known: a published protocol's name, or `random` or `custom` with their settings.
-
-    Without `splits` those of the protocol that have different classes.
-    """
-
-    name: Specification
-    splits: Annotated[tuple[SplitNumber, ...], Field(min_length=1), Distinct] | None = None
-
-
-class AugmentSettings(Strict):
-    """`single`: augmentations of one image, in order; `added`: further ones, after those.
-
-    `multi` is an augmentation that mixes images, or none, and `multi_until` the fraction of the training after which no
-    batch is mixed any more.
-    """
-
-    single: tuple[Specification, ...] = ()
-    added: tuple[Specification, ...] = ()
-    multi: Specification | None = None
-    multi_until: Annotated[float, Field(gt=0, le=1)] = 1.0
-
-
-class RunSettings(Strict):
-    """One trained network.
-
-    `teacher` names the run, or the ensemble of runs, that it learns from. `teacher_logits` are `cached` once for
-    all students that see the same images, or computed `online` in every training.
-    """
-
-    label: Line | None = None
-    family: str | None = None
-    backbone: Specification = "resnet18"
-    method: Specification = "cross_entropy"
-    augment: AugmentSettings = AugmentSettings()
-    optimization: OptimizationSettings = OptimizationSettings()
-    teacher: Name | Annotated[Names, Field(min_length=1, max_length=100)] = "teacher"
-    teacher_logits: Literal["cached", "online"] = "cached"
-
-
-class EvaluationSettings(Strict):
-    """`scores` to compute, `sampling` of the unknowns, and the number of bootstrap resamples behind each interval.
-
-    `headline` is the score, or the detector, by which figures and tables compare runs.
-
-    `detectors` are scores that are fitted to training images, to at most `detector_samples` of them.
-    """
-
-    scores: Annotated[tuple[str, ...], Distinct] = ("maximum_logit", "msp", "energy", "feature_norm")
-    headline: str = "maximum_logit"
-    detectors: tuple[Specification, ...] = ()
-    detector_samples: Annotated[int, Field(ge=1, le=100_000_000)] = 50_000
-    sampling: Annotated[tuple[Literal["full", "balanced"], ...], Distinct] = ("full", "balanced")
-    bootstrap: Annotated[int, Field(ge=0, le=100_000)] = 1000
-
-
-class AnalysisSettings(Strict):
-    """The feature study: which mixings are scanned, at how many values of lambda, on how many test images."""
-
-    mixing: Annotated[tuple[str, ...], Distinct] = ("mixup", "cutmix")
-    # as many passes of all compared networks over the samples
-    lam_steps: Annotated[int, Field(ge=3, le=1001)] = 11
-    mixing_samples: Annotated[int, Field(ge=2, le=1_000_000)] = 512
-    # t-SNE of more takes days
-    embedding_samples: Annotated[int, Field(ge=50, le=100_000)] = 1000
-    activation_samples: Annotated[int, Field(ge=50, le=100_000_000)] = 2000
-    attention_samples: Annotated[int, Field(ge=4, le=1_000_000)] = 200
-
-
-LISTS_OF_RUNS = ("asymmetric", "ablation", "dynamics")
-
-
-class ShowSettings(Strict):
-    """Which runs the figures and tables set side by side, and which figures and tables are made.
-
-    A part without a run goes to the runs of its family, if there are any. Without `figures` or `tables` all that the
-    experiment can fill.
-    """
-
-    baseline: Name = "ce"
-    msa: Name | None = None
-    distillation: Name | None = None
-    asymmetric: Names = ()
-    ablation: Names = ()
-    dynamics: Names = ()
-    figures: Annotated[tuple[str, ...], Distinct] | None = None
-    tables: Annotated[tuple[str, ...], Distinct] | None = None
-
-    @pydantic.field_validator("msa", "distillation", mode="before")
-    @classmethod
-    def _open(cls, value: Any) -> Any:
-        return None if value == "null" else value  # --config gives every value as text
-
-    @pydantic.field_validator("ablation")
-    @classmethod
-    def _comparable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(value) == 1:
-            raise ValueError("an ablation needs at least two rows; name the row to compare with before it")
-        return value
-
-
-class JobResources(Strict):
-    """What one job of a kind asks for: cores, memory, time limit, GPUs."""
-
-    threads: Threads = 1
-    memory_mb: MemoryMb = 2000
-    runtime_min: RuntimeMin = 30
-    gpu: Gpus = 0
-
-
-class ResourceSettings(Strict):
-    """Resources by kind of job; small jobs (evaluation, tables, figures) share `light`."""
-
-    download: JobResources = JobResources()
-    prepare: JobResources = JobResources()
-    train_teacher: JobResources = JobResources()
-    train_student: JobResources = JobResources()
-    analyze: JobResources = JobResources()
-    measure: JobResources = JobResources()
-    light: JobResources = JobResources(runtime_min=10)
-
-
-class Settings(Strict):
-    """The whole configuration of one experiment; config/README.md explains every key."""
-
-    _held: ClassVar = {"defaults": RunSettings}
-
-    experiment: Name
-    title: Line
-    scale_note: Annotated[str, pydantic.AfterValidator(_of_value(partial(check_line, longest=1000)))] = ""
-    results: PathText = "results"
-    redraw: PathText | None = None
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), Distinct] = (0,)
-    data: DataSettings
-    protocol: ProtocolSettings
-    defaults: dict[str, Any] = Field(default_factory=dict)
-    runs: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
-    only: Names = ()
-    evaluation: EvaluationSettings = EvaluationSettings()
-    analysis: AnalysisSettings = AnalysisSettings()
-    show: ShowSettings = ShowSettings()
-    resources: ResourceSettings = ResourceSettings()
-    checkpoint_splits: Annotated[tuple[Annotated[int, Field(ge=0, le=4)], ...], Field(min_length=1), Distinct] = (
-        0,
-        1,
-        2,
-        3,
-        4,
-    )
-
-    @pydantic.field_validator("runs", mode="before")
-    @classmethod
-    def _without_removed_runs(cls, value: Any) -> Any:
-        # the text is from --config, which Snakemake has laid over a --configfile before `merge` could remove the run
-        if not isinstance(value, Mapping):
-            return value
-        for name in value:
-            if not isinstance(name, str):
-                raise ValueError(f"the name of a run is text, and YAML reads {name} as something else; write '{name}'")
-        return {name: run for name, run in value.items() if run != "null"}
-
-    @pydantic.model_validator(mode="after")
-    def _with_some_runs_only(self) -> Settings:
-        if not self.only:
-            return self
-        for name in self.only:
-            if name not in self.runs:
-                raise ValueError(f"only: no run is called {name!r}; {nearest(name, self.runs)}")
-
-        def kept(shown: Any) -> Any:
-            if isinstance(shown, tuple):
-                return tuple(name for name in shown if name in self.only)
-            return shown if shown in self.only else None
-
-        parts = {part: kept(getattr(self.show, part)) for part in ("msa", "distillation", *LISTS_OF_RUNS)}
-        if len(parts["ablation"]) < 2:  # nothing to compare: left open
-            parts["ablation"] = ()
-        runs = {name: run for name, run in self.runs.items() if name in self.only}
-        return self.model_copy(update={"runs": runs, "show": self.show.model_copy(update=parts)})
-
-
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid upon `base`, mapping by mapping.
-
-    A mapping with a `name` is a specification and replaces the old one whole: its settings belong to that name. A
-    value of null in `over` removes an entry of `runs`-like mappings only when the base had a mapping there.
-    """
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        if isinstance(old, Mapping) and isinstance(value, Mapping) and "name" not in value:
-            merged[key] = merge(old, value)
-        elif isinstance(old, Mapping) and value in (None, "null"):  # Snakemake's --config gives every value as text
-            del merged[key]
-        else:
-            merged[key] = value
-    return merged
-
-
-def read_configuration(path: str | Path) -> dict[str, Any]:
-    """A YAML configuration file with the files that it `extends` beneath it (paths from the repository's root).
-
-    Raises:
-        SettingsError: missing file, invalid YAML, not a mapping, or a circle of `extends`.
-    """
-    seen: list[Path] = []
-    layers: list[dict[str, Any]] = []
-    following: str | Path | None = path
-    while following is not None:
-        if not isinstance(following, str | Path):
-            raise SettingsError(f"{seen[-1] if seen else path}: extends: {following!r} is not the path of one file")
-        current = Path(following)
-        if current in seen:
-            raise SettingsError(f"{path}: `extends` goes in a circle at {current}")
-        seen.append(current)
-        layer = read_yaml(current)
-        if not isinstance(layer, dict):
-            raise SettingsError(f"{current} must hold a mapping of settings")
-        following = layer.pop("extends", None)
-        layers.append(with_new_names(layer))
-    merged: dict[str, Any] = {}
-    for layer in reversed(layers):
-        merged = merge(merged, layer)
-    return merged
+from .settings import LISTS_OF_RUNS, USERS_OWN, RunSettings, Settings
 
 
 def load(
@@ -834,7 +550,7 @@ class Experiment:
         return read_context(
             {
                 "experiment": self.name,
-                "title": with_facts(self.settings.title, {"size": _square(self.image_size())}),
+                "title": with_facts(self.settings.title, {"size": square(self.image_size())}),
                 "dataset_title": DATASETS[self.settings.data.dataset].title,
                 "protocol": self.protocol["name"],
                 "splits": len(self.splits),
@@ -846,83 +562,3 @@ class Experiment:
                 "highlight": dataclasses.asdict(self.highlight),
             }
         )
-
-
-# the paper's own networks and length of training, for images of at most 64 pixels
-PAPER_SIZE = 64
-PAPER = {"teacher": "resnet50", "students": "resnet18", "epochs": 200}
-TITLES = {
-    "resnet18": "ResNet-18",
-    "resnet50": "ResNet-50",
-    "wide_resnet50": "Wide ResNet-50",
-    "mobilenet_v2": "MobileNetV2",
-    "vgg32": "VGG32",
-}
-SEVERAL = 3  # networks that are listed by name
-
-
-# what a label or title may name
-FACT = re.compile(r"\{(\w+)\}")
-
-
-def with_facts(text: str, facts: Mapping[str, object]) -> str:
-    """A label or title with the facts that it names in braces, so that a changed setting changes the words.
-
-    >>> with_facts("CE, {epochs} epochs of {1}", {"epochs": 20})
-    'CE, 20 epochs of {1}'
-    """
-    return FACT.sub(lambda found: str(facts.get(found[1], found[0])), text)
-
-
-def setting(experiment: Experiment) -> str:
-    """Size of the images, networks and length of training of an experiment in a sentence for captions.
-
-    All of it is read from the resolved settings, so that a changed setting changes the sentence.
-    """
-    runs, size = experiment.runs, experiment.image_size()
-    own = DATASETS[experiment.settings.data.dataset].size
-    images = f"Images of {_square(size)} pixels"
-    if own is not None and own[0] != size:
-        images += f" (the dataset's: {_square(own[0])})"
-    roles = {"teacher": experiment.teacher_runs, "students": experiment.student_runs}
-    roles = {role: [runs[name] for name in names] for role, names in roles.items() if names}
-    lengths = {role: _span((run.optimization.epochs for run in own), "epoch") for role, own in roles.items()}
-    alike = len(set(lengths.values())) == 1
-    parts = [
-        f"{role if len(roles) > 1 else 'networks'}{'s' if role == 'teacher' and len(own) > 1 else ''} {_networks(own)}"
-        + ("" if alike else f" for {lengths[role]}")
-        for role, own in roles.items()
-    ]
-    batches = _span((run.optimization.batch_size for run in runs.values()), "image")
-    length = f"{lengths['students']}, " if alike else ""
-    text = f"{images}; {', '.join(parts)}; {length}batches of {batches}."
-    main = {role: own[0].backbone["name"] for role, own in roles.items()}
-    main["epochs"] = roles["students"][0].optimization.epochs
-    if size <= PAPER_SIZE and any(PAPER[key] != value for key, value in main.items()):
-        text += (
-            f" The paper: teacher {TITLES[PAPER['teacher']]}, students {TITLES[PAPER['students']]}, "
-            f"{PAPER['epochs']} epochs."
-        )
-    return text
-
-
-def _square(size: int) -> str:
-    return f"{size}\N{MULTIPLICATION SIGN}{size}"
-
-
-def _span(numbers: Iterable[int], noun: str) -> str:
-    numbers = sorted(set(numbers))
-    return f"{numbers[0]} to {counted(numbers[-1], noun)}" if len(numbers) > 1 else counted(numbers[0], noun)
-
-
-def _networks(runs: Iterable[Run]) -> str:
-    names = list(dict.fromkeys(map(_network, runs)))
-    return listed([*names[:SEVERAL], *([f"{len(names) - SEVERAL} more"] if len(names) > SEVERAL else [])])
-
-
-def _network(run: Run) -> str:
-    """A network's name, its widths, and whether it starts from given weights or keeps them."""
-    name, _, widths = run.network.partition(" ")
-    how = ["pretrained"] if run.backbone.get("pretrained") or run.backbone.get("weights") else []
-    how += ["frozen"] if run.backbone.get("freeze") else []
-    return " ".join(filter(None, (TITLES.get(name, name), widths, f"({', '.join(how)})" if how else "")))

@@ -20,7 +20,7 @@ from ..methods import METHODS
 from ..models import BACKBONES
 from ..report.figures import FIGURES
 from ..report.tables import TABLES
-from .experiment import RunSettings, Settings
+from .settings import RunSettings, Settings
 
 # key within a definition -> the registry that its value is looked up in
 REGISTRIES: dict[tuple[str, str], Registry] = {
