@@ -42,13 +42,13 @@ rule paper_figures:
     input:
         FIGURE_FILES,
         TABLE_FILES,
-        MADE,
+        made,
 
 
 rule paper_tables:
     input:
         TABLE_FILES,
-        MADE,
+        made,
 
 
 # Every network with its metrics, without the analysis: the part that needs GPUs.

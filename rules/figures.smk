@@ -32,7 +32,7 @@ for figure in EXPERIMENT.figures:
                 if table in EXPERIMENT.tables
             ],
             # a figure is drawn from tidy tables alone where nothing else is here, as after a `dvc pull` of these
-            MADE if RUNS_ARE_HERE else [],
+            made if RUNS_ARE_HERE else [],
         localrule: True
 
     rule:
