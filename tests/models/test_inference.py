@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -49,6 +51,21 @@ def test_a_batch_is_halved_until_it_fits_and_no_image_is_lost(capsys):
 def test_no_memory_for_one_image_is_an_error():
     with pytest.raises(OpenSetError, match="no memory for one image"):
         predict(Small(0), loader(3), Normalize([0.0], [1.0], 1, CPU))
+
+
+def test_images_that_must_be_fetched_are_fetched_while_the_network_works(monkeypatch):
+    pixels = (np.arange(1200) % 256).astype(np.uint8)[:, None, None, None].repeat(2, axis=1).repeat(2, axis=2)
+    images, normalize = Images(pixels, np.zeros(1200, np.int64)), Normalize([0.0], [1.0], 1, CPU)
+    at_once, ahead = (Feed(images, np.arange(1200), CPU) for _ in range(2))
+    assert not at_once.reads_ahead  # an array that is mapped from a disk
+    ahead.reads_ahead = True
+    expected, threads, batch = predict(Small(1000), at_once, normalize), [], Images.batch
+    monkeypatch.setattr(
+        Images, "batch", lambda self, index: threads.append(threading.current_thread().name) or batch(self, index)
+    )
+    found = predict(Small(1000), ahead, normalize)
+    assert len(threads) == 3 and [name.startswith("read-ahead") for name in threads] == [False, True, True]
+    assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
 
 
 def test_a_choice_of_test_images_reads_no_others(digits, split, monkeypatch):
