@@ -53,7 +53,7 @@ AccountingStoragePort={slurmdbd_port}
 AccountingStoragePass={folder}/munge.socket
 AccountingStorageEnforce=associations,limits,qos
 AccountingStoreFlags=job_comment
-AccountingStorageTRES=gres/gpu
+AccountingStorageTRES=gres/gpu,gres/shard
 # without cgroups: memory is measured each second, and a job that takes more than it asked for is ended
 ProctrackType=proctrack/pgid
 TaskPlugin=task/none
@@ -68,11 +68,12 @@ ReturnToService=2
 KillWait=20
 SchedulerParameters=sched_interval=5,bf_interval=5
 SlurmdParameters=config_overrides
-GresTypes=gpu
+# a GPU that four jobs may share
+GresTypes=gpu,shard
 # jobs of the partition `urgent` push those of `batch` aside, which then wait for their turn again
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=16000 Gres=gpu:a-100:1 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=16000 Gres=gpu:a-100:1,shard:4 State=UNKNOWN
 PartitionName=batch Nodes={host} Default=YES MaxTime=1440 PriorityTier=1 GraceTime=20
 PartitionName=spot Nodes={host} MaxTime=1440 PriorityTier=1 PreemptMode=CANCEL
 PartitionName=short Nodes={host} MaxTime=5 PriorityTier=1
@@ -265,7 +266,9 @@ def _write_configuration(folder: Path) -> None:
     }
     (folder / "slurmdbd.conf").touch(mode=0o600)
     (folder / "slurmdbd.conf").write_text(SLURMDBD_CONF.format(**values))
-    (folder / "gres.conf").write_text(f"NodeName={values['host']} Name=gpu Type=a-100 File=/dev/null\n")
+    (folder / "gres.conf").write_text(
+        f"NodeName={values['host']} Name=gpu Type=a-100 File=/dev/null\nNodeName={values['host']} Name=shard Count=4\n"
+    )
     # Snakemake's job step takes SLURM_CONF out of the environment of `srun`, because it expects /etc/slurm
     srun = folder / "bin" / "srun"
     srun.parent.mkdir(exist_ok=True)

@@ -325,6 +325,15 @@ def test_a_preempted_training_that_is_cancelled_is_found_and_goes_on(cluster, co
     assert weights(copy) == weights(uninterrupted)
 
 
+def test_trainings_share_a_gpu_where_the_site_has_shards(cluster, copy):
+    both = [*longer(EPOCHS), str(WEIGHTS).replace("split0", "split1")]
+    finished = run(cluster, copy, *both, site={"train_student": {"gres": "shard", "gpu": 1}})
+    assert finished.returncode == 0 and len(finished.submitted) == 2, finished.output
+    assert all("gres/shard=1" in asked for asked in states(cluster, finished.submitted, "AllocTRES"))
+    starts, ends = (sorted(states(cluster, finished.submitted, what)) for what in ("Start", "End"))
+    assert starts[-1] < ends[0]
+
+
 def test_snakemake_inside_a_job_submits_jobs(cluster, copy):
     (copy / "profiles" / "slurm" / "site.yaml").write_text("{}")
     inside = shlex.join(call("--retries", "0", *longer(3)))

@@ -74,7 +74,7 @@ def test_a_wrong_site_file_is_named(tmp_path, text, words):
         slurm.read_site(tmp_path / "none.yaml", named=True)
 
 
-@pytest.mark.parametrize("gres", [None, "gpu", "gpu:a100", "gpu:nvidia_a100-sxm4-80gb", "gpu:1g.10gb"])
+@pytest.mark.parametrize("gres", [None, "gpu", "gpu:a100", "gpu:nvidia_a100-sxm4-80gb", "gpu:1g.10gb", "shard"])
 @pytest.mark.parametrize("gpus", [0, 1, 4])
 def test_gpus_are_asked_for_on_one_node_and_processes_do_not_depend_on_how(gres, gpus):
     job = JobResources(memory_mb=1000, gpu=gpus)
@@ -91,7 +91,7 @@ def test_gpus_are_asked_for_on_one_node_and_processes_do_not_depend_on_how(gres,
         expected = {f"--gpus-per-node={kind}:{gpus}"}
     else:
         expected = {f"--gres={gres}:{gpus}"}
-    assert {option for option in options if "gpu" in option} == expected
+    assert {option for option in options if "gpu" in option or "shard" in option} == expected
     # what the plugin makes of it: it raises an error at what it does not take
     Job = type("Job", (), {"resources": asked})
     Job.resources = type("Resources", (dict,), {"__getattr__": dict.__getitem__})(asked)
