@@ -111,6 +111,18 @@ def test_every_dataset_of_the_catalog_is_counted_or_says_why_not():
     assert any("imagenet21k" in sentence for sentence in found.unknown) and found.train_images == 1_281_167
 
 
+@pytest.mark.parametrize("name", ["cifar10_long", "tinyimagenet_32", "cub"])
+def test_the_table_in_the_documentation(name, tmp_path):
+    text = (REPOSITORY / "docs" / "cluster.md").read_text()
+    configuration = read_configuration(f"config/experiments/{name}.yaml")
+    configuration["data"]["folder"] = str(tmp_path)  # nothing is prepared there
+    found = cost(load(configuration, stands_alone=True))
+    trainings = sum(jobs.count for jobs in found.jobs if jobs.kind in ("teachers", "students"))
+    cells = [sum(jobs.count for jobs in found.jobs), trainings, f"{found.images_seen / 1e6:,.0f}"]
+    cells += [cli._hours(found.hours), cli._size(found.gpu_bytes[0]), cli._size(sum(found.disk.values()))]
+    assert f"| `{name}` | {' | '.join(map(str, cells))} |" in text
+
+
 def test_the_command(capsys):
     cli._main(["cost", "--set", "protocol.splits=[0]"])
     text = capsys.readouterr().out
