@@ -60,6 +60,7 @@ torch.cuda.get_device_name = lambda number: "GPU of a test"
 torch.cuda.get_device_properties = lambda number: SimpleNamespace(uuid=f"uuid-{number}")
 torch.cuda.is_bf16_supported = lambda including_emulation: True
 torch.cuda.set_device = lambda number: print("set", number)
+torch.empty = lambda size, device: None
 """
 
 
@@ -79,6 +80,21 @@ def test_a_gpu_is_deterministic_fills_no_new_tensor_and_is_named_first():
         )
         assert done.stdout.splitlines() == [f"set {rank}", f"cuda:{rank} False False", "True False"], done.stderr
         assert done.stderr == told
+
+
+def test_a_gpu_that_another_process_holds_alone_ends_in_one_line():
+    # the words of CUDA for a device in exclusive mode
+    refuses = (
+        "def refuse(size, device):\n"
+        "    raise RuntimeError('CUDA error: CUDA-capable device(s) is/are busy or unavailable\\nCUDA kernel errors')\n"
+        "torch.empty = refuse\n"
+    )
+    program = PROGRAM.replace("import torch\n", f"import torch\n{FOUR_GPUS}{refuses}", 1)
+    environment = os.environ | {"LOCAL_RANK": "1", "OPENSET_DEVICE": ""}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "cuda:1, GPU of a test cannot be used: CUDA error: CUDA-capable device(s) is/are busy" in done.stderr
 
 
 def test_a_launcher_takes_free_gpus_among_those_that_are_visible(tmp_path):

@@ -56,7 +56,7 @@ def test_no_memory_for_one_image_is_an_error():
 def test_images_that_must_be_fetched_are_fetched_while_the_network_works(monkeypatch):
     pixels = (np.arange(1200) % 256).astype(np.uint8)[:, None, None, None].repeat(2, axis=1).repeat(2, axis=2)
     images, normalize = Images(pixels, np.zeros(1200, np.int64)), Normalize([0.0], [1.0], 1, CPU)
-    at_once, ahead = (Feed(images, np.arange(1200), CPU) for _ in range(2))
+    at_once, ahead = (ImageLoader(images, np.arange(1200), CPU) for _ in range(2))
     assert not at_once.reads_ahead  # an array that is mapped from a disk
     ahead.reads_ahead = True
     expected, threads, batch = predict(Small(1000), at_once, normalize), [], Images.batch

@@ -34,7 +34,7 @@ def prepare_device(threads: int, precision: str = "float32") -> torch.device:
         precision: of the training, as `autocast_dtype` reads it; the first line of the log has what it means here.
 
     Raises:
-        OpenSetError: the job was given a GPU (`GIVEN_GPU`), and torch finds none that it can use.
+        OpenSetError: the job was given a GPU (`GIVEN_GPU`), and torch finds none that it can use, or the GPU refuses.
     """
     threads = max(1, threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     torch.set_num_threads(threads)
@@ -53,6 +53,13 @@ def prepare_device(threads: int, precision: str = "float32") -> torch.device:
     torch.cuda.set_device(number)
     device = torch.device("cuda", number)
     name = f"cuda:{number}, {torch.cuda.get_device_name(number)}"
+    try:
+        torch.empty(1, device=device)  # the first use: a GPU in exclusive mode that another process holds shows here
+    except RuntimeError as error:
+        raise OpenSetError(
+            f"{name} cannot be used: {str(error).strip().splitlines()[0]}; another process may hold it (`nvidia-smi`), "
+            "so ask for another GPU, or one training at a time (--resources gpu=1)"
+        ) from error
     say_device(name, precision_name(autocast_dtype(precision, device)), threads)
     return device
 
