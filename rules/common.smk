@@ -19,6 +19,7 @@ from openset_distill.config.experiment import load
 from openset_distill.config.loading import read_configuration
 from openset_distill.models import BACKBONES
 from openset_distill.report.screen import introduction, show
+from openset_distill.report.tidy_tables import TIDY_TABLES
 
 
 # gpu counts the devices of one machine: jobs on other machines do not compete for them
@@ -212,3 +213,13 @@ def made(wildcards):
 
 def tidy_tables(names):
     return [f"{TIDY}/{name}.csv" for name in names]
+
+
+def sources_of(table):
+    """The files of runs, or of splits and seeds, that the rows of a tidy table come from."""
+    if not table.source:
+        return []
+    grid = {"split": EXPERIMENT.splits, "seed": EXPERIMENT.seeds}
+    folder = EXPERIMENT.first(SPLIT) if table.first else SPLIT
+    runs = EXPERIMENT.compared_runs if table.compared else EXPERIMENT.runs
+    return expand(f"{folder}/{table.source}", **grid, run=runs)

@@ -80,31 +80,9 @@ rule aggregate:
     input:
         code="workflow_scripts/aggregate.py",
         splits=expand(f"{SPLIT}/split.json", **GRID),
-        runs=expand(
-            f"{RUN}/{{file}}",
-            **GRID,
-            run=EXPERIMENT.runs,
-            file=["metrics.json", "curves.csv", "activations.csv", "history.csv"],
-        ),
-        weights=expand(
-            f"{SPLIT}/{{run}}/weights.safetensors", split=GRID["split"][0], seed=GRID["seed"][0], run=EXPERIMENT.runs
-        ),
-        mixing=expand(f"{SPLIT}/mixing.csv", **GRID),
-        features=expand(f"{SPLIT}/features.csv", **GRID),
-        explained=[f"{EXPERIMENT.first(SPLIT)}/{file}.csv" for file in ("attention", "pictures")],
-        embedding=EXPERIMENT.embeddings(SPLIT),
+        tables=[path for table in TIDY_TABLES.values() for path in sources_of(table)],
     output:
-        runs=f"{RESULTS}/tidy/runs.csv",
-        summary=f"{RESULTS}/tidy/summary.csv",
-        history=f"{RESULTS}/tidy/history.csv",
-        curves=f"{RESULTS}/tidy/curves.csv",
-        activations=f"{RESULTS}/tidy/activations.csv",
-        mixing=f"{RESULTS}/tidy/mixing.csv",
-        networks=f"{RESULTS}/tidy/networks.csv",
-        features=f"{RESULTS}/tidy/features.csv",
-        attention=f"{RESULTS}/tidy/attention.csv",
-        pictures=f"{RESULTS}/tidy/pictures.csv",
-        embedding=f"{RESULTS}/tidy/embedding.csv",
+        **{name: f"{RESULTS}/tidy/{name}.csv" for name in TIDY_TABLES},
         headline=f"{RESULTS}/tidy/headline.json",
         checksums=f"{RESULTS}/tidy/SHA256SUMS",
         metrics=expand(f"{RESULTS}/metrics/{{run}}.json", run=EXPERIMENT.runs),

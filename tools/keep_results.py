@@ -27,7 +27,8 @@ from openset_distill.core.files import read_json, write_json
 from openset_distill.core.folders import replaced_folder
 from openset_distill.report.figures import FIGURES
 from openset_distill.report.tables import TABLES
-from openset_distill.report.tidy import CHECKSUMS, LAYOUTS
+from openset_distill.report.tidy import CHECKSUMS
+from openset_distill.report.tidy_tables import TIDY_TABLES
 
 # the list of all files in a kept folder: only these are ever removed
 CONTENTS = ".contents.json"
@@ -101,7 +102,7 @@ def written(folder: Path) -> set[str]:
     # a folder of an earlier version has no list; its files are called after figures and tables, as redrawn ones are
     names |= {f"figures/{name}.{kind}" for name in FIGURES for kind in ("png", "pdf", "csv")}
     names |= {f"tables/{name}.{kind}" for name in TABLES for kind in ("md", "tex", "csv", "html")}
-    names |= {f"tidy/{name}.{kind}" for name in (*LAYOUTS, "headline") for kind in ("csv", "json")}
+    names |= {f"tidy/{name}.{kind}" for name in (*TIDY_TABLES, "headline") for kind in ("csv", "json")}
     names.add(f"tidy/{CHECKSUMS}")
     if (folder / CONTENTS).exists():
         listed = read_json(folder / CONTENTS)

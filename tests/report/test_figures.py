@@ -21,6 +21,7 @@ from openset_distill.core.errors import DataError, OpenSetError, SettingsError
 from openset_distill.report import tidy
 from openset_distill.report.context import counted
 from openset_distill.report.figures import FIGURES, figure_spec, read_context, style
+from openset_distill.report.tidy_tables import TIDY_TABLES
 
 SCRIPT = Path(__file__).resolve().parents[2] / "workflow_scripts" / "figure.py"
 # the full experiment, the smallest one, and one whose labels and legends need more room than there is
@@ -445,7 +446,7 @@ def test_the_registry_is_light_and_true():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, f"reading the registries imports {done.stderr}"
     for name, spec in FIGURES.items():
-        assert spec.name == name and set(spec.tables) <= set(tidy.LAYOUTS)
+        assert spec.name == name and set(spec.tables) <= set(TIDY_TABLES)
     with pytest.raises(SettingsError, match=r"no figure 'two_side'; did you mean 'two_sides'\?"):
         figure_spec("two_side")
     with pytest.raises(DataError, match="reads the table 'runs'"):

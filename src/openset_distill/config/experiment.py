@@ -517,10 +517,6 @@ class Experiment:
             "teacher": self.analyzed_runs[0],
         }
 
-    def embeddings(self, folder: str) -> list[str]:
-        """The embeddings that the feature-space figure draws: the compared runs of the first split and seed."""
-        return [f"{self.first(folder)}/{run}/embedding.csv" for run in self.compared_runs]
-
     def first(self, folder: str) -> str:
         """A split's folder, with its wildcards, of the first split and seed: the one that pictures are taken from."""
         return folder.replace("{split}", str(self.splits[0])).replace("{seed}", str(self.seeds[0]))

@@ -8,7 +8,6 @@ from typing import Any
 
 from ..core.errors import SettingsError
 from ..core.yaml_files import read_yaml
-from ..datasets import protocols as protocols
 from .renames import with_new_names
 
 

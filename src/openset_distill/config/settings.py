@@ -14,7 +14,6 @@ from ..core.errors import SettingsError, nearest
 from ..core.names import check_name, check_path
 from ..core.settings import Strict
 from ..core.text import check_line
-from ..datasets import protocols as protocols
 from ..training.run_config import (
     OptimizationSettings,
     Seed,

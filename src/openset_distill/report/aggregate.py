@@ -18,7 +18,8 @@ from ..core.files import AGAIN, atomic_write, read_record, unreadable, write_jso
 from ..datasets.protocols import class_set_name
 from ..evaluation.statistics import class_set_means, mean_std
 from .summary import METRIC_KEYS, summarize
-from .tidy import LAYOUTS, MAIN_METRICS, write_checksums
+from .tidy import MAIN_METRICS, write_checksums
+from .tidy_tables import TIDY_TABLES, TidyTable
 
 # what batch normalization counts while it is trained, which is no parameter
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -192,19 +193,14 @@ class Collector:
                     rows.append({**about, **unit, **self.identity(run), **values})
         return rows
 
-    def unit_rows(self, file: str, units: int | None = None) -> Iterator[Row]:
-        """The rows of one CSV file of the first `units` splits and seeds, or of all, preceded as in `run_rows`."""
-        for split, seed, folder in itertools.islice(self.units(), units):
-            for row in read_rows(folder / file):
-                identity = self.identity(row["run"]) if "run" in row else {}
-                yield {**identity, "split": split, "seed": seed, **row}
-
-    def embedding(self, runs: Sequence[str]) -> Iterator[Row]:
-        """embedding.csv: the first split and seed."""
-        split, seed, folder = next(self.units())
-        for run in runs:
-            for row in read_rows(folder / run / "embedding.csv"):
-                yield {**self.identity(run), "split": split, "seed": seed, **row}
+    def rows_of(self, table: TidyTable) -> Iterator[Row]:
+        """The rows of a table's files, each preceded by its run, if it is of one, and its split and seed."""
+        runs = self.layout["embedded"] if table.compared else self.layout["runs"]
+        for split, seed, folder in itertools.islice(self.units(), 1 if table.first else None):
+            for run in runs if "{run}" in table.source else [""]:
+                for row in read_rows(folder / table.source.format(run=run)):
+                    of_run = run or row.get("run", "")
+                    yield {**(self.identity(of_run) if of_run else {}), "split": split, "seed": seed, **row}
 
     def networks(self) -> Iterator[Row]:
         """networks.csv: the network of each run, and how many parameters its weights of the first split and seed hold.
@@ -233,19 +229,19 @@ class Collector:
     def write(self, folder: Path, metrics_folder: Path) -> None:
         """Writes all tidy tables into `folder`, and the main numbers of each run into a file of its own."""
         metrics = self.metrics()
-        write_rows(folder / "runs.csv", metrics)
-        write_rows(folder / "summary.csv", summarize(metrics, self.layout["baseline"]))
-        write_rows(folder / "history.csv", self.history())
-        write_rows(folder / "curves.csv", self.curves())
-        write_rows(folder / "activations.csv", self.activations())
-        write_rows(folder / "mixing.csv", self.unit_rows("mixing.csv"))
-        write_rows(folder / "features.csv", self.unit_rows("features.csv"))
-        write_rows(folder / "attention.csv", self.unit_rows("attention.csv", 1))
-        write_rows(folder / "pictures.csv", self.unit_rows("pictures.csv", 1))
-        write_rows(folder / "networks.csv", self.networks())
-        write_rows(folder / "embedding.csv", self.embedding(self.layout["embedded"]))
+        # tables that are computed, or whose files are checked for a lost end
+        own: dict[str, Callable[[], Iterable[Row]]] = {
+            "runs": lambda: metrics,
+            "summary": lambda: summarize(metrics, self.layout["baseline"]),
+            "history": self.history,
+            "curves": self.curves,
+            "activations": self.activations,
+            "networks": self.networks,
+        }
+        for name, table in TIDY_TABLES.items():
+            write_rows(folder / f"{name}.csv", own[name]() if name in own else self.rows_of(table))
         headline = self.headline()
         write_json(folder / "headline.json", headline)
         for run, values in headline.items():
             write_json(metrics_folder / f"{run}.json", {name: values[name] for name in MAIN_METRICS if name in values})
-        write_checksums(folder, [*(f"{name}.csv" for name in LAYOUTS), "headline.json"])
+        write_checksums(folder, [*(f"{name}.csv" for name in TIDY_TABLES), "headline.json"])

@@ -25,6 +25,7 @@ from ..datasets.wordnet import class_words
 from ..evaluation import statistics
 from . import summary
 from .context import Context
+from .tidy_tables import TIDY_TABLES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,51 +48,6 @@ FAMILIES = {
 MAIN_METRICS = {"accuracy": "accuracy", "auroc": "AUROC", "fpr95": "FPR95", "oscr": "OSCR"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """The columns of a tidy table. `fractions` are numbers in [0, 1]; `blanks` are numbers that may be empty."""
-
-    text: tuple[str, ...]
-    numbers: tuple[str, ...] = ()
-    fractions: tuple[str, ...] = ()
-    blanks: tuple[str, ...] = ()
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return self.text + self.numbers + self.fractions + self.blanks
-
-
-_RUN = ("run", "label", "family")
-_METRIC = ("score", "group", "sampling", "metric")
-LAYOUTS = {
-    "runs": Layout(
-        text=("experiment", "dataset", "protocol", *_RUN, *_METRIC),
-        numbers=("split", "seed"),
-        fractions=("value",),
-        blanks=("low", "high", "n_known", "n_unknown"),
-    ),
-    "summary": Layout(
-        text=("experiment", "dataset", "protocol", *_RUN, *_METRIC, "baseline"),
-        numbers=("n",),
-        fractions=("mean",),
-        blanks=("std", "difference", "difference_low", "difference_high", "effect_size", "p_value"),
-    ),
-    "history": Layout(
-        text=_RUN,
-        numbers=("split", "seed", "epoch"),
-        blanks=("train_loss", "validation_accuracy", "learning_rate", "hard_share"),
-    ),
-    "curves": Layout(text=(*_RUN, "curve"), numbers=("split", "seed"), fractions=("x", "y")),
-    "activations": Layout(text=_RUN, numbers=("split", "seed", "maximum_logit", "feature_norm"), fractions=("known",)),
-    "mixing": Layout(text=(*_RUN, "mixing", "quantity"), numbers=("split", "seed", "value"), fractions=("lam",)),
-    "networks": Layout(text=(*_RUN, "network"), numbers=("parameters",)),
-    "features": Layout(text=(*_RUN, "quantity", "group"), numbers=("split", "seed"), blanks=("value",)),
-    "attention": Layout(
-        text=(*_RUN, "view", "says", "map"), numbers=("split", "seed", "pair"), blanks=("area_b", "on_b")
-    ),
-    "pictures": Layout(text=("view", "class", "picture"), numbers=("split", "seed", "pair")),
-    "embedding": Layout(text=(*_RUN, "class"), numbers=("split", "seed", "x", "y")),
-}
 RULE = "aggregate"  # of the workflow, the one that writes the tidy tables
 # next to the tidy tables: the SHA-256 of each, as `sha256sum` writes and checks them; folders of before have none
 CHECKSUMS = "SHA256SUMS"
@@ -113,9 +69,9 @@ def read_tidy(name: str, path: str | os.PathLike, class_sets: Mapping[int, str] 
         DataError: the file is missing, empty, cut off or damaged, has a row twice, or is not the one whose checksum
             was recorded; the message names the command that makes it again.
     """
-    if name not in LAYOUTS:
-        raise SettingsError(f"there is no tidy table {name!r}; {nearest(name, LAYOUTS)}")
-    layout = LAYOUTS[name]
+    if name not in TIDY_TABLES:
+        raise SettingsError(f"there is no tidy table {name!r}; {nearest(name, TIDY_TABLES)}")
+    schema = TIDY_TABLES[name]
     remedy = f"make it again with the rule {RULE}: snakemake --forcerun {RULE} -- {path}"
     try:
         content = Path(path).read_bytes()
@@ -130,7 +86,7 @@ def read_tidy(name: str, path: str | os.PathLike, class_sets: Mapping[int, str] 
         raise DataError(f"the table {name} at {path} is empty; {remedy}") from error
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
         raise DataError(f"the table {name} at {path} is damaged ({str(error).strip()}); {remedy}") from error
-    missing = [column for column in layout.columns if column not in table.columns]
+    missing = [column for column in schema.columns if column not in table.columns]
     if missing:
         raise DataError(f"the table {name} at {path} lacks the column {', '.join(missing)}; {remedy}")
     if table.empty:
@@ -138,31 +94,31 @@ def read_tidy(name: str, path: str | os.PathLike, class_sets: Mapping[int, str] 
     if not content.endswith((b"\r", b"\n")):
         raise DataError(f"the table {name} at {path} is cut off: its last line has no end; {remedy}")
     for column in table.columns:
-        if column not in (*layout.text, CLASS_SET):
+        if column not in (*schema.text, CLASS_SET):
             table[column] = _numbers(table[column], f"the table {name} at {path}", remedy)
-    for column in layout.numbers + layout.fractions:
+    for column in schema.numbers + schema.fractions:
         lost = table[column].isna() | ~np.isfinite(table[column])
-        if lost.any() and not (name in ("runs", "summary") and column in layout.fractions):
+        if lost.any() and not (name in ("runs", "summary") and column in schema.fractions):
             raise DataError(f"the table {name} at {path} has no number in {_place(lost, column)}; {remedy}")
-    for column in layout.fractions:
+    for column in schema.fractions:
         outside = (table[column] < 0) | (table[column] > 1)
         if outside.any():
             raise DataError(
                 f"the table {name} at {path} holds {table[column][outside].iloc[0]:g} in {_place(outside, column)}, "
                 f"which must be a fraction between 0 and 1; {remedy}"
             )
-    for family in table["family"].unique() if "family" in layout.text else ():
+    for family in table["family"].unique() if "family" in schema.text else ():
         if family not in FAMILIES:
             raise DataError(f"the table {name} at {path} has the family {family!r}; {nearest(family, FAMILIES)}")
-    if name in KEYS:
-        again = table.duplicated(["run", "split", "seed", *KEYS[name]])
+    if schema.keys:
+        again = table.duplicated(["run", "split", "seed", *schema.keys])
         if again.any():
             raise DataError(
                 f"the table {name} at {path} has a row twice, the second time in line "
                 f"{int(again.to_numpy().argmax()) + 2}; {remedy}"
             )
     _check_recorded(name, path, content, remedy)
-    if "split" in layout.numbers and CLASS_SET not in table.columns:
+    if "split" in schema.numbers and CLASS_SET not in table.columns:
         table[CLASS_SET] = _class_sets(table, class_sets, f"the table {name} at {path}")
     return table
 
@@ -195,18 +151,6 @@ def known_images(embedding: pd.DataFrame) -> pd.Series:
     Tables from before there was the column `known` have no such class.
     """
     return embedding["known"] == 1 if "known" in embedding.columns else embedding["class"] != "unknown"
-
-
-# beside run, split and seed, what tells the rows of a table apart
-KEYS = {
-    "runs": _METRIC,
-    "history": ("epoch",),
-    "curves": ("curve", "x"),
-    "mixing": ("mixing", "quantity", "lam"),
-    "features": ("quantity", "group"),
-}
-
-ONE_UNIT = ("attention", "pictures", "embedding")  # tables of the first split and seed alone
 
 
 def write_checksums(folder: Path, names: Iterable[str]) -> None:
@@ -278,8 +222,8 @@ def read_tables(
         DataError: as `read_tidy`, or a table is not complete.
     """
     for name in paths:
-        if name not in LAYOUTS:
-            raise SettingsError(f"there is no tidy table {name!r}; {nearest(name, LAYOUTS)}")
+        if name not in TIDY_TABLES:
+            raise SettingsError(f"there is no tidy table {name!r}; {nearest(name, TIDY_TABLES)}")
     missing = [name for name in wanted if name not in paths]
     if missing:
         raise SettingsError(f"the tidy table {missing[0]!r} is needed; add --table {missing[0]}=PATH")
@@ -296,13 +240,13 @@ def _check_complete(name: str, table: pd.DataFrame, path: str | os.PathLike, con
     lost = f"the table {name} at {path} is not complete: it lacks rows of"
     remedy = f"make it again with the rule {RULE}: snakemake --forcerun {RULE} -- {path}"
     counts = table.groupby(["run", "split", "seed"], sort=False).size().unstack("run").fillna(0)
-    if name not in KEYS:  # single images, whose number need not be the same everywhere
+    if not TIDY_TABLES[name].keys:  # single images, whose number need not be the same everywhere
         counts = counts > 0
     lacking = counts.ne(counts.max()).stack()
     if lacking.any():
         split, seed, run = lacking.index[lacking.to_numpy().argmax()]
         raise DataError(f"{lost} the run {run!r} for split {split:g} and seed {seed:g}; {remedy}")
-    if name in ONE_UNIT or not context.class_sets:
+    if TIDY_TABLES[name].first or not context.class_sets:
         return
     absent = sorted(set(context.class_sets) - set(table["split"]))
     if absent or table["seed"].nunique() < context.seeds:
