@@ -174,7 +174,7 @@ def samples_of_trainings():
             if read_record(record, {}).get("training_outputs") != samples:
                 samples = 0
                 break
-    os.environ["OPENSET_TRAINING_OUTPUTS"] = str(samples)
+    os.environ |= {"OPENSET_TRAINING_OUTPUTS": str(samples)}
     return samples
 
 

@@ -53,7 +53,7 @@ def begin_on_slurm():
             "`--profile profiles/slurm` (and the variable SNAKEMAKE_PROFILE) to run it here."
         )
     if SLURM_CONF is not None:
-        os.environ["SLURM_CONF"] = SLURM_CONF
+        os.environ |= {"SLURM_CONF": SLURM_CONF}
     from snakemake_executor_plugin_slurm.validation import get_forbidden_slurm_options
 
     rules_of, groups = {}, workflow.group_settings
