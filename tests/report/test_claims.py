@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,15 @@ from commands import REPOSITORY
 from scipy import stats
 
 from openset_distill.core.errors import DataError, OpenSetError, SettingsError
-from openset_distill.report.claims import judge, read_claims, verdict, with_accuracy, write
+from openset_distill.report.claims import (
+    PAGE_MARKS,
+    judge,
+    put_into_page,
+    read_claims,
+    verdict,
+    with_accuracy,
+    write,
+)
 
 CONFIRMED, CONTRADICTED = "confirmed", "contradicted"
 NO_DIFFERENCE, UNDECIDED = "no difference within the margin", "undecided"
@@ -268,9 +277,11 @@ def command(*words: object) -> subprocess.CompletedProcess[str]:
 def test_the_kept_claims_are_what_the_documented_command_makes(tmp_path):
     """Byte for byte, from the kept results: claims.csv and claims.md cannot say anything else than they do."""
     kept = REPOSITORY / "docs" / "results"
-    done = command("--claims", "docs/results/claims.yaml", "--csv", tmp_path / "c.csv", "--markdown", tmp_path / "c.md")
+    shutil.copyfile(kept / "README.md", tmp_path / "c.page")
+    files = ("--csv", tmp_path / "c.csv", "--markdown", tmp_path / "c.md", "--page", tmp_path / "c.page")
+    done = command("--claims", "docs/results/claims.yaml", *files)
     assert done.returncode == 0, done.stderr
-    for made, name in (("c.csv", "claims.csv"), ("c.md", "claims.md")):
+    for made, name in (("c.csv", "claims.csv"), ("c.md", "claims.md"), ("c.page", "README.md")):
         assert (tmp_path / made).read_bytes() == (kept / name).read_bytes(), f"make {name} again: tools/claims.py"
     with open(kept / "claims.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -279,6 +290,17 @@ def test_the_kept_claims_are_what_the_documented_command_makes(tmp_path):
     assert "splits 0 and 1 have the same classes" in (kept / "claims.md").read_text()
     page = (kept / "README.md").read_text()
     assert "tools/claims.py" in page and "claims.md" in page
+
+
+def test_the_table_goes_into_the_marked_part_of_a_page():
+    begin, end = PAGE_MARKS
+    page = f"above\n{begin}\nold\n{end}\nbelow\n"
+    once = put_into_page(page, "| new |")
+    assert once == f"above\n{begin}\n\n| new |\n\n{end}\nbelow\n"
+    assert put_into_page(once, "| new |") == once
+    for wrong in ("", begin, end, f"{end}{begin}", f"{page}{page}"):
+        with pytest.raises(DataError, match="no place for the claims"):
+            put_into_page(wrong, "| new |")
 
 
 def test_the_command_ends_with_a_message_and_no_file(tmp_path):

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from ..core.errors import DataError, SettingsError, nearest
-from ..core.files import atomic_write, read_json
+from ..core.files import atomic_write, read_json, read_text
 from ..core.registry import settings_class
 from ..core.yaml_files import read_yaml
 from ..datasets.protocols import twins
@@ -43,6 +43,8 @@ COLUMNS = (
     *("claim", "data", "run", "against", "outcome", "score", "decides", "expected", "n", "pairs"),
     *("difference", "low", "high", "accuracy_difference", "accuracy_low", "accuracy_high", "verdict"),
 )
+# a page's generated table stands between these
+PAGE_MARKS = ("<!-- claims: made by tools/claims.py -->", "<!-- end of claims -->")
 # borders are compared in points up to rounding
 DIGITS = 9
 
@@ -384,17 +386,19 @@ def _contradictions(wanted: Any, found: Any, key: str = "") -> Iterator[tuple[st
 # --------------------------------------------------------------------------------------------------- output
 
 
-def write(claims: ClaimsFile, table: str | os.PathLike, markdown: str | os.PathLike) -> list[Judged]:
+def write(
+    claims: ClaimsFile, table: str | os.PathLike, markdown: str | os.PathLike, page: str | os.PathLike | None = None
+) -> list[Judged]:
     """Judges the claims and writes them as CSV (all scores) and Markdown; the same input gives the same bytes.
 
+    Args:
+        page: a Markdown file whose marked part becomes the table of deciding scores.
+
     Raises:
-        OpenSetError: as `judge`, or a file cannot be written.
+        OpenSetError: as `judge`, the page has no place for the table, or a file cannot be written.
     """
     judged, results = judge(claims)
-    text = to_csv(judged)
-    page = to_markdown(judged, claims, results)
-    for path, content in ((table, text), (markdown, page)):
-        with atomic_write(path) as partial:
+from ..core.files import atomic_write, read_json, read_text
             partial.write_text(content, encoding="utf-8")
     return judged
 
@@ -449,6 +453,46 @@ def to_markdown(judged: Sequence[Judged], claims: ClaimsFile, results: Mapping[s
         row = [claim.claim, data, words, *cells, str(deciding.found.n), f"**{deciding.verdict}**"]
         lines.append(_cells([*map(markdown_escape, row[:-1]), row[-1]]))
     return "\n".join([rule_words(claims), "", *lines, "", *_data_words(results), ""])
+
+
+def to_page(judged: Sequence[Judged], results: Mapping[str, Sequence[Results]]) -> str:
+    """A row for each claim, a column for each data: the deciding score's difference, accuracy, and the verdict."""
+    data = list(results)
+    sizes = [len({name for one in results[of] for name in one.class_sets.values()}) for of in data]
+    header = ["Claim", *(f"{name}, {counted(size, 'class set')}" for name, size in zip(data, sizes, strict=True))]
+    lines = [_cells([*map(markdown_escape, header)]), _cells([":---"] * len(header))]
+    rows: dict[str, dict[str, str]] = {}
+    for one in judged:
+        if one.decides:
+            rows.setdefault(one.claim.claim, {})[one.data] = _cell(one)
+    lines += [
+        _cells([markdown_escape(claim), *(cells.get(name, "not run") for name in data)])
+        for claim, cells in rows.items()
+    ]
+    return "\n".join(lines)
+
+
+def _cell(one: Judged) -> str:
+    outcome = "accuracy" if one.claim.outcome == "accuracy" else METRIC_TITLES[one.claim.outcome]
+    parts = [f"{outcome} {_difference(one.found)}"]
+    if one.accuracy:
+        parts.append(f"accuracy {_difference(one.accuracy)}")
+    return f"{markdown_escape(', '.join(parts))}: **{one.verdict}**"
+
+
+def put_into_page(text: str, table: str) -> str:
+    """A page's text with `table` between the two marks that it has for it.
+
+    Raises:
+        DataError: the page does not have both marks, once each and in order.
+    """
+    before, begin, rest = text.partition(PAGE_MARKS[0])
+    _, end, after = rest.partition(PAGE_MARKS[1])
+    if not begin or not end or any(text.count(mark) != 1 for mark in PAGE_MARKS):
+        raise DataError(
+            f"the page has no place for the claims; it needs one line {PAGE_MARKS[0]} and one {PAGE_MARKS[1]}"
+        )
+    return f"{before}{begin}\n\n{table}\n\n{end}{after}"
 
 
 def rule_words(claims: ClaimsFile) -> str:
