@@ -49,7 +49,7 @@ def test_the_rates_are_those_of_the_kept_benchmarks():
     assert RATES["depthwise"] == pytest.approx(rate("training.json", "mobilenet_v2_32"), rel=0.02)
 
 
-@pytest.mark.parametrize("name", ["cifar10_long", "cifar10_cpu", "tinyimagenet_cpu", "tinyimagenet_32_length"])
+@pytest.mark.parametrize("name", ["cifar10_long", "tinyimagenet_cpu", "tinyimagenet_32_length"])
 def test_kept_trainings_took_between_half_and_twice_the_estimate(name):
     folder = REPOSITORY / "docs" / "results" / name
     kept = json.loads((folder / "provenance.json").read_text())

@@ -124,7 +124,7 @@ def test_unknown_words_are_refused() -> None:
 
 
 def test_a_number_leads_to_its_runs_settings_and_commits():
-    kept = Path("docs/results/cifar10_cpu")
+    kept = Path("docs/results/cifar10_long")
     text = output("trace", kept / "figures" / "two_sides.png", "CutMix")
     with open(REPOSITORY / kept / "figures" / "two_sides.csv", newline="") as stream:
         shown = {row["run"]: float(row["auroc_percent"]) for row in csv.DictReader(stream)}
@@ -133,7 +133,7 @@ def test_a_number_leads_to_its_runs_settings_and_commits():
     for split in (0, 1, 2):
         folder = f"split{split}/seed0/cutmix"
         assert f"{folder}  {records[folder]['provenance']['git_commit'][:12]}" in text
-    assert '"epochs": 6' in text and '"cutmix"' in text
+    assert '"epochs": 18' in text and '"cutmix"' in text
     assert "did you mean 'cutmix'" in failure("trace", kept / "tables" / "benchmark.md", "cutmx")
     assert "no metric 'auroz'; did you mean 'auroc'" in failure(
         "trace", kept / "tables" / "benchmark.md", "ce", "auroz"
