@@ -398,7 +398,11 @@ def write(
         OpenSetError: as `judge`, the page has no place for the table, or a file cannot be written.
     """
     judged, results = judge(claims)
-from ..core.files import atomic_write, read_json, read_text
+    contents = {table: to_csv(judged), markdown: to_markdown(judged, claims, results)}
+    if page is not None:
+        contents[page] = put_into_page(read_text(page), to_page(judged, results))
+    for path, content in contents.items():
+        with atomic_write(path) as partial:
             partial.write_text(content, encoding="utf-8")
     return judged
 
