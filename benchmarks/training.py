@@ -106,7 +106,7 @@ def rate(results: list[dict[str, Any]]) -> float:
     return sum(result["images"] / statistics.mean(result["epoch_seconds"][1:]) for result in results)
 
 
-def measure(case: Case, method: str, folder: Path, files: dict[str, Path], cores: int, epochs: int) -> dict[str, Any]:
+def measure(case: Case, method: str, files: dict[str, Path], cores: int, epochs: int) -> dict[str, Any]:
     """One round of both implementations: images a second, seconds to the first step, peak memory."""
     text = json.dumps(job(case, method, epochs))
     inputs = [word for name in ("prepared", "split", "description") for word in (f"--{name}", files[name])]
@@ -214,10 +214,7 @@ def main() -> None:
             files, recording = prepare(case, Path(folder), arguments.epochs, cores)
             row = result["cases"].get(name, {"methods": {}}) | {"recording_images_a_second": round(recording, 1)}
             for method in arguments.method:
-                rounds = [
-                    measure(case, method, Path(folder), files, cores, arguments.epochs)
-                    for _ in range(arguments.repeats)
-                ]
+                rounds = [measure(case, method, files, cores, arguments.epochs) for _ in range(arguments.repeats)]
                 row["methods"][method] = {**summary(rounds), "commit": result["machine"]["commit"]}
                 print(
                     name,

@@ -10,7 +10,7 @@ from commands import REPOSITORY, job, make_split, script, succeed, train
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
+def pytest_runtest_makereport(item: pytest.Item):
     """Where OPENSET_REQUIRE_MIRROR (or _SLURM) is set, a test on real data (or on a cluster) that skips has failed."""
     report = yield
     for marker, variable in (("real_data", "OPENSET_REQUIRE_MIRROR"), ("slurm", "OPENSET_REQUIRE_SLURM")):

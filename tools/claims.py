@@ -14,6 +14,7 @@ from openset_distill.report.claims import read_claims, write
 
 
 def main() -> None:
+    """Writes the verdict on each claim as CSV and Markdown, from a file of claims and kept results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--claims", required=True, type=Path, help="YAML: the rule, the data, the runs, the claims")
     parser.add_argument("--csv", required=True, type=Path, help="output: the numbers and verdicts of every score")

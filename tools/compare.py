@@ -17,6 +17,7 @@ from openset_distill.report.tidy import read_tidy
 
 
 def main() -> None:
+    """Writes one table of several experiments, from their tables of runs and the published numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--runs",

@@ -218,6 +218,7 @@ def _ended(record: dict[str, Any]) -> datetime.datetime:
 
 
 def main() -> None:
+    """Writes the RO-Crate of a finished experiment, from its results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", required=True, type=Path, help="folder of the finished experiment")
     parser.add_argument(

@@ -45,6 +45,7 @@ LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 
 def main() -> None:
+    """Writes the pages of the site to a folder, from the Markdown files, the schema and the library."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", required=True, type=Path, help="where the pages go; an earlier copy is replaced")
     arguments = parser.parse_args()
@@ -77,6 +78,7 @@ def gather(folder: Path) -> None:
 
 
 def write(path: Path, text: str) -> None:
+    """Writes a page, in folders that are made for it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
 

@@ -191,6 +191,7 @@ CHECKS: tuple[Callable[[], Iterator[str]], ...] = (
 
 
 def main() -> None:
+    """Prints what was found, and what helps."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--verify", action="store_true", help="also compare all prepared images with their checksums")
     checks = (*CHECKS, changed_images) if parser.parse_args().verify else CHECKS

@@ -148,6 +148,7 @@ def stages(experiment: Experiment) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Writes dvc.yaml from the rules of the workflow, or compares it with them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--write", action="store_true", help="write dvc.yaml")

@@ -30,6 +30,7 @@ FILES = {"inputs": "input", "outputs": "output", "logs": "log"}
 
 
 def main() -> None:
+    """Writes the steps towards the wanted files as JSON, from a dry run of the workflow."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", required=True, type=Path, help="output: the steps in order, JSON")
     parser.add_argument("--cores", type=positive, default=1, help="of the machine that will run them")

@@ -39,6 +39,7 @@ CITED = {"runs", "history", "features", "networks", "headline", CHECKSUMS}
 
 
 def main() -> None:
+    """Copies figures, tables and provenance of a finished experiment to the folder where they are kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", required=True, type=Path, help="folder of the finished experiment")
     parser.add_argument(

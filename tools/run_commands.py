@@ -34,6 +34,7 @@ _MACHINE = re.compile(r" --(threads|workers) \d+")
 
 
 def main() -> int:
+    """Runs the steps of a file in order; the status says whether all are done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("steps", type=Path, help="the file that export_commands.py wrote")
     parser.add_argument("--minutes", type=float, help="time after which training saves its state and stops")
@@ -136,7 +137,7 @@ def write_record(made: dict[str, str]) -> None:
     """Keeps which command made which output, whole or not at all."""
     partial = RECORD.with_suffix(".partial")
     partial.write_text(json.dumps(made, indent=0), encoding="utf-8")
-    os.replace(partial, RECORD)
+    partial.replace(RECORD)
 
 
 def read_steps(path: Path) -> list[dict[str, Any]]:

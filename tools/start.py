@@ -44,6 +44,7 @@ def check(words: Sequence[str]) -> None:
 
 
 def main() -> None:
+    """Checks the words, then becomes Snakemake with them."""
     words = sys.argv[1:]
     check(words)
     # in this process: Ctrl-C while Snakemake is imported or plans ends in a line, like everywhere else

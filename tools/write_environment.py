@@ -56,6 +56,7 @@ def _plain(name: str) -> str:
 
 
 def main() -> None:
+    """Writes environment.yml from pyproject.toml and requirements.lock, or compares it with them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--write", action="store_true", help="write environment.yml")

@@ -12,6 +12,7 @@ LAYOUT = ("experiment", "dataset", "protocol", "splits", "seeds", "baseline", "e
 
 
 def main() -> None:
+    """Writes the tidy tables of an experiment from the results of its runs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", required=True, type=Path, help="folder of the experiment")
     parser.add_argument(

@@ -10,6 +10,7 @@ from openset_distill.core.command import positive, renamed, run
 
 
 def main() -> None:
+    """Writes the teacher's logits, by step, from its weights and the images that its students see."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--job", required=True, help="which images its students see: JSON text, or a .json file")
     parser.add_argument("--prepared", required=True, type=Path, help="folder of the prepared dataset")

@@ -12,6 +12,7 @@ from openset_distill.datasets import catalog, download
 
 
 def main() -> None:
+    """Fetches the archives that the catalog names for a dataset, and writes the record of the download."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", required=True, help="name in the catalog, or published_checkpoints")
     parser.add_argument("--folder", required=True, type=Path, help="where the archives go, for example data/raw/NAME")

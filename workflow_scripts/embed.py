@@ -13,6 +13,7 @@ from openset_distill.report.aggregate import write_rows
 
 
 def main() -> None:
+    """Writes two coordinates for each chosen test image, from the features of a run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--outputs", required=True, type=Path, help="features, logits and labels of the test images")
     parser.add_argument("--description", required=True, type=Path, help="split.json, for the class names")

@@ -20,6 +20,7 @@ from openset_distill.report.aggregate import write_rows
 
 
 def main() -> None:
+    """Writes metrics, curves and activations of a run, from its outputs and fitted detectors."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--outputs", required=True, type=Path, help="features, logits and labels of the test images")
     parser.add_argument(

@@ -19,6 +19,7 @@ from openset_distill.report.aggregate import write_rows
 
 
 def main() -> None:
+    """Writes one row a run and part of the images, from the outputs and heads of all runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--run", type=named_path, action="append", required=True, metavar="RUN=PATH", help="outputs.npz; repeatable"

@@ -9,6 +9,7 @@ from openset_distill.core.command import run
 
 
 def main() -> None:
+    """Fetches one model's weights into timm's cache, and writes the record that jobs wait for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="timm's name of the model")
     parser.add_argument(

@@ -14,6 +14,7 @@ from openset_distill.report.figures import figure_spec, read_context
 
 
 def main() -> None:
+    """Draws the figure of that name as PDF and PNG, with a CSV of what it shows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", required=True, help="figure in the registry")
     parser.add_argument(

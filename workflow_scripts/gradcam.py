@@ -9,6 +9,7 @@ from openset_distill.core.command import natural, positive, run
 
 
 def main() -> None:
+    """Writes the Grad-CAM measures of pairs of images, and the pictures of a few, from weights and a split."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=positive, default=200, help="pairs of known test images, at most")
     parser.add_argument("--shown", type=positive, default=4, help="so many of them are kept with their pictures")

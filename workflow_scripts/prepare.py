@@ -21,6 +21,7 @@ OUTPUTS = (*DATA_FILES, MANIFEST)
 
 
 def main() -> None:
+    """Writes the arrays and the manifest of a prepared dataset, from its archives or from a folder of images."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, help="name in the catalog")
     parser.add_argument("--raw", type=Path, help="folder with the downloaded archives, or your own images")

@@ -32,6 +32,7 @@ CAPTION = (
 
 
 def numbered_path(text: str) -> tuple[int, Path]:
+    """SPLIT=PATH of the command line as a number and a path."""
     number, separator, path = text.partition("=")
     if not (number.isdigit() and separator and path):
         raise argparse.ArgumentTypeError(f"{text!r} is not SPLIT=PATH")
@@ -39,6 +40,7 @@ def numbered_path(text: str) -> tuple[int, Path]:
 
 
 def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepared", required=True, type=Path, help="folder of the prepared Tiny-ImageNet, 64x64")
     parser.add_argument(
@@ -87,6 +89,7 @@ def evaluate(path: Path, split: int, data: PreparedDataset, reference: Path, dev
 
 
 def main() -> None:
+    """Writes the table that compares the authors' checkpoints with the numbers that they report."""
     arguments = parse()
     # heavy imports wait until the command line is known to be right
     import pandas as pd

@@ -10,6 +10,7 @@ from openset_distill.core.command import natural, positive, run
 
 
 def main() -> None:
+    """Writes how the networks of a split answer to mixed images at each lambda, from their weights."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", required=True, help="JSON: mixing, lams, samples, teacher")
     parser.add_argument("--seed", type=natural, default=0, help="seed of the images and their partners")

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, TextIO
 
 from snakemake.logging import get_event
@@ -187,7 +188,7 @@ class OneLine(logging.Formatter):
         if not logs or self.columns is None or len(full) <= self.columns():
             return full
         # too long for this terminal: the folder once, in a line of its own
-        folder = os.path.dirname(logs)
+        folder = str(Path(logs).parent)
         told, self._named = folder in self._named, self._named | {folder}
         return line if told else f"{line}\nlogs are in {folder}"
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import getpass
-import os
 import re
 import shlex
 import subprocess
@@ -377,7 +376,7 @@ def watch(executor: Any, ended: Ended) -> None:
 def _made_since(begun: float, files: Iterable[str]) -> bool:
     """Whether all files were written since a time, give or take the clock of another machine."""
     try:
-        written = [os.stat(file).st_mtime for file in files]
+        written = [Path(file).stat().st_mtime for file in files]
     except OSError:
         return False
     return bool(written) and min(written) > begun - 60

@@ -24,6 +24,7 @@ REFERENCE = Path(__file__).resolve().parent.parent / "config" / "reference"
 
 
 def named_folder(text: str) -> tuple[str, Path]:
+    """NAME=FOLDER of the command line as a name and a path."""
     name, separator, folder = text.partition("=")
     if not (name and separator and folder):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FOLDER")
@@ -31,6 +32,7 @@ def named_folder(text: str) -> tuple[str, Path]:
 
 
 def specification(text: str) -> str | dict[str, Any]:
+    """A protocol's name as it is, or its JSON with settings as a mapping."""
     if not text.lstrip().startswith("{"):
         return text
     try:
@@ -40,6 +42,7 @@ def specification(text: str) -> str | dict[str, Any]:
 
 
 def main() -> None:
+    """Writes the images of a split and its description, from prepared datasets and a protocol."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepared", type=Path, required=True, help="prepared folder of the known dataset")
     parser.add_argument(
@@ -97,6 +100,7 @@ def main() -> None:
 
 
 def shape(of: tuple[int, int, int]) -> str:
+    """Height, width and channels in words, for messages."""
     return f"{of[0]}x{of[1]} with {of[2]} channel{'s' if of[2] > 1 else ''}"
 
 

@@ -17,6 +17,7 @@ from openset_distill.report.tidy import read_tables
 
 
 def main() -> None:
+    """Writes the table of that name as CSV, Markdown, LaTeX and HTML, from tidy tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", required=True, help="table in the registry")
     parser.add_argument(

@@ -11,6 +11,7 @@ from openset_distill.core.command import natural, positive, renamed, run
 
 
 def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--job", required=True, help="resolved settings of the run: JSON text, or a .json file")
     parser.add_argument("--prepared", required=True, type=Path, help="folder of the prepared dataset")
@@ -43,6 +44,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
+    """Trains the network of a run configuration, and writes its weights, history and test outputs."""
     arguments = parse()
     # heavy imports wait until the command line is known to be right
     if arguments.processes > 1 and "LOCAL_RANK" not in os.environ:

@@ -9,6 +9,7 @@ from openset_distill.core.command import positive, run
 
 
 def main() -> None:
+    """Writes features and logits of training images, from the weights of a run and its split."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prepared", required=True, type=Path, help="folder of the prepared dataset")
     parser.add_argument(

@@ -95,7 +95,8 @@ def mutated(configuration: dict, draws: random.Random) -> dict:
     return changed
 
 
-def test_ten_thousand_mutations(record_property, in_repository):
+@pytest.mark.usefixtures("in_repository")
+def test_ten_thousand_mutations(record_property):
     draws, ends, begun = random.Random(12), Counter(), time.process_time()
     originals = [read_configuration(REPOSITORY / "config" / name) for name in CONFIGURATIONS]
     for number in range(MUTATIONS):

@@ -36,9 +36,10 @@ MANY = settings(max_examples=60, deadline=None, derandomize=True, suppress_healt
 FEW = settings(MANY, max_examples=12)
 
 
+@pytest.mark.usefixtures("in_repository")
 @MANY
 @given(label=TEXT, title=TEXT, known=st.lists(TEXT, min_size=2, max_size=4, unique=True))
-def test_text_goes_through_the_configuration_as_it_is(in_repository, label, title, known):
+def test_text_goes_through_the_configuration_as_it_is(label, title, known):
     changes = {
         "title": title,
         "runs": {"ce": {"label": label}},
@@ -48,7 +49,7 @@ def test_text_goes_through_the_configuration_as_it_is(in_repository, label, titl
         shown = check_line(label), check_line(title)
         experiment = load(changes, stands_alone=False)
     except SettingsError as error:
-        assert "\n" not in str(error).replace("\n       ", " ")
+        assert "\n" not in str(error).replace("\n       ", " ")  # noqa: PT017 (a refusal is one of two right endings)
         return
     assert (experiment.runs["ce"].label, experiment.context().title) == (shown[0] or "ce", shown[1])
     assert json.loads(json.dumps(experiment.layout()))["runs"]["ce"]["label"] == (shown[0] or "ce")

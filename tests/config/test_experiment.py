@@ -148,8 +148,8 @@ def test_when_mixing_ends_is_a_part_of_the_run_and_of_its_cached_logits():
 
 
 def test_a_figure_whose_runs_are_not_configured():
-    runs = {name: None for name in ("mixup", "cutmix", "kd_mixed", "ad_as_released", "ad_as_described_ce")}
-    runs |= {name: None for name in ("ad_mixed_teacher", "ad_no_joint", "ad_no_relabel")}
+    runs = dict.fromkeys(("mixup", "cutmix", "kd_mixed", "ad_as_released", "ad_as_described_ce"))
+    runs |= dict.fromkeys(("ad_mixed_teacher", "ad_no_joint", "ad_no_relabel"))
     show = {"msa": None, "distillation": None, "asymmetric": [], "ablation": []}
     assert "two_sides" not in changed({"runs": runs, "show": show}).figures
     message = error({"runs": runs, "show": {**show, "figures": ["two_sides"]}})

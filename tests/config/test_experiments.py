@@ -43,8 +43,9 @@ def experiment(name: str, **changes) -> Experiment:
 # ------------------------------------------------------------------------------------------ what files say
 
 
+@pytest.mark.usefixtures("in_repository")
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_file_is_a_valid_experiment_of_its_name(name: str, in_repository: Path) -> None:
+def test_every_file_is_a_valid_experiment_of_its_name(name: str) -> None:
     loaded = experiment(name)
     assert loaded.name == name
     assert loaded.settings.title
@@ -56,20 +57,23 @@ def test_every_file_is_a_valid_experiment_of_its_name(name: str, in_repository: 
     assert text.startswith("# ")
 
 
+@pytest.mark.usefixtures("in_repository")
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_no_two_splits_of_an_experiment_have_the_same_classes(name: str, in_repository: Path) -> None:
+def test_no_two_splits_of_an_experiment_have_the_same_classes(name: str) -> None:
     assert experiment(name).context().twins == []
 
 
-def test_every_published_protocol_and_classified_dataset_has_an_experiment(in_repository: Path) -> None:
+@pytest.mark.usefixtures("in_repository")
+def test_every_published_protocol_and_classified_dataset_has_an_experiment() -> None:
     loaded = [experiment(name) for name in EXPERIMENTS]
     assert {e.protocol["name"] for e in loaded} == set(PROTOCOLS) - {"custom"}
     used = {dataset for e in loaded for dataset in (e.settings.data.dataset, *e.settings.data.others)}
     assert used == set(DATASETS) - {"digits"}
 
 
+@pytest.mark.usefixtures("in_repository")
 @pytest.mark.parametrize("name", ["tinyimagenet", "cifar10", "cifar_plus_10", "cifar_plus_50"])
-def test_the_papers_setting(name: str, in_repository: Path) -> None:
+def test_the_papers_setting(name: str) -> None:
     loaded = experiment(name)
     # splits 0 and 1 of CIFAR-10 have the same classes
     assert loaded.splits == ((1, 2, 3, 4) if name == "cifar10" else (0, 1, 2, 3, 4))
@@ -97,8 +101,9 @@ PAPERS = ("tinyimagenet", "cifar10", "cifar_plus_10", "cifar_plus_50", "svhn", "
 PAPERS += ("aircraft", "cub", "scars", "imagenet21k")
 
 
+@pytest.mark.usefixtures("in_repository")
 @pytest.mark.parametrize("name", PAPERS)
-def test_the_papers_runs_train_on_all_images_and_add_one_augmentation_at_a_time(name: str, in_repository: Path) -> None:
+def test_the_papers_runs_train_on_all_images_and_add_one_augmentation_at_a_time(name: str) -> None:
     loaded = experiment(name)
     assert loaded.settings.data.validation_fraction == 0
     base = loaded.runs["ce"].single
@@ -130,8 +135,9 @@ RECIPES = {
 }
 
 
+@pytest.mark.usefixtures("in_repository")
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_tuned_recipe_is_that_of_the_dataset(name: str, in_repository: Path) -> None:
+def test_the_tuned_recipe_is_that_of_the_dataset(name: str) -> None:
     run = experiment(name).runs["tuned"]
     optimization, augmentation = run.optimization, run.single[0]
     rate = optimization.learning_rate * optimization.batch_size / 128
@@ -140,7 +146,8 @@ def test_the_tuned_recipe_is_that_of_the_dataset(name: str, in_repository: Path)
     assert (optimization.epochs, optimization.schedule, optimization.weight_decay) == (600, "cosine", 1e-4)
 
 
-def test_every_reading_and_control_is_a_run_of_the_papers_experiments(in_repository: Path) -> None:
+@pytest.mark.usefixtures("in_repository")
+def test_every_reading_and_control_is_a_run_of_the_papers_experiments() -> None:
     runs = experiment("tinyimagenet").runs
     presets = METHODS["asymmetric_distillation"].presets
     readings = {name: METHODS.resolve({"name": "asymmetric_distillation", "preset": name}) for name in presets}
@@ -161,25 +168,29 @@ def test_every_reading_and_control_is_a_run_of_the_papers_experiments(in_reposit
     assert [runs[f"logits_{kind}"].multi is None for kind in ("raw", "mixed", "symmetric")] == [True, False, False]
 
 
+@pytest.mark.usefixtures("in_repository")
 @pytest.mark.parametrize("name", ["cifar10_long", "cifar10_cpu", "tinyimagenet_32", "tinyimagenet_cpu"])
-def test_small_experiments_have_the_control_of_claims_about_mixing(name: str, in_repository: Path) -> None:
+def test_small_experiments_have_the_control_of_claims_about_mixing(name: str) -> None:
     raw, mixed = (experiment(name).runs[run] for run in ("kd_raw", "kd_mixed"))
     assert raw.method == mixed.method and raw.multi is None and mixed.multi is not None
 
 
-def test_digits_are_never_mirrored(in_repository: Path) -> None:
+@pytest.mark.usefixtures("in_repository")
+def test_digits_are_never_mirrored() -> None:
     for name in ("mnist", "svhn"):
         for run in experiment(name).runs.values():
             assert "horizontal_flip" not in [single["name"] for single in run.single]
 
 
+@pytest.mark.usefixtures("in_repository")
 @pytest.mark.parametrize("name", ["aircraft", "cub", "scars", "imagenet21k"])
-def test_images_of_any_size_are_cropped_and_resized_in_every_run(name: str, in_repository: Path) -> None:
+def test_images_of_any_size_are_cropped_and_resized_in_every_run(name: str) -> None:
     for run in experiment(name).runs.values():
         assert "random_crop" not in [single["name"] for single in run.single]
 
 
-def test_the_authors_file_of_splits_is_found(in_repository: Path) -> None:
+@pytest.mark.usefixtures("in_repository")
+def test_the_authors_file_of_splits_is_found() -> None:
     assert experiment("cub").published_splits() == ["data/raw/cub/cub_osr_splits.pkl"]
     assert experiment("tinyimagenet").published_splits() == []
     assert experiment("imagenet21k").published_splits() == ["data/raw/imagenet/imagenet_osr_splits.pkl"]
@@ -189,7 +200,8 @@ def test_the_authors_file_of_splits_is_found(in_repository: Path) -> None:
         experiment("cub", protocol={"name": {"name": "cub", "winter21": True}, "splits": [0]})
 
 
-def test_a_download_is_told_only_what_concerns_it(in_repository: Path) -> None:
+@pytest.mark.usefixtures("in_repository")
+def test_a_download_is_told_only_what_concerns_it() -> None:
     digits = f"sha256:{'0' * 64}"
     data = {
         "mirror": "/mirror",
@@ -208,6 +220,7 @@ def test_a_download_is_told_only_what_concerns_it(in_repository: Path) -> None:
     assert experiment("cifar10").download_options("cifar10") == []
 
 
+@pytest.mark.usefixtures("in_repository")
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
@@ -222,7 +235,7 @@ def test_a_download_is_told_only_what_concerns_it(in_repository: Path) -> None:
         ("cifar10", {"checkpoint_splits": [5]}, "checkpoint_splits.0: "),
     ],
 )
-def test_mistakes_in_the_data_are_one_error(name: str, changes: dict, message: str, in_repository: Path) -> None:
+def test_mistakes_in_the_data_are_one_error(name: str, changes: dict, message: str) -> None:
     with pytest.raises(SettingsError) as error:
         experiment(name, **changes)
     assert message in str(error.value)
@@ -231,9 +244,10 @@ def test_mistakes_in_the_data_are_one_error(name: str, changes: dict, message: s
 # ------------------------------------------------------------------------------------- what Snakemake makes of it
 
 
+@pytest.mark.usefixtures("in_repository")
 @pytest.mark.workflow
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_snakemake_plans_every_file(name: str, tmp_path: Path, in_repository: Path) -> None:
+def test_snakemake_plans_every_file(name: str, tmp_path: Path) -> None:
     loaded = experiment(name)
     folder = checkout(tmp_path)
     more = []
@@ -285,6 +299,7 @@ def made_small(name: str, urls: dict, checksums: dict) -> dict:
     }
 
 
+@pytest.mark.usefixtures("in_repository")
 @pytest.mark.workflow
 @pytest.mark.parametrize(
     ("name", "dataset", "write"),
@@ -295,7 +310,7 @@ def made_small(name: str, urls: dict, checksums: dict) -> dict:
     ],
 )
 def test_an_experiment_runs_from_the_archive_to_the_figure(
-    name: str, dataset: str, write: Callable, tmp_path: Path, in_repository: Path
+    name: str, dataset: str, write: Callable, tmp_path: Path
 ) -> None:
     write(tmp_path / "server")
     folder = checkout(tmp_path / "checkout")

@@ -61,7 +61,7 @@ def test_the_trace_is_kept_where_the_line_says(tmp_path):
     assert kept.parent == tmp_path / ".snakemake" / "log" and "ZeroDivisionError" in kept.read_text()
 
 
-def test_a_reader_that_leaves_is_no_error(tmp_path):
+def test_a_reader_that_leaves_is_no_error():
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM.format(body="print('x' * 10_000_000)")],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
@@ -72,7 +72,7 @@ def test_a_reader_that_leaves_is_no_error(tmp_path):
     process.stderr.close()
 
 
-def test_ctrl_c_is_one_line(tmp_path):
+def test_ctrl_c_is_one_line():
     body = "print('ready', flush=True); import time; time.sleep(60)"
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM.format(body=body)],

@@ -54,10 +54,10 @@ def test_what_a_killed_process_left_is_cleared_and_the_old_folder_comes_back(tmp
 
 
 def test_an_error_of_the_block_is_not_blamed_on_the_folder(tmp_path):
-    def fill(new: Path) -> None:
+    def fill(_new: Path) -> None:
         (tmp_path / "absent.txt").read_text()
 
-    def overflow(new: Path) -> None:
+    def overflow(_new: Path) -> None:
         raise OSError(28, "No space left on device")  # writing names no file
 
     def misplace(new: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_full_disk_keeps_the_old_file(tmp_path):
 def test_json(tmp_path):
     write_json(tmp_path / "a.json", {"x": 1})
     assert read_json(tmp_path / "a.json") == {"x": 1}
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "b.json", {"x": float("nan")})
     with pytest.raises(OpenSetError, match="missing"):
         read_json(tmp_path / "c.json")

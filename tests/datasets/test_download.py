@@ -517,11 +517,11 @@ def in_a_process(target, *arguments):
     return answer
 
 
-def test_a_file_in_a_read_only_folder_is_used(server, caplog):
+def test_a_file_in_a_read_only_folder_is_used(server):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "images.zip"
         path.write_bytes(DATA)
-        os.chmod(folder, 0o555)
+        Path(folder).chmod(0o555)
 
         def as_nobody(wanted):
             if os.geteuid() == 0:
@@ -532,7 +532,7 @@ def test_a_file_in_a_read_only_folder_is_used(server, caplog):
         assert "not the expected file" in in_a_process(as_nobody, archive(checksum=sha256(b"")))
         path.unlink()
         assert re.search("cannot write .*choose a folder", in_a_process(as_nobody, archive(server.url)))
-        os.chmod(folder, 0o755)
+        Path(folder).chmod(0o755)
 
 
 @pytest.mark.parametrize("source", ["url", "mirror"])

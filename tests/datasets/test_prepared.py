@@ -166,7 +166,7 @@ def test_aircraft_banner_is_cut_off(tmp_path: Path) -> None:
         assert np.array_equal(image, pixels[:, 10:90])  # 100 x 80 without the banner: the central 80 x 80
 
 
-def test_aircraft_banner_of_a_large_photograph(tmp_path: Path) -> None:
+def test_aircraft_banner_of_a_large_photograph() -> None:
     # the decoder reduces large JPEG files by itself; the banner is reduced with them
     pixels = np.zeros((420, 400, 3), np.uint8)
     pixels[400:] = 255
@@ -427,7 +427,7 @@ def test_more_labels_than_images(tmp_path: Path) -> None:
     archives.mnist(tmp_path / "raw", train=20)
     shorter = tmp_path / "shorter"
     archives.mnist(shorter, train=10)
-    os.replace(shorter / "train-images-idx3-ubyte.gz", tmp_path / "raw" / "train-images-idx3-ubyte.gz")
+    (shorter / "train-images-idx3-ubyte.gz").replace(tmp_path / "raw" / "train-images-idx3-ubyte.gz")
     with pytest.raises(DataError, match=r"train-images.* 10 images and 20 labels"):
         prepare("idx", tmp_path / "raw", tmp_path / "out", 28)
 

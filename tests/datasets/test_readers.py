@@ -138,7 +138,7 @@ def test_tiny_imagenet_with_rearranged_validation_images(inner: str, listed: boo
     for line in (val / "val_annotations.txt").read_text().splitlines():
         name, wnid = line.split()[:2]
         (val / wnid / inner).mkdir(parents=True, exist_ok=True)
-        os.replace(val / "images" / name, val / wnid / inner / name)
+        (val / "images" / name).replace(val / wnid / inner / name)
     (val / "images").rmdir()
     if not listed:
         (val / "val_annotations.txt").unlink()
@@ -458,7 +458,7 @@ def test_imagenet_validation_labels_of_another_number(tmp_path: Path) -> None:
     archives.imagenet(tmp_path, test=2)
     other = tmp_path / "other"
     archives.imagenet(other, test=3)
-    os.replace(other / "ILSVRC2012_img_val.tar", tmp_path / "ILSVRC2012_img_val.tar")
+    (other / "ILSVRC2012_img_val.tar").replace(tmp_path / "ILSVRC2012_img_val.tar")
     refused("imagenet", tmp_path, "ILSVRC2012_devkit_t12.tar.gz", "labels")
 
 

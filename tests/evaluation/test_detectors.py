@@ -262,7 +262,8 @@ def test_the_evaluation_reports_detectors_beside_scores(tmp_path):
 # ---------------------------------------------------------------------------------------- the configuration
 
 
-def test_detectors_in_the_configuration(in_repository):
+@pytest.mark.usefixtures("in_repository")
+def test_detectors_in_the_configuration():
     assert load({}, stands_alone=False).detectors == []
     paper = load(read_configuration("config/experiments/tinyimagenet.yaml"), stands_alone=True)
     assert [detector["name"] for detector in paper.detectors] == list(DETECTORS)
@@ -277,8 +278,9 @@ def test_detectors_in_the_configuration(in_repository):
             load({"evaluation": {"detectors": wrong}}, stands_alone=False)
 
 
+@pytest.mark.usefixtures("in_repository")
 @pytest.mark.workflow
-def test_trainings_write_their_outputs_for_detectors_and_later_detectors_train_nothing(tmp_path, in_repository):
+def test_trainings_write_their_outputs_for_detectors_and_later_detectors_train_nothing(tmp_path):
     folder, runs = checkout(tmp_path), len(load({}, stands_alone=False).runs)
     words = ["-n", "paper_training", "--config", "protocol={splits: [0]}"]
     planned = jobs(snakemake(folder, *words, "evaluation={detectors: [knn]}"))

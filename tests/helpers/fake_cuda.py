@@ -122,7 +122,7 @@ def real_zeros(tensor: FakeTensor, dtype: torch.dtype | None) -> torch.Tensor:
         return torch.zeros(tensor.shape, dtype=dtype or tensor.dtype)
 
 
-def _apply(self: nn.Module, fn: Any, recurse: bool = True) -> nn.Module:
+def _apply(self: nn.Module, fn: Any, recurse: bool = True) -> nn.Module:  # noqa: ARG001 (torch names it)
     """`Module.to` with new parameters in place of the old ones, which fake tensors cannot be swapped with."""
     for module in self.modules():
         for name, parameter in module._parameters.items():
@@ -140,9 +140,9 @@ def fake_cuda() -> Iterator[FakeCuda]:
     patches = [
         mock.patch.object(nn.Module, "_apply", _apply),
         mock.patch.object(torch.Tensor, "pin_memory", lambda tensor: tensor),
-        mock.patch.object(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True),
-        mock.patch.object(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=16 * 2**30)),
-        mock.patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False),
+        mock.patch.object(torch.cuda, "is_bf16_supported", return_value=True),
+        mock.patch.object(torch.cuda, "get_device_properties", return_value=SimpleNamespace(total_memory=16 * 2**30)),
+        mock.patch("torch.cuda.amp.common.amp_definitely_not_available", return_value=False),
     ]
     with contextlib.ExitStack() as stack:
         for patch in patches:

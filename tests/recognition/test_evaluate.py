@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -259,7 +258,7 @@ def test_mistakes(packaged, own, pictures, refused, tmp_path):
     assert "'zebra', which the model lacks" in refused("evaluate", packaged, foreign.parent)
     whole = tmp_path / "whole"
     (whole / "test").mkdir(parents=True)
-    os.symlink(foreign, whole / "train")
+    (whole / "train").symlink_to(foreign)
     assert f"for example {whole / 'test'}" in refused("evaluate", packaged, whole)
     path = npz(tmp_path / "own.npz", own)
     assert "feature_norm" in refused("evaluate", "--outputs", path, "--score", "feature_norm")

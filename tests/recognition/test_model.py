@@ -68,7 +68,7 @@ def test_the_default_threshold_is_that_of_the_validation_images(model, run_folde
     assert (scores >= above[0]).mean() < 0.95
 
 
-def test_files_and_pixels_of_every_form_get_the_same_answers(model, pictures, tmp_path):
+def test_files_and_pixels_of_every_form_get_the_same_answers(model, pictures):
     paths = sorted((pictures / "unknown").glob("*.png"))[:5] + sorted((pictures / "known").glob("*/*.png"))[:20]
     by_path = model.predict(paths)
     images = [Image.open(path) for path in paths]

@@ -221,7 +221,8 @@ def interrupted(*_arguments: object) -> None:
     raise Interrupted("stopped", signal.SIGTERM)
 
 
-def test_the_experiment_file_is_one_that_the_workflow_takes(folder: Path, in_repository: Path, monkeypatch):
+@pytest.mark.usefixtures("in_repository")
+def test_the_experiment_file_is_one_that_the_workflow_takes(folder: Path):
     text = configuration_text(request(folder, unknown=None))
     assert "# The workflow compares knowns with unknowns" in text
     make_images(folder.parent / "unknown", 5, (210, 200, 60))
@@ -235,7 +236,7 @@ def test_the_experiment_file_is_one_that_the_workflow_takes(folder: Path, in_rep
     assert job.optimization.epochs == 12 and experiment.settings.show.figures
     linked = folder.parent / "model.images"
     assert sorted(path.name for path in (linked / "test").iterdir()) == ["blue", "green", "red", "unknown"]
-    assert all(os.path.islink(path) for path in linked.rglob("*.png"))
+    assert all(path.is_symlink() for path in linked.rglob("*.png"))
 
 
 @pytest.mark.parametrize(

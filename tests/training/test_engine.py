@@ -395,7 +395,7 @@ def test_the_launcher_resolves_no_host_name_waits_for_the_state_and_gives_gpus(m
     class Replaced(Exception):
         """In place of the program that would take this one's place."""
 
-    def replaced(program, words, environment):
+    def replaced(_program, words, environment):
         raise Replaced(words, environment)
 
     monkeypatch.setattr(os, "execve", replaced)

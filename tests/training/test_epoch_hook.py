@@ -83,7 +83,8 @@ def test_a_hook_that_fails_is_dropped_and_named_once(here, monkeypatch):
     assert len(said) == 1 and "KeyError: 'nothing'" in said[0] and "goes on without it" in said[0]
 
 
-def test_without_tensorboard_the_extra_is_named(here, monkeypatch):
+@pytest.mark.usefixtures("here")
+def test_without_tensorboard_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(SettingsError, match=r"pip install 'openset-distill\[tensorboard\]'"):
         hook(monkeypatch, "tensorboard")

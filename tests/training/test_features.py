@@ -116,7 +116,7 @@ def test_a_frozen_run_of_the_workflow(backbone, digits: Path, split: Path, tmp_p
     assert encoder and all(torch.equal(value, published[name]) for name, value in encoder.items())
 
 
-def test_a_stopped_computation_of_features_continues_to_the_same_bits(backbone, data, tmp_path: Path, monkeypatch):
+def test_a_stopped_computation_of_features_continues_to_the_same_bits(backbone, data, tmp_path: Path):
     given, said = settings(backbone, 2), []
 
     def run(folder: Path) -> torch.Tensor:

@@ -268,7 +268,7 @@ def test_outputs_of_the_test_images():
     assert features.shape == (24, 8) and logits.shape == (24, 4) and not gpu.nondeterministic
 
 
-def test_recognition(tmp_path):
+def test_recognition():
     from openset_distill.recognition.model import OpenSetClassifier
 
     with fake_cuda():

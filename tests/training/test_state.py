@@ -206,40 +206,40 @@ def _state(state: bytes, folder: Path) -> tuple[dict[str, torch.Tensor], dict[st
 def edited(name: str):
     """Changes to a state that a program of another version, a bad disk or an editor may make."""
 
-    def shape(tensors, metadata):
+    def shape(tensors, _metadata):
         tensors["model/head.weight"] = tensors["model/head.weight"][:1]
 
-    def missing(tensors, metadata):
+    def missing(tensors, _metadata):
         del tensors["model/head.weight"]
 
-    def foreign(tensors, metadata):
+    def foreign(tensors, _metadata):
         tensors["wrong/x"] = torch.zeros(1)
 
-    def not_a_number(tensors, metadata):
+    def not_a_number(tensors, _metadata):
         tensors["momentum/0"] = tensors["momentum/0"] * float("nan")
 
-    def kind(tensors, metadata):
+    def kind(tensors, _metadata):
         tensors["model/head.weight"] = tensors["model/head.weight"].to(torch.int32)
 
-    def lost_momentum(tensors, metadata):
+    def lost_momentum(tensors, _metadata):
         del tensors["momentum/1"]
 
-    def counts(tensors, metadata):
+    def counts(_tensors, metadata):
         metadata["progress"] = json.dumps(json.loads(metadata["progress"]) | {"counts": {}})
 
-    def position(tensors, metadata):
+    def position(_tensors, metadata):
         metadata["progress"] = json.dumps(json.loads(metadata["progress"]) | {"epoch": -1})
 
-    def text(tensors, metadata):
+    def text(_tensors, metadata):
         metadata["progress"] = "[1"
 
-    def no_progress(tensors, metadata):
+    def no_progress(_tensors, metadata):
         del metadata["progress"]
 
-    def no_mapping(tensors, metadata):
+    def no_mapping(_tensors, metadata):
         metadata["identity"] = "[]"
 
-    def version(tensors, metadata):
+    def version(_tensors, metadata):
         del metadata["format"]
 
     return locals()[name]

@@ -219,7 +219,8 @@ def test_slurms_own_account_is_taken_where_none_is_named(cluster, copy):
     assert states(cluster, finished.submitted, "Account") == default
 
 
-def test_dvc_submits_too(cluster, copy, limited):
+@pytest.mark.usefixtures("limited")
+def test_dvc_submits_too(cluster, copy):
     folder = dvc_repository(copy)
     path = folder / "config" / "config.yaml"
     settings = yaml.safe_load(path.read_text())

@@ -105,7 +105,8 @@ def test_one_figure_needs_the_tidy_tables_alone(recorded, tmp_path):
         assert (folder / figure).read_bytes() == (recorded / figure).read_bytes()
 
 
-def test_an_experiment_with_one_setting_changed_trains_that_run_alone(recorded, pulled):
+@pytest.mark.usefixtures("recorded")
+def test_an_experiment_with_one_setting_changed_trains_that_run_alone(pulled):
     change = "config/config.yaml:+runs.cutmix.optimization.epochs=3"
     ran = rules(done(pulled, "dvc", "exp", "run", "--name", "longer", "--set-param", change))
     assert ran["train_student"] == ran["evaluate"] == 2

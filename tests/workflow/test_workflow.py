@@ -222,7 +222,8 @@ def test_a_killed_workflow_goes_on_from_what_was_complete(copy):
     assert json.loads((split / "ce" / "config.json").read_text())["optimization"]["epochs"] == 3
 
 
-def test_the_slurm_profile_plans_resources_for_each_job(finished, tmp_path):
+@pytest.mark.usefixtures("finished")
+def test_the_slurm_profile_plans_resources_for_each_job(tmp_path):
     folder = copy_of_the_repository(tmp_path / "slurm")
     site = {
         "every": {"account": "project", "partition": "cpu", "mail": "me@localhost"},

@@ -27,7 +27,7 @@ def last_map(model: Classifier, images: Tensor) -> nn.Module:
     """The module whose output is the network's last feature map, `[batch, channels, height, width]`."""
     finished: list[nn.Module] = []
 
-    def note(module: nn.Module, inputs: Any, output: Any) -> None:
+    def note(module: nn.Module, _inputs: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.ndim == 4:
             finished.append(module)
 

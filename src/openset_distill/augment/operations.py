@@ -41,11 +41,11 @@ def _pixels(largest: int) -> Callable[[int, int, int], torch.Tensor]:
     return lambda bins, height, width: torch.linspace(0, largest, bins, dtype=torch.float64).round()
 
 
-def _bits(bins: int, height: int, width: int) -> torch.Tensor:
+def _bits(bins: int, _height: int, _width: int) -> torch.Tensor:
     return torch.linspace(0, 4, bins, dtype=torch.float64).floor().clamp(min=1)
 
 
-def _nothing(bins: int, height: int, width: int) -> None:
+def _nothing(_bins: int, _height: int, _width: int) -> None:
     return None
 
 

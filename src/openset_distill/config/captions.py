@@ -71,6 +71,7 @@ def setting(experiment: Experiment) -> str:
 
 
 def square(size: int) -> str:
+    """Height and width of square images in words, for captions."""
     return f"{size}\N{MULTIPLICATION SIGN}{size}"
 
 

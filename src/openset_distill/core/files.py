@@ -59,8 +59,8 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         # mkstemp makes private files; results are meant to be shared as the umask allows
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(partial, 0o666 & ~umask)
-        os.replace(partial, path)
+        partial.chmod(0o666 & ~umask)
+        partial.replace(path)
     except OSError as error:
         kept = " (what it held before is kept)" if path.exists() else ""
         raise OpenSetError(

@@ -213,7 +213,7 @@ def _foreign(start: bytes, path: str) -> str | None:
             return what
     if _SPLIT.search(path):
         return "one part of a split archive"
-    if path.lower().endswith(".zip") and os.path.exists(path[:-4] + ".z01"):
+    if path.lower().endswith(".zip") and Path(path[:-4] + ".z01").exists():
         return "the last part of a split zip archive"
     return None
 
@@ -266,7 +266,7 @@ def extract(path: str | os.PathLike, folder: str | os.PathLike, limits: Limits =
         umask = os.umask(0)
         os.umask(umask)
         partial.chmod(0o777 & ~umask)  # mkdtemp makes private folders
-        os.replace(partial, folder)
+        partial.replace(folder)
     except OSError as error:
         raise OpenSetError(
             f"cannot unpack {path} into {folder}: {error.strerror or error}; "

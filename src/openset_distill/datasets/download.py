@@ -365,7 +365,7 @@ class _Fetch:
                     sha256, problem = self._verify(stream)
                     os.fsync(stream.fileno())
                 if problem is None:
-                    os.replace(part, self.target)
+                    part.replace(self.target)
                     return sha256
                 if resumed:
                     raise _Interrupted(f"the resumed file has {problem}", wait=0.0, restart=True)

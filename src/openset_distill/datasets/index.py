@@ -131,7 +131,7 @@ def tar_records(root: Path, path: str) -> Iterator[tuple[str, Record]]:
         DataError: the archive is damaged, cut off or compressed.
     """
     try:
-        total = os.path.getsize(root / path)
+        total = (root / path).stat().st_size
         with open(root / path, "rb") as stream:
             for name, offset, size in _tar_members(stream):
                 if offset + size > total:

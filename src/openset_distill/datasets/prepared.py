@@ -199,7 +199,7 @@ def _status(folder: Path, remedy: str) -> dict[str, list[int]]:
     status = {}
     for file in DATA_FILES:
         try:
-            found = os.stat(folder / file)
+            found = (folder / file).stat()
         except OSError as error:
             raise DataError(unreadable(folder / file, error, remedy)) from error
         status[file] = [found.st_size, found.st_mtime_ns]
@@ -341,7 +341,7 @@ def write(
                 write_json(folder / TEST_FILES, list(raw.test.images.names))
                 manifest["test_files"] = {"file": TEST_FILES, "sha256": sha256(folder / TEST_FILES)}
             for file in DATA_FILES:
-                os.replace(partial / file, folder / file)
+                (partial / file).replace(folder / file)
             write_json(folder / MANIFEST, manifest)
             _remember(folder, manifest, _status(folder, "run again"))
             _remove(partial)

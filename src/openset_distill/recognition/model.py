@@ -190,12 +190,12 @@ class OpenSetClassifier:
                 # the description goes first and comes last: a folder that has one is complete
                 (folder / DESCRIPTION).unlink()
                 for name in (WEIGHTS, CARD, DESCRIPTION):
-                    os.replace(partial / name, folder / name)
+                    (partial / name).replace(folder / name)
             else:
                 umask = os.umask(0)
                 os.umask(umask)
                 partial.chmod(0o777 & ~umask)  # mkdtemp makes private folders
-                os.replace(partial, folder)
+                partial.replace(folder)
         except OSError as error:
             raise OpenSetError(f"cannot write {folder}: {error.strerror}; choose another folder") from error
         finally:

@@ -223,6 +223,7 @@ def calibration_images(of: int) -> int:
 
 
 def clamp(value: float, low: int, high: int) -> int:
+    """`value` as the nearest whole number from `low` to `high`."""
     return max(low, min(high, round(value)))
 
 

@@ -134,7 +134,7 @@ def as_plain(prediction: Prediction) -> dict[str, Any]:
     return {
         "file": prediction.name,
         "verdict": prediction.verdict,
-        **{name: prediction.verdict for name in EARLIER},
+        **dict.fromkeys(EARLIER, prediction.verdict),
         "predicted": prediction.predicted,
         "rejected": prediction.rejected,
         "score": prediction.score,

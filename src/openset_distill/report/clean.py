@@ -32,7 +32,7 @@ class Kind:
     named_only: bool = False
 
 
-def cached_logits(results: Path, data: Path) -> Iterator[Path]:
+def cached_logits(results: Path, _data: Path) -> Iterator[Path]:
     """Recorded logits of teachers, where results were gathered after they were made: no student waits for them."""
     for path in sorted(
         path for name in ("teacher_logits", "answers") for path in results.glob(f"*/split*/seed*/{name}_*.safetensors")
@@ -44,14 +44,14 @@ def cached_logits(results: Path, data: Path) -> Iterator[Path]:
             yield path
 
 
-def prepared_archives(results: Path, data: Path) -> Iterator[Path]:
+def prepared_archives(_results: Path, data: Path) -> Iterator[Path]:
     """Archives of images of prepared datasets. The record of the download and lists of classes stay."""
     for name, dataset in DATASETS.items():
         if any((data / "prepared" / name).glob("*/manifest.json")):
             yield from (path for archive in dataset.archives if (path := data / "raw" / name / archive.file).is_file())
 
 
-def finished_states(results: Path, data: Path) -> Iterator[Path]:
+def finished_states(results: Path, _data: Path) -> Iterator[Path]:
     """States of trainings whose network is there and newer: a training that goes on has none."""
     for path in results.glob("*/split*/seed*/*/state.safetensors"):
         network = path.with_name(NETWORK)
@@ -67,7 +67,7 @@ def half_written(results: Path, data: Path) -> Iterator[Path]:
                 yield path
 
 
-def second_copies(results: Path, data: Path) -> Iterator[Path]:
+def second_copies(_results: Path, _data: Path) -> Iterator[Path]:
     """The versions that DVC keeps."""
     yield from (path for path in CACHE.rglob("*") if path.is_file())
 

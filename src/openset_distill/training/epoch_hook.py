@@ -10,7 +10,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..core.errors import SettingsError
 from .run_config import RunConfig
@@ -82,7 +82,7 @@ def _function(name: str) -> Callable[[RunConfig], Hook]:
     found: Any = getattr(module, function, None)
     if not callable(found):
         raise SettingsError(f"{VARIABLE}={name}: {file} has no function {function}")
-    return found
+    return cast("Callable[[RunConfig], Hook]", found)
 
 
 def _tensorboard(config: RunConfig) -> Hook:

@@ -20,6 +20,7 @@ def rates(text: str) -> list[float]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `openset calibrate`."""
     parser.add_argument("model", type=Path, metavar="MODEL", help="folder of the model; its thresholds are replaced")
     parser.add_argument(
         "--known", required=True, metavar="FOLDER", help="images of known classes, in class folders or not"
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    """Replaces the thresholds of a model by those of the images given."""
     from ...core.errors import SettingsError
     from ...evaluation.thresholds import DEFAULT_ACCEPTANCE
     from ..card import rate_in_words

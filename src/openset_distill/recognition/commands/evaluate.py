@@ -17,6 +17,7 @@ from .predict import add_operating_point
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `openset evaluate`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("model", type=Path, nargs="?", metavar="MODEL", help="folder of the model")
     parser.add_argument("folder", nargs="?", metavar="FOLDER", help="images of known classes in class folders")
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    """Prints metrics of a model or of somebody's outputs; writes the tables and figures that are asked for."""
     from ...core.errors import SettingsError
     from ...core.files import write_json
     from ..judgement import as_text, draw, judge, write_predictions

@@ -7,12 +7,14 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `openset export`."""
     parser.add_argument("model", type=Path, metavar="MODEL", help="folder of the model")
     parser.add_argument("--onnx", type=Path, required=True, metavar="FILE", help="output: the ONNX file")
     parser.add_argument("--score", help="which score the file computes (default: the model's)")
 
 
 def run(arguments: argparse.Namespace) -> None:
+    """Writes a model as an ONNX file."""
     from ..export import export_onnx
     from ..model import OpenSetClassifier
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `openset package`."""
     parser.add_argument("run", type=Path, metavar="RUN", help="results/<experiment>/split<k>/seed<s>/<run>")
     parser.add_argument("--out", type=Path, required=True, metavar="MODEL", help="output: folder of the model")
     parser.add_argument("--split", type=Path, help="split.json (default: the one in the folder around RUN)")
@@ -15,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    """Writes a model folder from the results of a run."""
     from ..package import package_run
 
     model = package_run(arguments.run, split=arguments.split, score=arguments.score)

@@ -19,6 +19,7 @@ FORMATS = ("table", "csv", "json", "jsonl")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `openset predict`."""
     parser.add_argument("model", type=Path, metavar="MODEL", help="folder of the model")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="file, folder, archive, pattern, or - for a list")
     add_operating_point(parser)
@@ -57,6 +58,7 @@ def listed(paths: list[str]) -> Iterator[str]:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    """Prints a class, or `unknown`, for every image; a problem with one is a line and status 2."""
     from ...core.errors import DataError, SettingsError
     from ...core.files import atomic_write
     from ...core.text import printable

@@ -36,6 +36,7 @@ def seed(text: str) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `openset train`."""
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="your images: FOLDER/<class>/...")
     parser.add_argument("--out", type=Path, required=True, metavar="MODEL", help="output: folder of the model")
     parser.add_argument(
@@ -62,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    """Trains on a folder of images and writes the model, or prints the experiment that would."""
     from ..train import Request, configuration_text, train_folder
 
     request = Request(

@@ -42,6 +42,7 @@ class Content:
 
 
 def with_arrow(title: str, metric: str) -> str:
+    """A title, with an arrow down where less of the metric is better."""
     return f"{title} \N{DOWNWARDS ARROW}" if metric in LOWER_IS_BETTER else title
 
 
@@ -73,11 +74,13 @@ def best_of(by_place: pd.DataFrame, keys: Sequence[tuple], metric: str) -> set[t
 
 
 def top_of(means: pd.Series) -> set[str]:
+    """The runs whose mean is the largest; all of those that print the same number."""
     rounded = means.round(1)
     return set(rounded.index[rounded == rounded.max()])
 
 
 def mean_cell(by_place: pd.DataFrame, key: tuple, best: set[tuple]) -> Cell:
+    """Mean and standard deviation of one run in percent, or a dash where it was not evaluated."""
     if key not in by_place.index:
         return Cell(DASH)
     row = by_place.loc[key]
@@ -85,6 +88,7 @@ def mean_cell(by_place: pd.DataFrame, key: tuple, best: set[tuple]) -> Cell:
 
 
 def difference_cell(by_place: pd.DataFrame, key: tuple) -> Cell:
+    """The difference to the baseline with its interval in percentage points, or a dash."""
     if key not in by_place.index:
         return Cell(DASH)
     row = by_place.loc[key]
@@ -92,12 +96,14 @@ def difference_cell(by_place: pd.DataFrame, key: tuple) -> Cell:
 
 
 def spread(mean: float, std: float) -> str:
+    """Mean and standard deviation, `71.2 +- 0.4` with the sign; the mean alone where there is one class set."""
     if not np.isfinite(mean):
         return DASH
     return unbroken(f"{mean:.1f} \N{PLUS-MINUS SIGN} {std:.1f}") if np.isfinite(std) else f"{mean:.1f}"
 
 
 def interval(difference: float, low: float, high: float) -> str:
+    """`+1.2 [+0.3, +2.1]`: a difference and its confidence interval in percentage points."""
     if not np.isfinite(difference):
         return DASH
     text = tidy.signed(difference)
