@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from openset_distill.augment import SINGLE_SAMPLE, base, compose, operations
+from openset_distill.augment import SINGLE_SAMPLE, base, operations
 from openset_distill.augment import warp as geometry
 from openset_distill.core.errors import DataError, SettingsError
 
@@ -119,21 +119,10 @@ def test_autocast_does_not_reach_the_pixels(name):
         assert torch.equal(augmentation(images, generator()), expected)
 
 
-def test_compose_runs_the_steps_in_order_from_one_generator():
-    images = pictures((8, 3, 16, 16))
-    shared = generator(5)
-    expected = SINGLE_SAMPLE.build("horizontal_flip")(
-        SINGLE_SAMPLE.build({"name": "random_crop", "padding": 2})(images, shared), shared
-    )
-    both = compose([{"name": "random_crop", "padding": 2}, "horizontal_flip"])
-    assert torch.equal(both(images, generator(5)), expected)
-    assert torch.equal(compose([])(images, generator(5)), images)
-
-
 def test_registries_are_read_without_torch_and_simple_augmentations_run_without_torchvision():
     program = """
 import sys
-from openset_distill.augment import MULTI_SAMPLE, SINGLE_SAMPLE, compose
+from openset_distill.augment import MULTI_SAMPLE, SINGLE_SAMPLE
 for registry in (SINGLE_SAMPLE, MULTI_SAMPLE):
     for name in registry:
         registry.resolve(name)
@@ -141,11 +130,12 @@ assert "torch._C" not in sys.modules
 import torch
 images = torch.zeros((4, 1, 8, 8), dtype=torch.uint8)
 needs_torchvision = {"augmix", "auto_augment", "color_jitter", "randaugment", "trivial_augment"}
-compose(sorted(set(SINGLE_SAMPLE) - needs_torchvision))(images, torch.Generator())
+for name in set(SINGLE_SAMPLE) - needs_torchvision:
+    SINGLE_SAMPLE.build(name)(images, torch.Generator())
 for name in MULTI_SAMPLE:
     MULTI_SAMPLE.build(name)(images.float(), torch.Generator())
 assert not any(module.split(".")[0] == "torchvision" for module in sys.modules)
-compose(["randaugment"])(images, torch.Generator())
+SINGLE_SAMPLE.build("randaugment")(images, torch.Generator())
 assert "torchvision" in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

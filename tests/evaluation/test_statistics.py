@@ -104,7 +104,9 @@ def test_the_interval_covers_the_true_value_about_95_times_in_100(name):
     covered = 0
     for seed in range(200):
         known, unknown, correct = scores(1000 + seed, 80, 120)
-        low, high = statistics.bootstrap_interval(name, known, unknown, correct, resamples=300, seed=seed)
+        ranking, draws = metrics.Ranking(known, unknown, correct), np.random.default_rng(seed)
+        values = statistics.bootstrap({"score": ranking}, [name], resamples=300, generator=draws)
+        low, high = statistics.percentile_interval(values["score"][name])
         assert low < high
         covered += low <= truth <= high
     # 190 expected, standard deviation 3; resampling 80 images costs a little
@@ -116,11 +118,6 @@ def test_accuracy_bootstrap_is_binomial():
     values = statistics.bootstrap_accuracy(correct, resamples=4000, generator=np.random.default_rng(0))
     assert values.mean() == pytest.approx(0.75, abs=0.003)
     assert values.std() == pytest.approx(math.sqrt(0.75 * 0.25 / 200), rel=0.05)
-
-
-def test_a_single_image_has_no_interval():
-    for known, unknown in ((np.ones(1), np.zeros(9)), (np.ones(9), np.zeros(1))):
-        assert all(map(math.isnan, statistics.bootstrap_interval("auroc", known, unknown, seed=0)))
 
 
 def test_percentile_interval():

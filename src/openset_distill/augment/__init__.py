@@ -8,6 +8,6 @@ from __future__ import annotations
 
 from .base import SingleSample
 from .multi_sample import MULTI_SAMPLE, Mixed, MultiSample
-from .single_sample import SINGLE_SAMPLE, compose
+from .single_sample import SINGLE_SAMPLE
 
-__all__ = ["MULTI_SAMPLE", "SINGLE_SAMPLE", "Mixed", "MultiSample", "SingleSample", "compose"]
+__all__ = ["MULTI_SAMPLE", "SINGLE_SAMPLE", "Mixed", "MultiSample", "SingleSample"]

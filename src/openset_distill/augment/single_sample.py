@@ -5,8 +5,7 @@ To add one, write a `settings_class` with the method `augment` and name it in `S
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import lazy_loader as lazy
 import numpy as np
@@ -301,21 +300,3 @@ SINGLE_SAMPLE: Registry[SingleSample] = Registry(
         "trivial_augment": TrivialAugment,
     },
 )
-
-
-def compose(
-    specifications: Sequence[str | Mapping[str, Any]],
-) -> Callable[[torch.Tensor, torch.Generator], torch.Tensor]:
-    """The named augmentations one after the other, as one function of (images, generator).
-
-    Raises:
-        SettingsError: unknown name or setting, wrong type, value out of range.
-    """
-    steps = [SINGLE_SAMPLE.build(specification) for specification in specifications]
-
-    def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        for step in steps:
-            images = step(images, generator)
-        return images
-
-    return augment

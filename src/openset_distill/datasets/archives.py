@@ -15,10 +15,8 @@ import io
 import lzma
 import os
 import re
-import shutil
 import stat
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -26,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from ..core.errors import DataError, OpenSetError
+from ..core.errors import DataError
 
 # Small archives of flat pictures or text compress very well and harm nobody: the ratio counts only above this.
 RATIO_MATTERS_FROM = 64 * 1024**2
@@ -242,40 +240,6 @@ def open_compressed(path: str | os.PathLike, limits: Limits = DEFAULT_LIMITS) ->
     """
     name, packed, stream = _open_file(path)
     return io.BufferedReader(_Unpacked(stream, name, packed, limits), _CHUNK)
-
-
-def extract(path: str | os.PathLike, folder: str | os.PathLike, limits: Limits = DEFAULT_LIMITS) -> Path:
-    """Unpacks an archive into the new folder `folder`, which appears whole or not at all.
-
-    Raises:
-        DataError: the archive holds what this module refuses, or is damaged.
-        OpenSetError: `folder` holds something already, or cannot be written.
-    """
-    folder = Path(folder)
-    partial: Path | None = None
-    try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise OpenSetError(f"{folder} exists already; delete it to unpack {path} again")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
-        for member in members(path, limits):
-            target = partial / member.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with member.open() as source, open(target, "xb") as stream:
-                shutil.copyfileobj(source, stream, _CHUNK)
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o777 & ~umask)  # mkdtemp makes private folders
-        partial.replace(folder)
-    except OSError as error:
-        raise OpenSetError(
-            f"cannot unpack {path} into {folder}: {error.strerror or error}; "
-            "choose a folder that you may write to, with free space, then run again"
-        ) from error
-    finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
-    return folder
 
 
 def _open_file(path: str | os.PathLike) -> tuple[str, int, io.BufferedReader]:

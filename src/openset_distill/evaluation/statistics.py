@@ -118,37 +118,6 @@ def percentile_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> t
     return float(low), float(high)
 
 
-def bootstrap_interval(
-    name: str,
-    known_scores: np.ndarray,
-    unknown_scores: np.ndarray,
-    known_correct: np.ndarray | None = None,
-    *,
-    resamples: int = 1000,
-    confidence: float = CONFIDENCE,
-    seed: int,
-) -> tuple[float, float]:
-    """Bootstrap percentile interval of one metric of one run, knowns and unknowns resampled separately.
-
-    Args:
-        name: a key of `metrics.METRICS`.
-        known_scores: `[n_known]`, larger = more known.
-        unknown_scores: `[n_unknown]`.
-        known_correct: bool `[n_known]`, needed by `oscr` and `openauc`.
-
-    Returns:
-        (low, high); (NaN, NaN) where either set has a single image, which resampling cannot vary.
-
-    Raises:
-        DataError, SettingsError: as `bootstrap` and `metrics.Ranking`.
-    """
-    ranking = metrics.Ranking(known_scores, unknown_scores, known_correct)
-    if min(ranking.n_known, ranking.n_unknown) < 2:
-        resamples = 0
-    values = bootstrap({"score": ranking}, [name], resamples=resamples, generator=np.random.default_rng(seed))
-    return percentile_interval(values["score"][name], confidence)
-
-
 @dataclass(frozen=True)
 class Spread:
     """Number, mean and sample standard deviation (divisor n - 1) of a metric over class sets."""
