@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--metrics", required=True, type=Path, help="output: headline and all rows, JSON")
     parser.add_argument("--curves", required=True, type=Path, help="output: ROC and OSCR curves, CSV")
     parser.add_argument("--activations", required=True, type=Path, help="output: maximum logit and norm of images, CSV")
-    parser.add_argument("--predictions", type=Path, help="output: the answer to each test image by its file, CSV")
+    parser.add_argument("--predictions", type=Path, help="output: the prediction for each test image by its file, CSV")
     parser.add_argument("--split", type=Path, help="split.npz, which --predictions needs")
     parser.add_argument("--description", type=Path, help="split.json, likewise")
     parser.add_argument(
@@ -89,18 +89,18 @@ def main() -> None:
         values = detected.get(compared_by)
         if values is None:
             values = score(compared_by, outputs["features"], outputs["logits"])
-        write_answers(arguments, outputs, compared_by, values, operating.get(compared_by))
+        write_predictions(arguments, outputs, compared_by, values, operating.get(compared_by))
     write_json(arguments.metrics, result)
 
 
-def write_answers(
+def write_predictions(
     arguments: argparse.Namespace,
     outputs: dict[str, np.ndarray],
     compared_by: str,
     values: np.ndarray,
     point: OperatingPoint | None,
 ) -> None:
-    """The answer to each test image by its file and true class; an image of a catalogued dataset has a number."""
+    """The prediction for each test image by its file and true class; an image of a catalogued dataset has a number."""
     from openset_distill.datasets.prepared import open_prepared, read_test_files
     from openset_distill.recognition.judgement import Judgement, write_predictions
     from openset_distill.recognition.own_outputs import OwnOutputs

@@ -53,7 +53,7 @@ def test_the_default_is_valid_and_complete():
         ({"runs": {"ce": {"optimization": {"epochs": "many"}}}}, ["runs.ce.optimization.epochs", "integer"]),
         ({"runs": {"ce": {"optimization": {"epochs": 0}}}}, ["runs.ce.optimization.epochs", "greater"]),
         ({"runs": {"kd_mixed": {"teacher": "techer"}}}, ["runs.kd_mixed.teacher", "'teacher'"]),
-        ({"runs": {"kd_mixed": {"teacher": "kd_mixed"}}}, ["runs.kd_mixed.teacher", "taught by itself"]),
+        ({"runs": {"kd_mixed": {"teacher": "kd_mixed"}}}, ["runs.kd_mixed.teacher", "would teach itself"]),
         (
             {"runs": {"ad_as_released": {"augment": {"multi": None}}}},
             ["runs.ad_as_released.method: asymmetric_distillation", "runs.ad_as_released.augment.multi", "name an"],

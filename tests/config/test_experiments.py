@@ -254,7 +254,7 @@ def test_snakemake_plans_every_file(name: str, tmp_path: Path) -> None:
     if name == "image_folder":
         archives.image_folder(tmp_path / "images")
         more = ["--config", "data={images: images}"]
-    # of a user's own images the answers are listed by file
+    # predictions on a user's own images are listed by file
     targets = ["paper_figures", *(["results/image_folder/split0/seed0/ce/predictions.csv"] if more else [])]
     process = snakemake(folder, "-n", *targets, "--configfile", file_of(name), *more)
     assert process.returncode == 0, process.stdout + process.stderr

@@ -357,7 +357,7 @@ def test_a_failure_lists_everything_that_was_tried_and_what_helps(server, tmp_pa
             (closed, "refused", "(3 attempts)"),
             (urls[3], "only http and https"),
             (urls[4], "only http and https"),
-            ("what helps", "ask the authors", f"put the file into {tmp_path / 'x'}", "OPENSET_MIRROR", "--mirror"),
+            ("try one of", "ask the authors", f"put the file into {tmp_path / 'x'}", "OPENSET_MIRROR", "--mirror"),
         ],
         strict=True,
     ):

@@ -110,7 +110,7 @@ def test_raw_images_do_not_depend_on_whether_they_are_mixed_afterwards(data):
     assert seen_by(asymmetric_logit_matching() | {"method": symmetric}) == seen_by(job("ad_as_released"))
 
 
-# ----------------------------------------------------------------------------------------- recordings
+# ------------------------------------------------------------------------------------- cached teacher logits
 
 
 def caching_command(path: Path, settings: dict, digits: Path, split: Path, teacher: Path) -> list[str]:

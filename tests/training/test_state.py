@@ -266,7 +266,7 @@ def test_a_damaged_state_or_one_of_another_version_starts_anew_in_one_line(chang
     assert (folder / "weights.safetensors").read_bytes() == (tmp_path / "fresh" / "weights.safetensors").read_bytes()
 
 
-# ----------------------------------------------------------------------------------------- recordings
+# ------------------------------------------------------------------------------------- cached teacher logits
 
 
 def recorded(path: Path, made: dict, digits: Path, split: Path, weights: Path):

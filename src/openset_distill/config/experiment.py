@@ -270,7 +270,9 @@ class Experiment:
             _checked(f"runs.{name}.teacher", self._known, "run", teacher, self.runs)
             path.append(teacher)
             if teacher == name or len(path) > len(self.runs) ** 2:
-                raise SettingsError(f"configuration: runs.{name}.teacher: {name} would be taught by itself")
+                raise SettingsError(
+                    f"configuration: runs.{name}.teacher: circular reference: {name} would teach itself; name another"
+                )
             waiting += self.runs[teacher].teachers
         if not METHODS.build(run.method).needs_linear_teacher:
             return

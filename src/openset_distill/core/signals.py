@@ -15,7 +15,7 @@ INTERRUPTED_STATUS = 128 + signal.SIGINT
 
 
 class Interrupted(OpenSetError):
-    """The job was asked to stop; its state is saved and the same command goes on from there.
+    """The job was asked to stop; its state is saved and the same command resumes.
 
     Args:
         number: the signal; SIGINT ends a command with status 130, as shells expect, any other one with 2.

@@ -319,7 +319,7 @@ class _Fetch:
             f"name a folder that holds it as the mirror ({MIRROR_VARIABLE}, or --mirror of the download command)",
         ]
         raise DataError(
-            "\n".join([f"cannot fetch {self.archive.file}; tried:", *tried, "what helps: " + "; or ".join(remedies)])
+            "\n".join([f"cannot fetch {self.archive.file}; tried:", *tried, "try one of: " + "; or ".join(remedies)])
         )
 
     def _sources(self, mirrors: list[Path]) -> Iterator[tuple[Path | str, Callable[[Any], str]]]:

@@ -113,8 +113,8 @@ def _create(settings: Timm, channels: int, **more: Any) -> nn.Module:
                 f"timm cannot build {settings.model} ({_line(error)}); choose other settings"
             ) from error
         raise CheckpointError(
-            f"pretrained weights of {settings.model} could not be had ({_line(error)}); on a machine without internet "
-            "download them elsewhere and name the safetensors file in the backbone's setting `weights`"
+            f"pretrained weights of {settings.model} could not be loaded ({_line(error)}); on a machine without "
+            "internet download them elsewhere and name the safetensors file in the backbone's setting `weights`"
         ) from error
     except (AssertionError, TypeError, ValueError) as error:
         raise SettingsError(

@@ -379,7 +379,7 @@ def paired(values: pd.DataFrame, run: str, reference: str) -> statistics.PairedD
 def paired_differences(values: pd.DataFrame, reference: str, runs: Iterable[str]) -> pd.DataFrame:
     """Mean difference to `reference` over the class sets that both runs have, with its t interval.
 
-    The reference itself is the reference: its difference and interval are NaN.
+    The difference and interval of the reference itself are NaN.
 
     Returns:
         A row for each run with difference, low, high (NaN for a single class set) and pairs, the number of class sets.
