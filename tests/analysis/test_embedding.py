@@ -25,5 +25,6 @@ def test_half_are_known_and_classes_have_the_same_share(known, unknown, samples,
     chosen = balanced_sample(labels, samples, seed=0)
     assert (np.diff(chosen) > 0).all()
     of_class = sorted(np.sum(labels[chosen] == label) for label in range(len(known)))
-    assert of_class == sorted(expected[0]) and np.sum(labels[chosen] < 0) == expected[1]
+    assert of_class == sorted(expected[0])
+    assert np.sum(labels[chosen] < 0) == expected[1]
     assert (chosen == balanced_sample(labels, samples, seed=0)).all()

@@ -106,7 +106,8 @@ def test_silhouette_ranks_clusterings_as_scikit_learn_does(clusters):
         found = geometry.nearest_mean(spoiled["features"], labels, labels, Classes.of(spoiled["features"], labels))
         ours.append(found["silhouette"])
         theirs.append(silhouette_score(spoiled["features"], labels))
-    assert ours == sorted(ours, reverse=True) and theirs == sorted(theirs, reverse=True)
+    assert ours == sorted(ours, reverse=True)
+    assert theirs == sorted(theirs, reverse=True)
 
 
 def unbiased_hsic(first: np.ndarray, second: np.ndarray) -> float:
@@ -145,7 +146,8 @@ def test_one_class_and_dead_features_have_no_geometry():
     outputs = {"features": rng.normal(size=(9, 3)), "logits": rng.normal(size=(9, 1)), "labels": labels}
     found = by_name(measure(outputs, rng.normal(size=(1, 3))))
     assert np.isnan([found[name, "known"] for name in ("nc1", "nc2_equinorm", "silhouette", "scatter_ratio")]).all()
-    assert np.isfinite(found["within_scatter", "known"]) and np.isfinite(found["effective_rank", "known"])
+    assert np.isfinite(found["within_scatter", "known"])
+    assert np.isfinite(found["effective_rank", "known"])
 
     labels = np.array([0, 0, 0, 1, 1, 1, -1, -1, -1])
     outputs = {"features": np.zeros((9, 3)), "logits": np.zeros((9, 2)), "labels": labels}
@@ -174,7 +176,8 @@ def test_the_command_measures_all_runs_of_a_split(tmp_path, clusters):
     assert float(value["ce", "cka_teacher", "all"]) == pytest.approx(1)
     ratio = float(value["ce", "within_scatter", "known"]) / float(value["teacher", "within_scatter", "known"])
     assert ratio == pytest.approx(4)
-    assert ("ce", "nc3", "known") in value and ("teacher", "nc3", "known") not in value
+    assert ("ce", "nc3", "known") in value
+    assert ("teacher", "nc3", "known") not in value
     assert ("teacher", "cka_teacher", "all") not in value
 
     other = np.where(labels == 0, 1, labels)
@@ -183,8 +186,10 @@ def test_the_command_measures_all_runs_of_a_split(tmp_path, clusters):
         group=(labels < 0).astype(int), group_names=["known", "unknown"],
     )  # fmt: skip
     process = script("feature_geometry.py", *runs, "--teacher", "teacher", "--features", tmp_path / "other.csv")
-    assert process.returncode == 2 and "other test images than those of teacher" in process.stderr
+    assert process.returncode == 2
+    assert "other test images than those of teacher" in process.stderr
     outputs = f"ce={tmp_path / 'ce.npz'}"
     process = script("feature_geometry.py", "--run", outputs, "--head", outputs, "--features", tmp_path / "other.csv")
-    assert process.returncode == 2 and "no head that can be read" in process.stderr
+    assert process.returncode == 2
+    assert "no head that can be read" in process.stderr
     assert not (tmp_path / "other.csv").exists()

@@ -36,7 +36,8 @@ def test_grad_cam_agrees_with_its_definition():
     (gradient,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), activations)
     weighted = F.relu((gradient.mean(dim=(2, 3), keepdim=True) * activations).sum(dim=1, keepdim=True))
     expected = F.interpolate(weighted, size=(8, 8), mode="bilinear")[:, 0]
-    assert maps.shape == (5, 8, 8) and maps.max() > 0
+    assert maps.shape == (5, 8, 8)
+    assert maps.max() > 0
     torch.testing.assert_close(maps, expected.detach(), rtol=1e-4, atol=1e-6)
 
 
@@ -54,7 +55,8 @@ def test_every_backbone_has_a_last_map(backbone, name):
     layer = last_map(model, torch.rand(2, 1, 32, 32))
     assert layer is getattr(model.encoder, name) or layer in list(getattr(model.encoder, name).modules())
     maps, _ = grad_cam(model, torch.rand(2, 1, 32, 32))
-    assert maps.shape == (2, 32, 32) and maps.min() >= 0
+    assert maps.shape == (2, 32, 32)
+    assert maps.min() >= 0
 
 
 class Corner(torch.nn.Module):
@@ -117,12 +119,14 @@ def test_the_command_explains_a_network(tmp_path, digits, split, teacher):
     made = ["--attention", tmp_path / "attention.csv", "--pictures", tmp_path / "pictures.csv"]
     succeed(script("gradcam.py", *files, *made, "--pairs", 12, "--shown", 2))
     rows = read_rows(tmp_path / "attention.csv")
-    assert {row["run"] for row in rows} == {"teacher"} and len(rows) == 12 + 2 * 2
+    assert {row["run"] for row in rows} == {"teacher"}
+    assert len(rows) == 12 + 2 * 2
     assert all(0 < float(row["area_b"]) < 1 for row in rows if row["view"] == "mixed")
     assert decoded(next(row["map"] for row in rows if row["pair"] == "0" and row["view"] == "mixed")).shape == (8, 8)
     assert not any(row["map"] for row in rows if row["pair"] == "7")
     pictures = {(row["pair"], row["view"]): row for row in read_rows(tmp_path / "pictures.csv")}
-    assert len(pictures) == 2 * 4 and pictures["0", "a"]["class"] != pictures["0", "b"]["class"]
+    assert len(pictures) == 2 * 4
+    assert pictures["0", "a"]["class"] != pictures["0", "b"]["class"]
     place = decoded(pictures["0", "pasted"]["picture"]) > 127
     a, b, mixed = (decoded(pictures["0", view]["picture"]) for view in ("a", "b", "mixed"))
     assert (mixed == np.where(place, b, a)).all()

@@ -114,10 +114,11 @@ def test_snakemake_plans_with_every_odd_text(tmp_path):
         shlex.split(line.partition("Shell command: ")[2]) for line in output.splitlines() if "Shell command: " in line
     ]
     protocols = [line[line.index("--protocol") + 1] for line in words if "--protocol" in line]
-    assert protocols and all(json.loads(one)["known"] == list(ODD) for one in protocols)
+    assert protocols
+    assert all(json.loads(one)["known"] == list(ODD) for one in protocols)
     contexts = [line[line.index("--context") + 1] for line in words if "--context" in line]
-    assert contexts and all(json.loads(one)["title"] == check_line(text[:150]) for one in contexts)
+    assert contexts
+    assert all(json.loads(one)["title"] == check_line(text[:150]) for one in contexts)
     layout = next(json.loads(line[line.index("--layout") + 1]) for line in words if "--layout" in line)
-    assert layout["runs"]["none"]["label"] == "{wildcards.run}" and layout["runs"]["c++"]["label"] == check_line(
-        text[:60]
-    )
+    assert layout["runs"]["none"]["label"] == "{wildcards.run}"
+    assert layout["runs"]["c++"]["label"] == check_line(text[:60])

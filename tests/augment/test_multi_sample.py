@@ -50,8 +50,10 @@ def check(mixed: multi_sample.Mixed, images: torch.Tensor) -> None:
     batch = len(images)
     assert (mixed.images.shape, mixed.images.dtype) == (images.shape, images.dtype)
     assert mixed.images.isfinite().all()
-    assert mixed.sources.dtype == torch.int64 and mixed.weights.dtype == torch.float32
-    assert mixed.sources.shape == mixed.weights.shape and mixed.sources.shape[0] == batch
+    assert mixed.sources.dtype == torch.int64
+    assert mixed.weights.dtype == torch.float32
+    assert mixed.sources.shape == mixed.weights.shape
+    assert mixed.sources.shape[0] == batch
     assert torch.equal(mixed.sources[:, 0], torch.arange(batch))
     for column in mixed.sources.T:
         assert torch.equal(column.sort().values, torch.arange(batch))
@@ -176,7 +178,8 @@ def test_never_reads_a_pixel_back_to_the_host(name):
 @pytest.mark.parametrize("name", MULTI_SAMPLE)
 def test_bfloat16_images_keep_their_type(name):
     mixed = build(name)(pictures((4, 3, 16, 16)).to(torch.bfloat16), generator())
-    assert mixed.images.dtype == torch.bfloat16 and mixed.weights.dtype == torch.float32
+    assert mixed.images.dtype == torch.bfloat16
+    assert mixed.weights.dtype == torch.float32
 
 
 # the mixture is the stated one

@@ -374,7 +374,8 @@ def test_the_cutout_of_vaze_is_pillows_rectangle(level, shape):
 def test_randaugment_draws_the_operations_of_its_space_evenly(space, count):
     image = pictures((1, 3, 40, 40), seed=3)
     chosen = operations.RAND_AUGMENT_SPACES[space]
-    assert len(chosen) == count and "Identity" not in chosen
+    assert len(chosen) == count
+    assert "Identity" not in chosen
     table, signed = operations.magnitude_table(chosen, 31, 40, 40)
     outcomes: dict[bytes, str] = {}
     for row, name in enumerate(chosen):
@@ -388,7 +389,8 @@ def test_randaugment_draws_the_operations_of_its_space_evenly(space, count):
     covered = torch.stack([one for one, name in zip(results, seen, strict=True) if name == "Cutout"])
     grey = torch.tensor([125, 123, 114], dtype=torch.uint8).view(3, 1, 1)
     areas = (covered == grey).all(dim=1).flatten(1).sum(dim=1)
-    assert int(areas.max()) == 13**2 and (covered != image).flatten(1).any(dim=1).all()
+    assert int(areas.max()) == 13**2
+    assert (covered != image).flatten(1).any(dim=1).all()
 
 
 def test_randaugment_applies_as_many_operations_as_asked():

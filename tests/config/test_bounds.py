@@ -56,7 +56,8 @@ def test_every_registered_class_has_ranges():
         for cls in registry.values():
             assert cls.numeric_fields == numeric_fields(cls)
     models = [value for value in vars(settings).values() if isinstance(value, type) and issubclass(value, Strict)]
-    assert len(models) > 10 and all(model._numeric == numeric_fields(model) for model in models)
+    assert len(models) > 10
+    assert all(model._numeric == numeric_fields(model) for model in models)
 
 
 def numbers() -> list[tuple[str, str, str]]:

@@ -85,7 +85,8 @@ def test_a_rate_of_ones_own_hardware_and_networks_that_are_bound_by_memory():
     experiment = load({}, stands_alone=False)
     slow, fast = cost(experiment, 10.0), cost(experiment, 1e9)
     start = sum(jobs.count for jobs in fast.jobs) * JOB_SECONDS / 3600
-    assert fast.hours == pytest.approx(start, rel=1e-3) and slow.hours - start > 10 * (cost(experiment).hours - start)
+    assert fast.hours == pytest.approx(start, rel=1e-3)
+    assert slow.hours - start > 10 * (cost(experiment).hours - start)
     wide = load({"defaults": {"backbone": "mobilenet_v2"}, "data": {"image_size": 32}}, stands_alone=False)
     assert cost(wide).gpu_bytes[0] > 12 * 2_000_000  # weights, gradients and momentum of two million
 
@@ -108,7 +109,8 @@ def test_every_dataset_of_the_catalog_is_counted_or_says_why_not():
     with pytest.raises(OpenSetError, match=r"known when they are prepared; run `snakemake .*manifest.json`"):
         cost(own)
     found = cost(load(read_configuration("config/experiments/imagenet21k.yaml"), stands_alone=True))
-    assert any("imagenet21k" in sentence for sentence in found.unknown) and found.train_images == 1_281_167
+    assert any("imagenet21k" in sentence for sentence in found.unknown)
+    assert found.train_images == 1_281_167
 
 
 @pytest.mark.parametrize("name", ["cifar10_long", "tinyimagenet_32", "cub"])
@@ -126,12 +128,15 @@ def test_the_table_in_the_documentation(name, tmp_path):
 def test_the_command(capsys):
     cli._main(["cost", "--set", "protocol.splits=[0]"])
     text = capsys.readouterr().out
-    assert re.search(r"students +13 +1 core, 2 GB, 30 min", text) and "together" in text
+    assert re.search(r"students +13 +1 core, 2 GB, 30 min", text)
+    assert "together" in text
     for words in ("longest training: ", "GPU memory", "disk: ", "An estimate", "docs/benchmarks.md"):
         assert words in text
     cli._main(["cost", "cifar10", "--gflops", "20000"])
     text = capsys.readouterr().out
-    assert "1 GPU" in text and "20,000 GFLOP/s, as given" in text and "of 24.0 h that its job asks for" in text
+    assert "1 GPU" in text
+    assert "20,000 GFLOP/s, as given" in text
+    assert "of 24.0 h that its job asks for" in text
     cli._main(["cost", "cifar10", "--gflops", "100"])
     assert "would be stopped and continued" in capsys.readouterr().out
 
@@ -149,7 +154,8 @@ def test_the_command(capsys):
 def test_bad_input_is_one_line(words, expected):
     with pytest.raises(OpenSetError) as error:
         cli._main(["cost", *words])
-    assert expected in str(error.value) and "\n" not in str(error.value)
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "nan", "inf", "fast"])

@@ -32,8 +32,11 @@ def test_the_default_is_valid_and_complete():
     assert experiment.runs["ad_as_released"].teachers == ("teacher",)
     assert experiment.runs["ce"].teachers == ()
     families = {name: run.family for name, run in experiment.runs.items()}
-    assert families["ce"] == "cross_entropy" and families["cutmix"] == "msa" and families["kd_mixed"] == "distillation"
-    assert families["ad_as_described_ce"] == "asymmetric" and families["ad_no_joint"] == "ablation"
+    assert families["ce"] == "cross_entropy"
+    assert families["cutmix"] == "msa"
+    assert families["kd_mixed"] == "distillation"
+    assert families["ad_as_described_ce"] == "asymmetric"
+    assert families["ad_no_joint"] == "ablation"
     assert families["ad_soft"] == "asymmetric"
 
 
@@ -153,7 +156,9 @@ def test_a_figure_whose_runs_are_not_configured():
     show = {"msa": None, "distillation": None, "asymmetric": [], "ablation": []}
     assert "two_sides" not in changed({"runs": runs, "show": show}).figures
     message = error({"runs": runs, "show": {**show, "figures": ["two_sides"]}})
-    assert "show.figures: two_sides needs" in message and "'msa'" in message and "leave the figure out" in message
+    assert "show.figures: two_sides needs" in message
+    assert "'msa'" in message
+    assert "leave the figure out" in message
 
 
 def test_a_part_that_show_leaves_open_goes_to_its_family():
@@ -189,7 +194,8 @@ def test_an_experiment_writes_the_tables_that_belong_to_it(name, table):
     experiment = load(read_configuration(f"config/experiments/{name}.yaml"), stands_alone=True)
     assert table in experiment.tables
     wide = changed({"runs": {"kd_mixed": {"backbone": {"name": "small_resnet", "widths": [16, 48], "depth": 1}}}})
-    assert "architectures" in wide.tables and wide.runs["kd_mixed"].network == "small_resnet 16-48"
+    assert "architectures" in wide.tables
+    assert wide.runs["kd_mixed"].network == "small_resnet 16-48"
 
 
 def test_facts_in_a_title_or_label_are_those_of_the_settings():
@@ -222,13 +228,15 @@ def test_without_a_list_the_splits_are_those_with_different_classes():
         settings = {"name": protocol} if splits is None else {"name": protocol, "splits": splits}
         return load({**configuration, "protocol": settings}, stands_alone=True)
 
-    assert of("svhn").splits == (1, 2, 3, 4) and of("mnist").splits == (0, 1, 2, 3, 4)
+    assert of("svhn").splits == (1, 2, 3, 4)
+    assert of("mnist").splits == (0, 1, 2, 3, 4)
     assert of("svhn").resolved()["protocol"]["splits"] == [1, 2, 3, 4]
     assert of({"name": "random", "known": 6}).splits == (0, 1, 2, 3, 4)
     assert of({"name": "custom", "known": [0, 1]}).splits == (0,)
     assert of("svhn").context().twins == []
     twins = of("svhn", [0, 1, 2]).context()
-    assert twins.twins == [(0, 1)] and (twins.splits, len(set(twins.class_sets.values()))) == (3, 2)
+    assert twins.twins == [(0, 1)]
+    assert (twins.splits, len(set(twins.class_sets.values()))) == (3, 2)
     assert twins.scale().endswith(": 2 class sets (splits 0 and 1 have the same classes)")
 
 
@@ -266,7 +274,8 @@ def test_a_run_that_is_null_is_not_there():
 def test_only_some_of_the_runs():
     some = changed({"only": ["teacher", "ce", "cutmix", "ad_as_described_ce"], "show": {"figures": ["two_sides"]}})
     assert list(some.runs) == ["teacher", "ce", "cutmix", "ad_as_described_ce"]
-    assert some.highlight.asymmetric == ("ad_as_described_ce",) and some.highlight.distillation == ""
+    assert some.highlight.asymmetric == ("ad_as_described_ce",)
+    assert some.highlight.distillation == ""
     with_all_figures = changed({"only": ["teacher", "ce", "cutmix", "kd_mixed", "ad_as_described_ce"]})
     assert with_all_figures.highlight.ablation == ("kd_mixed", "ad_as_described_ce")
     assert some.run_config("cutmix", 0, 0) == changed({}).run_config("cutmix", 0, 0)

@@ -107,7 +107,8 @@ def test_the_papers_runs_train_on_all_images_and_add_one_augmentation_at_a_time(
     loaded = experiment(name)
     assert loaded.settings.data.validation_fraction == 0
     base = loaded.runs["ce"].single
-    assert base[0]["name"] == "randaugment" and base[0]["space"] in ("vaze", "vaze_digits")
+    assert base[0]["name"] == "randaugment"
+    assert base[0]["space"] in ("vaze", "vaze_digits")
     assert (base[0]["space"] == "vaze_digits") == (name in ("svhn", "mnist"))
     added = {}
     for run in loaded.runs.values():
@@ -119,7 +120,8 @@ def test_the_papers_runs_train_on_all_images_and_add_one_augmentation_at_a_time(
         elif run.family != "ssa":
             assert run.single == base, run.name
     assert len(set(added.values())) == len(added) == 6
-    assert loaded.runs["ssa_crop_flip"].single == base[1:] and loaded.runs["ssa_none"].single == []
+    assert loaded.runs["ssa_crop_flip"].single == base[1:]
+    assert loaded.runs["ssa_none"].single == []
 
 
 # Vaze et al. 2022: label smoothing, learning rate of a batch, its size, operations and magnitude of RandAugment
@@ -163,8 +165,10 @@ def test_every_reading_and_control_is_a_run_of_the_papers_experiments() -> None:
         "ad_dist_mixed_teacher",
         "ad_mixed_teacher",
     ]
-    assert runs["kd_raw"].multi is None and runs["kd_raw"].method["loss_name"] == "dist"
-    assert runs["cutmix_add"].method["combine"] == "add" and runs["cutmix_until"].multi_until == 0.7
+    assert runs["kd_raw"].multi is None
+    assert runs["kd_raw"].method["loss_name"] == "dist"
+    assert runs["cutmix_add"].method["combine"] == "add"
+    assert runs["cutmix_until"].multi_until == 0.7
     assert [runs[f"logits_{kind}"].multi is None for kind in ("raw", "mixed", "symmetric")] == [True, False, False]
 
 
@@ -172,7 +176,9 @@ def test_every_reading_and_control_is_a_run_of_the_papers_experiments() -> None:
 @pytest.mark.parametrize("name", ["cifar10_long", "cifar10_cpu", "tinyimagenet_32", "tinyimagenet_cpu"])
 def test_small_experiments_have_the_control_of_claims_about_mixing(name: str) -> None:
     raw, mixed = (experiment(name).runs[run] for run in ("kd_raw", "kd_mixed"))
-    assert raw.method == mixed.method and raw.multi is None and mixed.multi is not None
+    assert raw.method == mixed.method
+    assert raw.multi is None
+    assert mixed.multi is not None
 
 
 @pytest.mark.usefixtures("in_repository")
@@ -355,7 +361,8 @@ def test_own_images_run_from_the_folder_and_are_prepared_again_when_they_change(
     archives.image_folder_zip(tmp_path / "mine.zip")
     archives.image_folder(tmp_path / "mine", known=("bee", "cat"))
     target, other = prepared_by("mine.zip"), prepared_by("mine")
-    assert target.startswith("data/prepared/image_folder-mine.zip-") and target != other
+    assert target.startswith("data/prepared/image_folder-mine.zip-")
+    assert target != other
     words = ["--cores", 1, target, "--configfile", file_of("image_folder"), "--config", "data={images: mine.zip}"]
     process = snakemake(folder, *words)
     assert process.returncode == 0, process.stdout + process.stderr

@@ -55,4 +55,6 @@ def test_the_doctor_names_trainings_whose_snakemake_is_gone(tmp_path):
         orphan.kill()
         orphan.wait()
     words = f"process {orphan.pid} still trains results/digits/split0/seed0/ce"
-    assert found.returncode == 2 and words in found.stderr and f"`kill {orphan.pid}`" in found.stderr
+    assert found.returncode == 2
+    assert words in found.stderr
+    assert f"`kill {orphan.pid}`" in found.stderr

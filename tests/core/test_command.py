@@ -58,7 +58,8 @@ def test_the_trace_is_kept_where_the_line_says(tmp_path):
     (tmp_path / ".snakemake").mkdir()
     process = end("1 / 0", tmp_path)
     kept = tmp_path / re.search(r"trace is in (\S+)", process.stderr)[1]
-    assert kept.parent == tmp_path / ".snakemake" / "log" and "ZeroDivisionError" in kept.read_text()
+    assert kept.parent == tmp_path / ".snakemake" / "log"
+    assert "ZeroDivisionError" in kept.read_text()
 
 
 def test_a_reader_that_leaves_is_no_error():
@@ -68,7 +69,8 @@ def test_a_reader_that_leaves_is_no_error():
     )  # fmt: skip
     process.stdout.read(10)
     process.stdout.close()
-    assert process.stderr.read() == "" and process.wait(timeout=60) == 141
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=60) == 141
     process.stderr.close()
 
 
@@ -81,4 +83,6 @@ def test_ctrl_c_is_one_line():
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and errors.startswith("error: interrupted") and errors.count("\n") == 1
+    assert process.returncode == 130
+    assert errors.startswith("error: interrupted")
+    assert errors.count("\n") == 1

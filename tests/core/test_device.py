@@ -34,9 +34,12 @@ def prepare(**environment: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_job_that_was_given_a_gpu_and_finds_none_ends_in_one_line():
     done = prepare(CUDA_VISIBLE_DEVICES="0")
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.count("\n") == 1 and "was given a GPU (CUDA_VISIBLE_DEVICES=0)" in done.stderr
-    assert "OPENSET_DEVICE=cpu" in done.stderr and torch.__version__ in done.stderr
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "was given a GPU (CUDA_VISIBLE_DEVICES=0)" in done.stderr
+    assert "OPENSET_DEVICE=cpu" in done.stderr
+    assert torch.__version__ in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -114,7 +117,8 @@ def test_a_launcher_takes_free_gpus_among_those_that_are_visible(tmp_path):
             command = [sys.executable, "-c", program]
             done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
             assert done.stdout == f"{{'CUDA_VISIBLE_DEVICES': '{chosen}'}}\n", done.stderr
-            assert done.returncode == 2 and "sees 4 GPU(s), and was to train on 5" in done.stderr
+            assert done.returncode == 2
+            assert "sees 4 GPU(s), and was to train on 5" in done.stderr
 
 
 def test_a_model_for_prediction_does_not_fall_back_to_the_cpu_either():

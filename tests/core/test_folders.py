@@ -87,7 +87,8 @@ def test_a_folder_that_holds_anything_else_is_refused_and_kept(other, tmp_path):
     before = contents(folder)
     with pytest.raises(OpenSetError, match=r"holds 1 files that test did not write") as caught:
         make(folder, "2")
-    assert other in str(caught.value) and contents(folder) == before
+    assert other in str(caught.value)
+    assert contents(folder) == before
 
 
 def test_places_that_must_stay_are_refused(tmp_path, monkeypatch):
@@ -102,7 +103,8 @@ def test_places_that_must_stay_are_refused(tmp_path, monkeypatch):
     for folder in (results, results / "kept", tmp_path / "results", tmp_path, around, *odd):
         with pytest.raises(OpenSetError):
             make(Path(folder), "1", apart=[results])
-    assert results.is_dir() and not any(results.iterdir())
+    assert results.is_dir()
+    assert not any(results.iterdir())
     make(tmp_path / "results" / "kept", "1", apart=[results])
 
 

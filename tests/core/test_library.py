@@ -81,7 +81,8 @@ def test_a_full_disk_keeps_the_old_file(tmp_path):
     )
     process = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True)
     assert process.returncode == 2 and process.stderr.startswith("error: cannot write"), process.stderr
-    assert path.read_text() == "old" and [entry.name for entry in tmp_path.iterdir()] == ["state"]
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["state"]
 
 
 def test_json(tmp_path):
@@ -141,7 +142,8 @@ def test_one_forward_pass_gives_features_and_logits(backbone, channels):
     with torch.inference_mode():
         features, logits = model(torch.rand(2, channels, 32, 32))
         assert torch.allclose(model.head(features), logits)
-    assert features.shape == (2, model.encoder.num_features) and logits.shape == (2, 5)
+    assert features.shape == (2, model.encoder.num_features)
+    assert logits.shape == (2, 5)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -152,9 +154,11 @@ def test_the_encoder_alone_computes_in_bfloat16(head):
     exact, _ = model(images)
     model.precision = torch.bfloat16
     features, logits = model(images)
-    assert torch.equal(features, features.bfloat16().float()) and not torch.equal(features, exact)
+    assert torch.equal(features, features.bfloat16().float())
+    assert not torch.equal(features, exact)
     assert torch.allclose(features, exact, rtol=0.05, atol=0.02)
-    assert logits.dtype == torch.float32 and torch.equal(logits, model.head(features))
+    assert logits.dtype == torch.float32
+    assert torch.equal(logits, model.head(features))
     assert len(logits.amax(dim=1).unique()) > 190, "scores do not tie"
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(model(images)[1], logits), "the network alone says what computes in which type"
@@ -162,7 +166,8 @@ def test_the_encoder_alone_computes_in_bfloat16(head):
 
 def test_cifar_stem_keeps_the_resolution_of_small_images():
     cifar = build_classifier("resnet18", classes=2, channels=3).encoder.body
-    assert cifar.conv1.stride == (1, 1) and isinstance(cifar.maxpool, torch.nn.Identity)
+    assert cifar.conv1.stride == (1, 1)
+    assert isinstance(cifar.maxpool, torch.nn.Identity)
     plain = build_classifier({"name": "resnet18", "stem": "imagenet"}, classes=2, channels=3).encoder.body
     assert plain.conv1.stride == (2, 2)
     assert cifar(torch.rand(1, 3, 32, 32)).shape[-2:] == (4, 4)
@@ -243,7 +248,8 @@ def test_feed_gives_the_chosen_images_channels_last():
     pixels = np.random.default_rng(0).integers(0, 256, (10, 6, 5, 3), dtype=np.uint8)
     loader = ImageLoader(Images(pixels, np.zeros(10, np.int64)), np.array([7, 2, 9]), CPU)
     batch = loader.batch(torch.tensor([2, 0]))
-    assert batch.dtype == torch.uint8 and batch.is_contiguous(memory_format=torch.channels_last)
+    assert batch.dtype == torch.uint8
+    assert batch.is_contiguous(memory_format=torch.channels_last)
     assert (batch.permute(0, 2, 3, 1).numpy() == pixels[[9, 7]]).all()
 
 
@@ -258,7 +264,8 @@ def test_normalize():
 
 def test_seeds_depend_on_what_they_are_for():
     seeds = {derive_seed(0, 1, "order", 2), derive_seed(0, 1, "augment", 2), derive_seed(1, 1, "order", 2)}
-    assert len(seeds) == 3 and all(0 <= seed < 2**63 for seed in seeds)
+    assert len(seeds) == 3
+    assert all(0 <= seed < 2**63 for seed in seeds)
     assert derive_seed(0, 1, "order", 2) == derive_seed(0, 1, "order", 2)
     assert torch.rand(3, generator=generator("a")).tolist() == torch.rand(3, generator=generator("a")).tolist()
 
@@ -357,7 +364,8 @@ def test_curves_and_activations_that_end_too_early_at_a_lines_end_are_refused(tm
         write_rows(tmp_path / "split0" / "seed0" / run / "activations.csv", images)
     runs = {run: {"label": run, "family": "cross_entropy"} for run in ("ce", "kd")}
     collector = Collector(tmp_path, {"splits": [0], "seeds": [0], "runs": runs})
-    assert len(list(collector.curves())) == 12 and len(list(collector.activations())) == 8
+    assert len(list(collector.curves())) == 12
+    assert len(list(collector.activations())) == 8
     for rows, of_curve in ((curves[:-1], "oscr"), (curves[:3], "oscr"), (curves[:2], "roc")):
         write_rows(tmp_path / "split0" / "seed0" / "kd" / "curves.csv", rows)
         with pytest.raises(DataError, match=rf"kd.curves\.csv has lost its end: the curve {of_curve} does not reach"):
@@ -375,7 +383,8 @@ def test_networks_are_counted_from_the_weights(tmp_path):
     layout = {"splits": [2, 0], "seeds": [1], "runs": {"ce": {"label": "CE", "family": "cross_entropy"}}}
     layout["networks"] = {"ce": "small_resnet 4-6"}
     (row,) = Collector(tmp_path, layout).networks()
-    assert row["run"] == "ce" and row["network"] == "small_resnet 4-6"
+    assert row["run"] == "ce"
+    assert row["network"] == "small_resnet 4-6"
     assert row["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     (folder / "weights.safetensors").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match=r"cannot be read .* delete it, and the same command makes it again"):

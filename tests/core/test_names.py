@@ -28,7 +28,8 @@ def test_names_that_work(name):
 def test_names_that_are_refused_by_name(name):
     with pytest.raises(SettingsError) as caught:
         check_name(name)
-    assert "\n" not in str(caught.value) and "cannot name a folder" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "cannot name a folder" in str(caught.value)
     str(caught.value).encode()
 
 
@@ -72,7 +73,8 @@ def test_a_line_of_text():
 def test_printable_text_is_one_line_of_utf8_and_stays_as_it_is(text):
     shown = printable(text)
     shown.encode("utf-8")
-    assert len(shown.splitlines()) <= 1 and printable(shown) == shown
+    assert len(shown.splitlines()) <= 1
+    assert printable(shown) == shown
 
 
 def test_bytes_that_are_no_utf8_are_shown_as_such():

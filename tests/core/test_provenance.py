@@ -42,7 +42,8 @@ def test_a_module_that_the_commit_lacks_counts_as_a_change(checkout, name):
     path.parent.mkdir(exist_ok=True)
     path.write_text("")
     state = code_state(checkout)
-    assert state.commit.endswith("-dirty") and state.changed == (name.replace("\n", "\\n"),)
+    assert state.commit.endswith("-dirty")
+    assert state.changed == (name.replace("\n", "\\n"),)
 
 
 def test_changed_staged_and_hidden_files_count(checkout):
@@ -60,7 +61,9 @@ def test_the_commit_of_a_repository_around_it_is_not_taken(checkout):
     inner = checkout / "vendored"
     (inner / "src").mkdir(parents=True)
     state = code_state(inner)
-    assert state.commit is None and "no checkout of its own" in state.unknown and str(checkout) in state.unknown
+    assert state.commit is None
+    assert "no checkout of its own" in state.unknown
+    assert str(checkout) in state.unknown
 
 
 def test_variables_of_git_do_not_lead_elsewhere(checkout, tmp_path, monkeypatch):
@@ -82,7 +85,9 @@ def test_a_checkout_of_another_user(checkout, monkeypatch):
         os.chown(path, 65534, 65534)
     monkeypatch.setenv("HOME", str(checkout.parent))
     state = code_state(checkout)
-    assert state.commit is None and "belongs to another user" in state.unknown and "safe.directory" in state.unknown
+    assert state.commit is None
+    assert "belongs to another user" in state.unknown
+    assert "safe.directory" in state.unknown
 
 
 def test_a_shallow_clone_knows_its_commit(checkout, tmp_path):
@@ -93,7 +98,8 @@ def test_a_shallow_clone_knows_its_commit(checkout, tmp_path):
 def test_the_reason_is_recorded_and_said_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(provenance, "code_state", lambda: code_state(tmp_path))
     record = Provenance([]).record()
-    assert record["git_commit"] is None and "not a git repository" in record["git_unknown"]
+    assert record["git_commit"] is None
+    assert "not a git repository" in record["git_unknown"]
     assert capsys.readouterr().err.count("warning: the commit of this code is unknown") == 1
 
 

@@ -47,7 +47,9 @@ def test_a_mistake_is_one_line_within_a_second(text, words, tmp_path):
         read_yaml(path)
     assert time.monotonic() - start < 1
     message = str(caught.value)
-    assert str(path) in message and "\n" not in message and len(message) < 500
+    assert str(path) in message
+    assert "\n" not in message
+    assert len(message) < 500
     assert all(word in message for word in words), message
 
 

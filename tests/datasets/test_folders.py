@@ -108,8 +108,10 @@ def test_all_that_cannot_be_read_is_named_at_once(pets: Path, caplog: pytest.Log
         with pytest.raises(DataError) as raised, caplog.at_level(logging.WARNING):
             read(pets)
     message = str(raised.value)
-    assert message.startswith("23 files or folders cannot be read: ") and "\n" not in message
-    assert "13 more, which the log lists" in message and "git annex get, dvc pull" in message
+    assert message.startswith("23 files or folders cannot be read: ")
+    assert "\n" not in message
+    assert "13 more, which the log lists" in message
+    assert "git annex get, dvc pull" in message
     listed = "\n".join(record.getMessage() for record in caplog.records)
     for number in range(20):
         assert f"annex{number}.png is a link to ../../.git/annex/objects/{number}, which cannot be followed" in listed
@@ -187,7 +189,8 @@ def test_leftovers_in_archives(pets: Path, tmp_path: Path) -> None:
 
 def test_every_leftover_is_found_in_any_case() -> None:
     for name in LEFTOVERS:
-        assert leftover(name.upper()) and leftover(name)
+        assert leftover(name.upper())
+        assert leftover(name)
     for name in ("cat", "eaDir", "thumbs", "recycle", "lost", "images"):
         assert leftover(name) is None
 
@@ -227,7 +230,8 @@ def test_a_damaged_file_with_such_a_name_is_one_line(pets: Path, tmp_path: Path)
         stream.write(b"no image")
     process = prepare(pets, tmp_path / "out")
     assert process.returncode == 2
-    assert r"test/cat/caf\xe9.png cannot be decoded" in process.stderr and "Traceback" not in process.stderr
+    assert r"test/cat/caf\xe9.png cannot be decoded" in process.stderr
+    assert "Traceback" not in process.stderr
 
 
 def test_class_names_that_are_no_text_are_refused(pets: Path) -> None:

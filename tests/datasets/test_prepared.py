@@ -84,7 +84,8 @@ def test_reduction_is_antialiased() -> None:
     pixels = np.zeros((64, 64), np.uint8)
     pixels[::2] = 255
     found = decode(archives.encoded(pixels, "PNG"), 8, 1, where="x")
-    assert found.min() > 100 and found.max() < 155
+    assert found.min() > 100
+    assert found.max() < 155
 
 
 def test_large_jpeg_is_close_to_the_full_decode() -> None:
@@ -140,7 +141,8 @@ def test_tiny_imagenet(workers: int, tmp_path: Path) -> None:
     dataset = prepare("tiny_imagenet", tmp_path / "raw", tmp_path / "out", 64, workers=workers, licence="research")
     assert dataset.classes == expected.classes
     for part, rows in ((dataset.train, expected.train), (dataset.test, expected.test)):
-        assert part.images.dtype == np.uint8 and part.shape == (64, 64, 3)
+        assert part.images.dtype == np.uint8
+        assert part.shape == (64, 64, 3)
         assert part.labels.tolist() == [label for _, label in rows]
         assert all(np.array_equal(image, opened(data)) for image, (data, _) in zip(part.images, rows, strict=True))
     assert dataset.manifest["missing_classes"] == [expected.classes[label] for label in (1, 4, 5)]
@@ -329,7 +331,8 @@ def test_a_worker_that_dies_is_an_error_with_a_remedy(tmp_path: Path) -> None:
             os.kill(child, signal.SIGKILL)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "DataError: a worker process died" in errors and "use fewer workers" in errors
+    assert "DataError: a worker process died" in errors
+    assert "use fewer workers" in errors
 
 
 def children(pid: int) -> list[int]:
@@ -470,7 +473,8 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
     )
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert process.returncode == 1  # an exception, not a signal
-    assert "DataError: cannot prepare digits" in process.stderr and "free space" in process.stderr
+    assert "DataError: cannot prepare digits" in process.stderr
+    assert "free space" in process.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -629,7 +633,8 @@ def test_a_damaged_journal_starts_anew_and_says_so(damage: str, tmp_path: Path, 
     prepare("idx", raw, folder, 28)
     assert capsys.readouterr().out.count("it starts anew") == 1
     prepare("idx", raw, tmp_path / "again", 28)
-    assert same_bytes(folder, tmp_path / "again") and not (tmp_path / ".out.partial").exists()
+    assert same_bytes(folder, tmp_path / "again")
+    assert not (tmp_path / ".out.partial").exists()
 
 
 def test_what_others_put_into_the_folder_of_a_preparation_is_kept(tmp_path: Path) -> None:
@@ -651,12 +656,14 @@ def test_imagenet_is_indexed_and_decoded_when_asked_for(tmp_path: Path) -> None:
     assert dataset.classes == expected.classes
     for part, rows in ((dataset.train, expected.train), (dataset.test, expected.test)):
         assert isinstance(part, StreamedImages)
-        assert len(part) == len(rows) and part.shape == (48, 48, 3)
+        assert len(part) == len(rows)
+        assert part.shape == (48, 48, 3)
         assert part.labels.tolist() == [label for _, label in rows]
         chosen = np.array([len(rows) - 1, 0, 2])
         wanted = np.stack([decode(rows[index][0], 48, 3, where="x") for index in chosen])
         batch = part.batch(chosen)
-        assert batch.dtype == np.uint8 and np.array_equal(batch, wanted)
+        assert batch.dtype == np.uint8
+        assert np.array_equal(batch, wanted)
     # the index is small: no pixel was decoded in advance
     assert sum(file.stat().st_size for file in (tmp_path / "out").iterdir()) < 10_000
 
@@ -746,7 +753,8 @@ def test_command_refuses(change: dict[str, str | None], words: tuple[str, ...], 
         command[position : position + 2] = [] if value is None else [option, value]
     process = script(*command)
     assert process.returncode == 2
-    assert process.stderr.startswith("error: ") and len(process.stderr.splitlines()) == 1
+    assert process.stderr.startswith("error: ")
+    assert len(process.stderr.splitlines()) == 1
     for word in words:
         assert word in process.stderr
 
@@ -760,8 +768,10 @@ def test_real_tiny_imagenet(tmp_path: Path) -> None:
     start = time.perf_counter()
     dataset = prepare("tiny_imagenet", raw, tmp_path / "out", 64, workers=os.cpu_count())
     seconds = time.perf_counter() - start
-    assert len(dataset.classes) == 200 and list(dataset.classes) == sorted(dataset.classes)
-    assert dataset.classes[0] == "n01443537" and dataset.classes[-1] == "n12267677"
+    assert len(dataset.classes) == 200
+    assert list(dataset.classes) == sorted(dataset.classes)
+    assert dataset.classes[0] == "n01443537"
+    assert dataset.classes[-1] == "n12267677"
     assert dataset.manifest["per_class"]["test"] == [50] * 200
     assert set(dataset.manifest["per_class"]["train"]) <= {0, 500}
     images = len(dataset.train) + len(dataset.test)

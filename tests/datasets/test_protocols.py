@@ -162,7 +162,8 @@ def test_a_class_set_is_a_set_and_more_than_its_known_classes() -> None:
         return ClassSplit("custom", 0, dataset, tuple(known), {"unknown": {of: tuple(unknown)}}, "").class_set
 
     one = name([1, 2], [3, 4])
-    assert re.fullmatch("[0-9a-f]{8}", one) and one == name([2, 1], [4, 3])
+    assert re.fullmatch("[0-9a-f]{8}", one)
+    assert one == name([2, 1], [4, 3])
     assert len({one, name([1, 3], [2, 4]), name([1, 2], [3]), name([1, 2], [3, 4], of="cars")}) == 4
     grouped = ClassSplit("custom", 1, "pets", (1, 2), {"easy": {"pets": (3,)}, "hard": {"pets": (4,)}}, "")
     assert grouped.class_set == one
@@ -177,7 +178,8 @@ def test_a_class_set_is_a_set_and_more_than_its_known_classes() -> None:
 def test_splits_of_other_protocols_are_distinct(specification, distinct) -> None:
     assert distinct_splits(specification, reference=Path("nowhere")) == distinct
     found = class_sets(specification, distinct, reference=Path("nowhere"))
-    assert twins(found) == [] and len(set(found.values())) == len(distinct)
+    assert twins(found) == []
+    assert len(set(found.values())) == len(distinct)
 
 
 def test_class_sets_need_the_published_splits_and_a_split_that_exists() -> None:
@@ -505,7 +507,9 @@ def test_every_class_keeps_training_and_validation_images(counts: list[int], fra
     )
     for label in known:
         train, validation = (int(np.sum(arrays[f"{part}_label"] == label)) for part in ("train", "validation"))
-        assert train >= 1 and validation >= 1 and train + validation == counts[label]
+        assert train >= 1
+        assert validation >= 1
+        assert train + validation == counts[label]
         assert abs(validation - fraction * counts[label]) <= 1
     assert not set(arrays["train_index"]) & set(arrays["validation_index"])
 
@@ -541,7 +545,8 @@ def test_images_that_are_not_there(changes: dict, words: Sequence[str]) -> None:
 def test_description_has_names_counts_and_sources() -> None:
     datasets = Datasets("pets", PETS, {"cars": ["bus", "van"]})
     description = describe(small_split(), datasets, images(), seed=7, validation_fraction=0.2)
-    assert description["known"] == ["bat", "cat"] and description["known_ids"] == [3, 0]
+    assert description["known"] == ["bat", "cat"]
+    assert description["known_ids"] == [3, 0]
     assert description["unknown"] == {"near": ["dog"], "far": ["van", "owl"]}
     assert description["unknown_ids"] == {"near": {"pets": [1]}, "far": {"cars": [1], "pets": [2]}}
     assert description["groups"] == ["known", "near", "far"]
@@ -628,7 +633,8 @@ def test_command_refuses(protocol: str, more: Sequence, words: Sequence[str], di
     filled = [str(word).format(digits=digits) for word in more]
     process = script(*split_command(tmp_path, digits, protocol, *filled))
     assert process.returncode == 2
-    assert process.stderr.startswith("error: ") and len(process.stderr.splitlines()) == 1
+    assert process.stderr.startswith("error: ")
+    assert len(process.stderr.splitlines()) == 1
     for word in words:
         assert word in process.stderr
     assert not list(tmp_path.iterdir())
@@ -648,7 +654,8 @@ def test_command_refuses_images_of_another_shape(digits: Path, tmp_path: Path) -
 def test_command_line_that_cannot_be_read(arguments: Sequence[str], words: str, digits: Path, tmp_path: Path) -> None:
     files = ["--arrays", tmp_path / "split.npz", "--description", tmp_path / "split.json"]
     process = script("split.py", "--prepared", digits, *files, *arguments)
-    assert process.returncode == 2 and words in process.stderr
+    assert process.returncode == 2
+    assert words in process.stderr
 
 
 # ------------------------------------------------------------------------------------------------- references
@@ -659,7 +666,9 @@ def test_published_results_carry_source_and_protocol() -> None:
         rows = list(csv.DictReader(stream))
     assert rows
     for row in rows:
-        assert row["source"] and row["protocol"] and row["confidence"] in ("primary", "secondary", "stale")
+        assert row["source"]
+        assert row["protocol"]
+        assert row["confidence"] in ("primary", "secondary", "stale")
         assert 0 < float(row["value"]) < 100
 
 

@@ -91,7 +91,8 @@ def test_embedded_digits_are_all_there_and_half_of_each_class_tests() -> None:
         train, test = (int(np.sum(part.labels == label)) for part in (raw.train, raw.test))
         assert 0 <= train - test <= 1
     together = np.concatenate([raw.train.images.array, raw.test.images.array])
-    assert together.shape[1:] == (8, 8, 1) and together.max() == 255
+    assert together.shape[1:] == (8, 8, 1)
+    assert together.max() == 255
     # nothing is drawn twice: the same pictures as the official ones, in another order
     assert sorted(map(as_bytes, together)) == sorted(
         np.rint(image * 255 / 16).astype(np.uint8).tobytes() for image in official.images

@@ -94,7 +94,8 @@ def test_a_detector_is_the_librarys_with_the_sign_turned(name, monkeypatch):
     assert np.unique(LOGITS.argmax(axis=1)).size == CLASSES  # the library's OpenMax leaves out the others
     expected = -plain(name).double().numpy()
     found = detect([name], training(), FEATURES, LOGITS)[name]
-    assert found.dtype == np.float64 and found.shape == (120,)
+    assert found.dtype == np.float64
+    assert found.shape == (120,)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     assert np.array_equal(found, detect([name], training(), FEATURES, LOGITS)[name]), "the same again"
     # blocks bound the memory and change nothing
@@ -116,7 +117,8 @@ def test_gradnorm_is_the_librarys_on_the_heads_weights():
 
 def test_settings_reach_the_library():
     near = detect([{"name": "knn", "k": 1}], training(), FEATURES, LOGITS)["knn"]
-    assert (near >= detect(["knn"], training(), FEATURES, LOGITS)["knn"]).all() and near.max() < 0
+    assert (near >= detect(["knn"], training(), FEATURES, LOGITS)["knn"]).all()
+    assert near.max() < 0
     # with no activation clipped, ReAct is the energy
     clipped = detect([{"name": "react", "percentile": 1.0}], training(), KNOWN[0] * 0.1, LOGITS[:60])["react"]
     head = linear_head()
@@ -227,7 +229,8 @@ def test_the_evaluation_reports_detectors_beside_scores(tmp_path):
     for name in ("metrics", "curves", "activations"):
         command += [f"--{name}", tmp_path / name]
     refused = subprocess.run(command, capture_output=True, text=True)
-    assert refused.returncode == 2 and "name their outputs with --training" in refused.stderr
+    assert refused.returncode == 2
+    assert "name their outputs with --training" in refused.stderr
     done = subprocess.run([*command, "--training", tmp_path / "training.npz"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "metrics").read_text())["rows"]
@@ -256,7 +259,8 @@ def test_the_evaluation_reports_detectors_beside_scores(tmp_path):
         by_knn | {"headline": "vim", "detectors": [{"name": "vim"}, {"name": "knn"}]}
     )
     done = subprocess.run([*command, "--training", tmp_path / "other.npz"], capture_output=True, text=True)
-    assert done.returncode == 2 and "choose another evaluation.headline" in done.stderr
+    assert done.returncode == 2
+    assert "choose another evaluation.headline" in done.stderr
 
 
 # ---------------------------------------------------------------------------------------- the configuration
@@ -284,7 +288,8 @@ def test_trainings_write_their_outputs_for_detectors_and_later_detectors_train_n
     folder, runs = checkout(tmp_path), len(load({}, stands_alone=False).runs)
     words = ["-n", "paper_training", "--config", "protocol={splits: [0]}"]
     planned = jobs(snakemake(folder, *words, "evaluation={detectors: [knn]}"))
-    assert "training_outputs" not in planned and planned["evaluate"] == runs
+    assert "training_outputs" not in planned
+    assert planned["evaluate"] == runs
     # a run that was trained without them, or with fewer: a rule of its own makes them, for all
     old = folder / "results/digits/split0/seed0/ce/provenance.json"
     old.parent.mkdir(parents=True)
@@ -292,7 +297,8 @@ def test_trainings_write_their_outputs_for_detectors_and_later_detectors_train_n
         old.write_text(json.dumps(record))
         wanted = f"evaluation={{detectors: [knn], detector_samples: {samples}}}"
         planned = jobs(snakemake(folder, *words, wanted))
-        assert planned.get("training_outputs", 0) == expected and planned["evaluate"] == runs
+        assert planned.get("training_outputs", 0) == expected
+        assert planned["evaluate"] == runs
 
 
 def test_a_training_writes_the_outputs_that_the_rule_would(digits, split, tmp_path):
@@ -302,7 +308,8 @@ def test_a_training_writes_the_outputs_that_the_rule_would(digits, split, tmp_pa
     names += ["--weights", tmp_path / "weights.safetensors", "--config", tmp_path / "config.json", "--samples", 40]
     succeed(script("training_outputs.py", *names, "--training", tmp_path / "again.npz"))
     again = load_training_outputs(tmp_path / "again.npz", tmp_path / "outputs.npz")
-    assert len(made.labels) == 40 and made.weights == again.weights != ""
+    assert len(made.labels) == 40
+    assert made.weights == again.weights != ""
     for name in ("features", "logits", "labels", "head_weight", "head_bias"):
         assert np.array_equal(getattr(made, name), getattr(again, name))
     assert json.loads((tmp_path / "provenance.json").read_text())["training_outputs"] == 40

@@ -197,7 +197,8 @@ def test_equal_differences_have_an_interval_of_no_width():
     assert math.isnan(result.effect_size)
     shifted = statistics.paired_difference({unit: value + 0.02 for unit, value in same.items()}, same)
     assert (shifted.low, shifted.high) == (pytest.approx(0.02), pytest.approx(0.02))
-    assert math.isnan(shifted.effect_size) and shifted.p_value == 0.0
+    assert math.isnan(shifted.effect_size)
+    assert shifted.p_value == 0.0
 
 
 def test_swapping_the_sides_turns_the_sign():

@@ -32,7 +32,8 @@ def test_any_model_of_timm_gives_pooled_features(model: str):
     network = build_classifier({"name": "timm", "model": model, "stem": "imagenet"}, classes=3, channels=3).eval()
     with torch.inference_mode():
         features, logits = network(torch.rand(2, 3, 64, 64))
-    assert features.shape == (2, network.encoder.num_features) and logits.shape == (2, 3)
+    assert features.shape == (2, network.encoder.num_features)
+    assert logits.shape == (2, 3)
 
 
 def test_a_transformer_sees_images_of_any_size_at_its_own():
@@ -54,7 +55,8 @@ def test_building_a_network_leaves_its_running_statistics_and_the_generator_alon
     torch.manual_seed(3)
     settings = BACKBONES.build(RESNET)
     encoder = settings.build(3)
-    assert torch.equal(torch.rand(1), expected) and encoder.body.training
+    assert torch.equal(torch.rand(1), expected)
+    assert encoder.body.training
     assert all(not buffer.any() for name, buffer in encoder.named_buffers() if name.endswith("running_mean"))
 
 
@@ -109,7 +111,8 @@ def test_what_is_no_file_of_weights(tmp_path: Path, make, words: str, capsys: py
     make(path)
     with pytest.raises(CheckpointError, match=words) as caught:
         build_classifier(RESNET | {"weights": str(path)}, classes=2, channels=3)
-    assert "\n" not in str(caught.value) and not capsys.readouterr().out
+    assert "\n" not in str(caught.value)
+    assert not capsys.readouterr().out
 
 
 def test_damaged_safetensors(tmp_path: Path):
@@ -137,7 +140,8 @@ def test_a_frozen_encoder_keeps_weights_and_statistics(published, tmp_path: Path
     network = build_classifier(given, classes=2, channels=3)
     before = {name: value.clone() for name, value in network.encoder.state_dict().items()}
     network.train()
-    assert network.training and not network.encoder.training
+    assert network.training
+    assert not network.encoder.training
     network(torch.rand(4, 3, 64, 64))[1].sum().backward()
     assert all(torch.equal(value, before[name]) for name, value in network.encoder.state_dict().items())
     trained = [name for name, parameter in network.named_parameters() if parameter.grad is not None]
@@ -145,7 +149,8 @@ def test_a_frozen_encoder_keeps_weights_and_statistics(published, tmp_path: Path
     save_classifier(tmp_path / "w.safetensors", network, NetworkSpec(given, ("a", "b"), 3, 64))
     Path(tmp_path / "model.safetensors").unlink(missing_ok=True)
     loaded, described = load_classifier(tmp_path / "w.safetensors")
-    assert described.backbone == given and torch.equal(loaded.head.weight, network.head.weight)
+    assert described.backbone == given
+    assert torch.equal(loaded.head.weight, network.head.weight)
 
 
 # ------------------------------------------------------------------------------- the package with ImageNet weights
@@ -164,7 +169,8 @@ def test_the_packaged_weights_are_those_of_the_sibling_package():
     images = 2 * torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0)) - 1
     with torch.inference_mode():
         expected = sibling(images)
-        assert torch.allclose(ours(images)[1], expected, atol=1e-4) and expected.std() > 0.1
+        assert torch.allclose(ours(images)[1], expected, atol=1e-4)
+        assert expected.std() > 0.1
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):

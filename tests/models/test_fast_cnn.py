@@ -18,7 +18,8 @@ def test_it_has_two_million_weights_and_the_features_of_its_last_width():
     model = network()
     assert sum(parameter.numel() for parameter in model.parameters()) == 1_971_774
     features, logits = model(torch.randn(2, 3, 32, 32))
-    assert features.shape == (2, 256) and logits.shape == (2, 6)
+    assert features.shape == (2, 256)
+    assert logits.shape == (2, 6)
 
 
 @pytest.mark.parametrize(("side", "channels"), [(32, 3), (64, 3), (28, 1)])
@@ -26,7 +27,8 @@ def test_any_size_and_number_of_channels(side, channels):
     torch.manual_seed(0)
     model = build_classifier({"name": "fast_cnn", "widths": [8, 16]}, classes=3, channels=channels)
     features, logits = model(torch.randn(2, channels, side, side))
-    assert features.shape == (2, 16) and logits.shape == (2, 3)
+    assert features.shape == (2, 16)
+    assert logits.shape == (2, 3)
 
 
 def test_the_same_seed_gives_the_same_bits_and_every_weight_a_gradient():

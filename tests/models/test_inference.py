@@ -43,7 +43,8 @@ def test_a_batch_is_halved_until_it_fits_and_no_image_is_lost(capsys):
     network = Small(70)
     features, logits = predict(network, loader(200), Normalize([0.0], [1.0], 1, CPU))
     torch.testing.assert_close(features[:, 0] * 255, torch.arange(199.0, -1.0, -1.0))
-    assert logits.shape == (200, 2) and network.seen == [64, 64, 64, 8]
+    assert logits.shape == (200, 2)
+    assert network.seen == [64, 64, 64, 8]
     lines = capsys.readouterr().err.splitlines()
     assert lines == [f"this GPU has no memory for {2 * size} images at once; trying {size}" for size in (256, 128, 64)]
 
@@ -64,7 +65,8 @@ def test_images_that_must_be_fetched_are_fetched_while_the_network_works(monkeyp
         Images, "batch", lambda self, index: threads.append(threading.current_thread().name) or batch(self, index)
     )
     found = predict(Small(1000), ahead, normalize)
-    assert len(threads) == 3 and [name.startswith("read-ahead") for name in threads] == [False, True, True]
+    assert len(threads) == 3
+    assert [name.startswith("read-ahead") for name in threads] == [False, True, True]
     assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
 
 
@@ -73,7 +75,8 @@ def test_a_choice_of_test_images_reads_no_others(digits, split, monkeypatch):
     whole, batch = data.test(CPU)[0], Images.batch
     monkeypatch.setattr(Images, "batch", lambda self, indices: read.append(len(indices)) or batch(self, indices))
     images, labels = data.known_test(5, job("ce")["seed"], CPU)
-    assert read == [5] and len(images) == 5
+    assert read == [5]
+    assert len(images) == 5
     # the same images as before, by their labels' place among all
     known = np.flatnonzero(data.arrays["test_label"] >= 0)
     everything = whole.batch(torch.from_numpy(known))

@@ -15,4 +15,5 @@ def test_predict_needs_no_extra(packaged, pictures):
         """
     )
     assert process.returncode == 0, process.stderr
-    assert len(process.stdout.splitlines()) > 1 and process.stdout.startswith("file,verdict,predicted")
+    assert len(process.stdout.splitlines()) > 1
+    assert process.stdout.startswith("file,verdict,predicted")

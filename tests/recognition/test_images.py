@@ -69,7 +69,8 @@ def test_a_picture_in_memory_has_the_pixels_of_its_file(name: str, channels: int
     path = tmp_path / name
     KINDS[name](path)
     of_file = pixels(path, channels)
-    assert of_file.shape == (24, 24, channels) and of_file.std() > 5
+    assert of_file.shape == (24, 24, channels)
+    assert of_file.std() > 5
     np.testing.assert_array_equal(pixels(Image.open(path), channels), of_file)
     loaded = Image.open(path)
     loaded.load()
@@ -98,7 +99,8 @@ def test_folders_that_link_to_each_other_end(tmp_path: Path):
             if other is not folder:
                 (folder / f"to_{other.name}").symlink_to(other)
     found = [source.name for source in find_images([tmp_path / "images"])]
-    assert len(found) == 12 and found == sorted(found)
+    assert len(found) == 12
+    assert found == sorted(found)
 
 
 def test_what_cannot_be_followed_is_told_and_other_files_are_not(tmp_path: Path):

@@ -40,10 +40,13 @@ def test_a_model_is_three_files_and_says_all_that_is_needed(packaged, run_folder
     settings = json.loads((run_folder / "config.json").read_text())
     assert plain["schema_version"] == 1
     assert plain["preprocessing"]["mean"] == settings["normalization"]["mean"]
-    assert plain["preprocessing"]["image_size"] == 8 and plain["preprocessing"]["channels"] == 1
-    assert plain["training_data"]["dataset"] == "digits" and len(plain["training_data"]["fingerprint"]) == 64
+    assert plain["preprocessing"]["image_size"] == 8
+    assert plain["preprocessing"]["channels"] == 1
+    assert plain["training_data"]["dataset"] == "digits"
+    assert len(plain["training_data"]["fingerprint"]) == 64
     [point] = plain["operating_points"]["maximum_logit"]
-    assert point["level"] == 0.95 and point["known"]["images"] == plain["training_data"]["validation_images"]
+    assert point["level"] == 0.95
+    assert point["known"]["images"] == plain["training_data"]["validation_images"]
     assert set(plain["operating_points"]) == set(SCORES)
 
 
@@ -60,7 +63,8 @@ def test_the_model_gives_the_outputs_that_the_run_recorded(model, run_folder, di
 
 def test_the_default_threshold_is_that_of_the_validation_images(model, run_folder):
     features, logits, labels = load_validation(run_folder / "outputs.npz")
-    assert len(features) == len(logits) == len(labels) and labels.min() >= 0
+    assert len(features) == len(logits) == len(labels)
+    assert labels.min() >= 0
     scores = np.sort(score_images("maximum_logit", features, logits))
     point = model.operating_point()
     assert (scores >= point.threshold).mean() >= 0.95
@@ -127,7 +131,8 @@ def test_calibration_sets_the_threshold_that_accepts_what_was_asked_for(model, p
     assert loose.threshold < strict.threshold
     assert np.mean(others >= false.threshold) <= 0.1
     assert strict.unknown.accepted == np.count_nonzero(others >= strict.threshold)
-    assert model.operating_point() == strict and model.operating_point(accept=0.99) == loose
+    assert model.operating_point() == strict
+    assert model.operating_point(accept=0.99) == loose
     assert model.operating_point(false_accept=0.1) == false
     # what was there before for another rate stays
     assert model.operating_point(accept=0.95).source == "validation images of the training"
@@ -177,7 +182,8 @@ def test_the_card_has_front_matter_metrics_with_intervals_and_limits(packaged):
     text = (packaged / CARD).read_text()
     _, front, body = text.split("---\n", 2)
     matter = yaml.safe_load(front)
-    assert matter["library_name"] == "openset-distill" and matter["pipeline_tag"] == "image-classification"
+    assert matter["library_name"] == "openset-distill"
+    assert matter["pipeline_tag"] == "image-classification"
     [entry] = matter["model-index"]
     assert {metric["type"] for metric in entry["results"][0]["metrics"]} >= {"accuracy", "auroc", "oscr"}
     for words in ("95 % interval", "Operating points", "(default)", "validation images of the training", "## Limits"):
@@ -219,12 +225,12 @@ def test_the_card_says_settings_in_words_and_with_units(model):
         return model_card(description.model_copy(update={"architecture": of_network, "preprocessing": pixels}))
 
     plain = card(8, **model.description.architecture.backbone)
-    assert (
-        re.search(r"\| backbone \| `small_resnet`; .*widths 6, 8", plain)
-        and "| trained with | cross entropy |" in plain
-    )
-    assert "| trained for | 3 epochs |" in plain and "| input | 8 x 8 pixels, grey;" in plain
-    assert '- name: "Open-set classifier of 6 classes"' in plain and "inside the network" not in plain
+    assert re.search(r"\| backbone \| `small_resnet`; .*widths 6, 8", plain)
+    assert "| trained with | cross entropy |" in plain
+    assert "| trained for | 3 epochs |" in plain
+    assert "| input | 8 x 8 pixels, grey;" in plain
+    assert '- name: "Open-set classifier of 6 classes"' in plain
+    assert "inside the network" not in plain
     frozen = card(32, name="efficientnet_lite0", pretrained=True, freeze=True, input_size=160, views=0)
     assert "| backbone | `efficientnet_lite0` with trained weights; frozen: only the head was trained |" in frozen
     assert "| inside the network | enlarged to 160 x 160 pixels |" in frozen
@@ -382,4 +388,5 @@ def test_mistakes_of_package_and_calibrate(packaged, pictures, tmp_path, refused
     assert "'zebra', which the model lacks" in refused("calibrate", copy, "--known", foreign)
     (tmp_path / "empty").mkdir()
     assert "has no images" in refused("calibrate", copy, "--known", tmp_path / "empty")
-    assert (copy / DESCRIPTION).read_bytes() == before and not (tmp_path / "new").exists()
+    assert (copy / DESCRIPTION).read_bytes() == before
+    assert not (tmp_path / "new").exists()

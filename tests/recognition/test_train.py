@@ -62,13 +62,17 @@ def test_a_folder_becomes_a_model_with_a_threshold(folder: Path):
     assert said[0] == (
         "3 classes: 39 images to train, 9 to calibrate, 12 to test (drawn from each class by seed 0); 15 unknown"
     )
-    assert len(text.splitlines()) < 20 and "of 12 test images" in text and "of 15 unknown images" in text
-    assert "AUROC" in text and "openset predict" in text
+    assert len(text.splitlines()) < 20
+    assert "of 12 test images" in text
+    assert "of 15 unknown images" in text
+    assert "AUROC" in text
+    assert "openset predict" in text
     assert not left_over(folder.parent), "what was needed in between is gone"
     model = OpenSetClassifier.load(folder.parent / "model")
     assert model.description.classes == tuple(sorted(COLOURS))
     point = model.operating_point()
-    assert point.known.images == 9 and point.name == "95 % of knowns accepted"
+    assert point.known.images == 9
+    assert point.name == "95 % of knowns accepted"
     classes = [model.predictions(folder / name / "000.png")[0].predicted for name in COLOURS]
     assert classes == list(COLOURS)
     assert model.description.training_data["images"] == 39
@@ -76,7 +80,9 @@ def test_a_folder_becomes_a_model_with_a_threshold(folder: Path):
 
 def test_without_unknowns_there_is_an_accuracy_and_a_threshold(folder: Path):
     text = train_folder(request(folder), print)
-    assert "accuracy" in text and "AUROC" not in text and "unknown images" not in text
+    assert "accuracy" in text
+    assert "AUROC" not in text
+    assert "unknown images" not in text
     rows = OpenSetClassifier.load(folder.parent / "model").description.metrics
     assert [row["metric"] for row in rows] == ["accuracy"]
 
@@ -92,9 +98,12 @@ def test_the_same_request_gives_the_same_weights_and_replaces_the_model(folder: 
 
 def test_parts_are_stratified_distinct_and_drawn_by_the_seed(folder: Path):
     first, again, other = read(folder, None, 0), read(folder, None, 0), read(folder, None, 1)
-    assert first == again and first.test != other.test and first.drawn
+    assert first == again
+    assert first.test != other.test
+    assert first.drawn
     for name in COLOURS:
-        assert len(first.test[name]) == 4 and len(first.train[name]) == 16
+        assert len(first.test[name]) == 4
+        assert len(first.train[name]) == 16
         assert not set(first.test[name]) & set(first.train[name])
 
 
@@ -104,9 +113,12 @@ def test_parts_that_the_user_made_stay_as_they_are(tmp_path: Path):
         make_images(tmp_path / "images" / "test" / name, 3, COLOURS[name], seed=1)
     make_images(tmp_path / "images" / "test" / "blue", 4, COLOURS["blue"])
     images = read(tmp_path / "images", None, 0)
-    assert not images.drawn and images.classes == ("green", "red") and len(images.unknown) == 4
+    assert not images.drawn
+    assert images.classes == ("green", "red")
+    assert len(images.unknown) == 4
     text = train_folder(request(tmp_path / "images", epochs=2), print)
-    assert "of 6 test images" in text and "of 4 unknown images" in text
+    assert "of 6 test images" in text
+    assert "of 4 unknown images" in text
 
 
 def test_names_that_meet_in_one_class_stay_apart(tmp_path: Path):
@@ -132,7 +144,8 @@ def frozen(folder: Path, more: str = "") -> str:
 def test_a_frozen_network_on_own_images(folder: Path, tmp_path: Path):
     given, said = frozen(tmp_path), []
     text = train_folder(request(folder, backbone=given, epochs=40), said.append)
-    assert "frozen: features once for each image" in said[1] and "may have seen" in text
+    assert "frozen: features once for each image" in said[1]
+    assert "may have seen" in text
     # a budget of time is measured on training images alone
     train_folder(request(folder, out=tmp_path / "timed", backbone=given, epochs=None, minutes=5), said.append)
     assert OpenSetClassifier.load(tmp_path / "timed").description.architecture.backbone["freeze"]
@@ -233,7 +246,8 @@ def test_the_experiment_file_is_one_that_the_workflow_takes(folder: Path):
     images = read(folder, asked.unknown, 0)
     same = configuration(asked, images, folder.parent / "model.images", side=images.side())
     assert job == load(same, stands_alone=True).run_config("ce", 0, 0)
-    assert job.optimization.epochs == 12 and experiment.settings.show.figures
+    assert job.optimization.epochs == 12
+    assert experiment.settings.show.figures
     linked = folder.parent / "model.images"
     assert sorted(path.name for path in (linked / "test").iterdir()) == ["blue", "green", "red", "unknown"]
     assert all(path.is_symlink() for path in linked.rglob("*.png"))
@@ -251,7 +265,8 @@ def test_the_experiment_file_is_one_that_the_workflow_takes(folder: Path):
 def test_the_default_backbone_follows_from_the_images_and_what_is_installed(monkeypatch, side, there, expected):
     monkeypatch.setattr("openset_distill.recognition.train.has_packaged_weights", lambda: there)
     chosen = choose_backbone(None, side)
-    assert chosen["name"] == expected and chosen.get("freeze", False) == (expected == "efficientnet_lite0")
+    assert chosen["name"] == expected
+    assert chosen.get("freeze", False) == (expected == "efficientnet_lite0")
 
 
 def test_backbones_of_timm_and_mistyped_ones():
@@ -370,7 +385,8 @@ def test_a_full_disk_while_the_model_is_written_leaves_no_model(folder: Path, mo
         patched.setattr("openset_distill.recognition.model.save_classifier", full)
         with pytest.raises(OpenSetError, match="No space left on device"):
             train_folder(request(folder), print)
-    assert not (folder.parent / "model").exists() and left_over(folder.parent) == {".model.training"}
+    assert not (folder.parent / "model").exists()
+    assert left_over(folder.parent) == {".model.training"}
     train_folder(request(folder), print)
     assert not left_over(folder.parent)
 

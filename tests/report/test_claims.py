@@ -136,7 +136,8 @@ def test_folders_are_joined_over_their_distinct_class_sets(tmp_path):
     file = claims_file(tmp_path / "claims.yaml", [first, {"folder": second, "leave_out": [0]}])
     judged, _ = judge(read_claims(file))
     by_score = {one.score: one for one in judged}
-    assert list(by_score) == ["maximum_logit", "msp"] and [one.decides for one in judged] == [True, False]
+    assert list(by_score) == ["maximum_logit", "msp"]
+    assert [one.decides for one in judged] == [True, False]
     found = by_score["maximum_logit"].found
     assert (found.n, found.pairs) == (5, 9)  # a0, a1, a2 (1 + 2 units), b2, b3
 
@@ -160,7 +161,8 @@ def test_what_one_score_has_over_another_can_be_the_outcome(tmp_path):
     judged, _ = judge(read_claims(file))
     assert [(one.claim.claim, one.score) for one in judged] == [("Takes away", "maximum_logit"), ("Accuracy", "")]
     # the invented scores differ by a constant, in both runs
-    assert judged[0].found.difference == pytest.approx(0, abs=1e-9) and judged[0].verdict == CONFIRMED
+    assert judged[0].found.difference == pytest.approx(0, abs=1e-9)
+    assert judged[0].verdict == CONFIRMED
     assert judged[1].found.difference == pytest.approx(2.3, abs=1)
 
 
@@ -183,7 +185,8 @@ def test_results_of_another_kind_are_refused(tmp_path, made, change, message):
 def test_one_class_set_without_twins_has_no_interval_and_decides_nothing(tmp_path):
     folder = results(tmp_path / "one", splits=1, seeds=3)
     judged = write(read_claims(claims_file(tmp_path / "c.yaml", [folder])), tmp_path / "c.csv", tmp_path / "c.md")
-    assert {one.verdict for one in judged} == {UNDECIDED} and judged[0].found.n == 1
+    assert {one.verdict for one in judged} == {UNDECIDED}
+    assert judged[0].found.n == 1
     assert "[" not in (tmp_path / "c.md").read_text()
     with open(tmp_path / "c.csv", newline="") as stream:
         assert {row["low"] for row in csv.DictReader(stream)} == {""}
@@ -289,7 +292,8 @@ def test_the_kept_claims_are_what_the_documented_command_makes(tmp_path):
     assert {row["n"] for row in rows if row["data"] == "CIFAR-10"} == {"2"}
     assert "splits 0 and 1 have the same classes" in (kept / "claims.md").read_text()
     page = (kept / "README.md").read_text()
-    assert "tools/claims.py" in page and "claims.md" in page
+    assert "tools/claims.py" in page
+    assert "claims.md" in page
 
 
 def test_the_table_goes_into_the_marked_part_of_a_page():
@@ -306,6 +310,8 @@ def test_the_table_goes_into_the_marked_part_of_a_page():
 def test_the_command_ends_with_a_message_and_no_file(tmp_path):
     file = claims_file(tmp_path / "claims.yaml", [str(tmp_path / "nowhere")])
     done = command("--claims", file, "--csv", tmp_path / "c.csv", "--markdown", tmp_path / "c.md")
-    assert done.returncode == 2 and "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("error: the table runs is missing at ")
     assert not list(tmp_path.glob("c.*"))

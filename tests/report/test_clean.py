@@ -61,7 +61,8 @@ def test_without_words_it_lists_and_deletes_nothing(folder, monkeypatch, capsys)
     assert status == 0 and rows == {
         kind: ["1", "0.1", "MB"] for kind in ("partial", "states", "logits", "raw", "dvc")
     }, text
-    assert "nothing was deleted" in text and all((folder / name).exists() for name in FILES)
+    assert "nothing was deleted" in text
+    assert all((folder / name).exists() for name in FILES)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,8 @@ def test_what_is_still_needed_is_not_listed(name, kind, folder, monkeypatch, cap
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(b"1")
     status, text = clean(monkeypatch, capsys, kind)
-    assert status == 0 and (folder / name).exists()
+    assert status == 0
+    assert (folder / name).exists()
     assert (None, kind)[kind == "logits"] in kinds_left(folder), text
 
 
@@ -116,7 +118,9 @@ def test_logits_that_were_made_after_the_results_were_gathered_stay(folder, monk
 )
 def test_bad_input_is_one_line(words, line, folder, monkeypatch, capsys):
     status, text = clean(monkeypatch, capsys, *words)
-    assert status == 2 and text.startswith(line) and text.count("\n") == 1
+    assert status == 2
+    assert text.startswith(line)
+    assert text.count("\n") == 1
     assert all((folder / name).exists() for name in FILES)
 
 
@@ -124,4 +128,6 @@ def test_a_running_workflow_is_left_alone(folder, monkeypatch, capsys):
     (folder / ".snakemake" / "locks").mkdir(parents=True)
     (folder / ".snakemake" / "locks" / "0.input.lock").touch()
     status, text = clean(monkeypatch, capsys, "--yes")
-    assert status == 2 and "a workflow runs here" in text and all((folder / name).exists() for name in FILES)
+    assert status == 2
+    assert "a workflow runs here" in text
+    assert all((folder / name).exists() for name in FILES)

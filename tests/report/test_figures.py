@@ -120,14 +120,17 @@ def test_the_files_hold_what_is_drawn_and_nothing_of_the_day(drawn, name, tmp_pa
         first, second = ((tmp_path / f"{stem}.{kind}").read_bytes() for stem in "ab")
         assert first == second, f"the {kind} changes from one drawing to the next"
     pdf = (tmp_path / "a.pdf").read_bytes()
-    assert b"CreationDate" not in pdf and b"Matplotlib" not in pdf
+    assert b"CreationDate" not in pdf
+    assert b"Matplotlib" not in pdf
     assert b"/FontFile2" in pdf and b"/Type3" not in pdf, "fonts must be embedded as TrueType"
     with Image.open(tmp_path / "a.png") as picture:
         assert set(picture.info) == {"dpi"}
-        assert round(picture.info["dpi"][0]) == 200 and picture.width == 1380
+        assert round(picture.info["dpi"][0]) == 200
+        assert picture.width == 1380
         assert np.asarray(picture.convert("L")).min() < 60, "the picture is empty"
     written = pd.read_csv(tmp_path / "a.csv", dtype={"class": str})
-    assert list(written.columns) == list(data.columns) and len(written) == len(data) > 0
+    assert list(written.columns) == list(data.columns)
+    assert len(written) == len(data) > 0
     pd.testing.assert_frame_equal(written, data, check_dtype=False, rtol=1e-5)
 
 
@@ -141,7 +144,8 @@ def by_split(runs: pd.DataFrame, run: str, metric: str) -> pd.Series:
 def test_two_sides_shows_means_and_standard_errors_of_differences(drawn):
     tables, figure, data = drawn("full", "two_sides")
     runs = tables["runs"]
-    assert list(data["run"])[:2] == ["teacher", "ce"] and len(data) == len(synthetic_tables.RUNS)
+    assert list(data["run"])[:2] == ["teacher", "ce"]
+    assert len(data) == len(synthetic_tables.RUNS)
     one = data.set_index("run").loc["cutmix"]
     for metric in ("accuracy", "auroc"):
         of_run, of_baseline = by_split(runs, "cutmix", metric), by_split(runs, "ce", metric)
@@ -249,7 +253,8 @@ def test_ablation_compares_pairs_with_the_first_row(drawn):
 
 def test_ablation_without_enough_pairs_has_no_interval(drawn):
     _, figure, data = drawn("one", "ablation")
-    assert data["low_percent"].isna().all() and data["difference_percent"].notna().sum() == 10
+    assert data["low_percent"].isna().all()
+    assert data["difference_percent"].notna().sum() == 10
     assert "without intervals" in footer(figure)
 
 
@@ -287,7 +292,8 @@ def test_lines_are_means_over_splits(drawn, name, table, place, column, shown, f
             lines = lines[lines[key] == value]
         else:
             lines = lines[np.isclose(lines[unit.get(key, key)], value * (100 if key == "x" else 1))]
-    assert len(lines) == 1 and len(rows) == 5
+    assert len(lines) == 1
+    assert len(rows) == 5
     assert lines[shown].iloc[0] == pytest.approx(factor * rows[column].mean())
 
 
@@ -306,7 +312,8 @@ def test_attention_shows_shares_of_pairs_and_of_all(drawn):
     mixed = tables["attention"][(tables["attention"]["run"] == "cutmix") & (tables["attention"]["view"] == "mixed")]
     everything = data[(data["run"] == "cutmix") & (data["pair"] == "all")].iloc[0]
     named = mixed[mixed["says"] != "neither"]
-    assert everything["pairs"] == len(mixed) == 40 and 0 < len(named) < 40
+    assert everything["pairs"] == len(mixed) == 40
+    assert 0 < len(named) < 40
     assert everything["named_percent"] == pytest.approx(100 * len(named) / 40)
     own = [row.on_b if row.says == "b" else 1 - row.on_b for row in named.itertuples()]
     area = [row.area_b if row.says == "b" else 1 - row.area_b for row in named.itertuples()]
@@ -315,8 +322,10 @@ def test_attention_shows_shares_of_pairs_and_of_all(drawn):
     one = mixed[mixed["pair"] == 1].iloc[0]
     words = [text.get_text() for text in texts(figure)]
     assert f"says {one['says']}\nb: {100 * one['on_b']:.0f} %" in words
-    assert f"b: {100 * one['area_b']:.0f} %" in words and "Says a or b, of 40 pairs" in words
-    assert "sewing m\N{HORIZONTAL ELLIPSIS}" in words and "African \N{HORIZONTAL ELLIPSIS}" in words
+    assert f"b: {100 * one['area_b']:.0f} %" in words
+    assert "Says a or b, of 40 pairs" in words
+    assert "sewing m\N{HORIZONTAL ELLIPSIS}" in words
+    assert "African \N{HORIZONTAL ELLIPSIS}" in words
 
 
 def test_attention_with_a_map_of_zeros_and_a_damaged_picture(tmp_path):
@@ -326,7 +335,8 @@ def test_attention_with_a_map_of_zeros_and_a_damaged_picture(tmp_path):
     context = read_context(synthetic_tables.context(highlight={}))
     figure, data = FIGURES["attention"].draw(read(tmp_path, {"attention": attention, "pictures": pictures}), context)
     assert sum(text.get_text().endswith("b: none") for text in texts(figure)) == 2 * 4
-    assert data["on_b_percent"].isna().all() and "teacher" not in set(data["run"])
+    assert data["on_b_percent"].isna().all()
+    assert "teacher" not in set(data["run"])
     pictures.loc[3, "picture"] = "iVBORw0KGgo="
     with pytest.raises(DataError, match=r"cannot be read .* make them again with the rule aggregate"):
         FIGURES["attention"].draw(read(tmp_path, {"attention": attention, "pictures": pictures}), context)
@@ -348,7 +358,8 @@ def test_feature_geometry_shows_means_of_knowns_and_unknowns(drawn):
     chosen = (table["run"] == "cutmix") & (table["quantity"] == "feature_norm_mean") & (table["group"] == "unknown")
     one = data[(data["run"] == "cutmix") & (data["quantity"] == "feature_norm_mean") & (data["group"] == "unknown")]
     assert one["mean"].item() == pytest.approx(table.loc[chosen, "value"].mean())
-    assert one["std"].item() == pytest.approx(table.loc[chosen, "value"].std()) and one["n"].item() == 5
+    assert one["std"].item() == pytest.approx(table.loc[chosen, "value"].std())
+    assert one["n"].item() == 5
     assert "teacher" not in set(data.loc[data["quantity"] == "cka_teacher", "run"])
     points = {float(line.get_xdata()[0]) for axes in figure.axes for line in axes.lines if len(line.get_xdata()) == 1}
     assert points == set(data["mean"])
@@ -446,7 +457,8 @@ def test_the_registry_is_light_and_true():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, f"reading the registries imports {done.stderr}"
     for name, spec in FIGURES.items():
-        assert spec.name == name and set(spec.tables) <= set(TIDY_TABLES)
+        assert spec.name == name
+        assert set(spec.tables) <= set(TIDY_TABLES)
     with pytest.raises(SettingsError, match=r"no figure 'two_side'; did you mean 'two_sides'\?"):
         figure_spec("two_side")
     with pytest.raises(DataError, match="reads the table 'runs'"):
@@ -473,7 +485,8 @@ def test_a_broken_table_is_one_clear_error(tmp_path, text):
     path.write_text(text.replace("HEADER", "run,label,family,split,seed,curve,x,y"))
     with pytest.raises(DataError) as caught:
         tidy.read_tidy("curves", path)
-    assert BROKEN[text] in str(caught.value) and str(path) in str(caught.value)
+    assert BROKEN[text] in str(caught.value)
+    assert str(path) in str(caught.value)
     if "family" not in BROKEN[text]:
         assert "make it again with the rule aggregate" in str(caught.value)
 
@@ -602,11 +615,13 @@ def test_the_command_ends_with_a_message_and_no_file(tmp_path):
     broken = tmp_path / "runs.csv"
     broken.write_text("")
     done = command(tmp_path, "out", "two_sides", {"runs": broken}, {})
-    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
     assert done.stderr.startswith(f"error: the table runs at {broken} is empty; make it again with the rule aggregate")
     assert not list(tmp_path.glob("out*"))
     done = command(tmp_path, "out", "two_sides", {}, {})
-    assert done.returncode == 2 and "add --table runs=PATH" in done.stderr
+    assert done.returncode == 2
+    assert "add --table runs=PATH" in done.stderr
 
 
 def test_a_label_in_a_crowd_keeps_its_place_from_one_drawing_to_the_next():
@@ -640,10 +655,12 @@ def test_bars_end_where_a_quantity_ends():
 def test_feature_space_draws_no_more_unknowns_than_knowns_and_behind_them(drawn):
     _, figure, data = drawn("full", "feature_space")
     counts = data.assign(known=tidy.known_images(data)).groupby(["run", "known"]).size().unstack()
-    assert (counts[False] <= counts[True]).all() and counts[False].min() > 0
+    assert (counts[False] <= counts[True]).all()
+    assert counts[False].min() > 0
     for axes in figure.axes:
         behind, *knowns = sorted(axes.collections, key=lambda points: points.get_zorder())
-        assert knowns and behind.get_zorder() < min(points.get_zorder() for points in knowns)
+        assert knowns
+        assert behind.get_zorder() < min(points.get_zorder() for points in knowns)
         assert len(behind.get_offsets()) == counts[False].iloc[0]
     assert "t-SNE" in footer(figure)
 

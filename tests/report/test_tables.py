@@ -140,7 +140,8 @@ def test_a_caption_says_what_was_measured(tidy_tables, published):
         assert f"Experiment digits on scikit-learn digits, {scale}." in caption
         assert "scikit-learn digits, not the paper's Tiny-ImageNet." in caption
         short = TABLES[name].caption_for(read_context(synthetic_tables.context()))
-        assert "(n =" not in short and short.startswith(TABLES[name].caption.format(score="maximum logit"))
+        assert "(n =" not in short
+        assert short.startswith(TABLES[name].caption.format(score="maximum logit"))
 
 
 def test_unequal_numbers_of_values_are_stated(tidy_tables, published):
@@ -169,9 +170,8 @@ def test_published_numbers_are_marked(tidy_tables, published):
     assert [row[-2] for row in rows[1:]] == ["primary", "stale", "secondary", "primary"]
     assert "\N{DOUBLE DAGGER} stale: known to be outdated" in text
     data = table.data[table.data["block"] == "published"].set_index("label")
-    assert (
-        data.loc["First & Best", "mean_percent"] == 83.0 and data.loc["First & Best", "source"] == "README of a_b/c_d"
-    )
+    assert data.loc["First & Best", "mean_percent"] == 83.0
+    assert data.loc["First & Best", "source"] == "README of a_b/c_d"
     assert pd.isna(data.loc["The paper itself", "mean_percent"]), "nobody invents a number"
 
 
@@ -208,14 +208,16 @@ def test_ablation_compares_with_its_first_row(tidy_tables, published):
     row = next(row for row in rows if row[0] == "AD without joint loss")
     assert row[2].startswith(tidy.signed(gain) + " [")
     own = table.data[(table.data["run"] == "ad_no_joint") & (table.data["metric"] == "accuracy")].iloc[0]
-    assert own["difference_percent"] == pytest.approx(gain) and own["pairs"] == 5
+    assert own["difference_percent"] == pytest.approx(gain)
+    assert own["pairs"] == 5
 
 
 def test_scores_stand_side_by_side(tidy_tables, published):
     source = tidy_tables()
     table = build("scores", source, published)
     (rows,) = markdown_tables(tables.to_markdown(table))
-    assert rows[0][:3] == ["Score", "AUROC full", "AUROC balanced"] and len(rows[0]) == 7
+    assert rows[0][:3] == ["Score", "AUROC full", "AUROC balanced"]
+    assert len(rows[0]) == 7
     known = [title for score, title in SCORE_TITLES.items() if score in synthetic_tables.SCORES]
     assert [row[0] for row in rows[1:6]] == ["Cross entropy", *known]
     summary = source["summary"].set_index(["run", "score", "metric", "sampling", "group"])["mean"].sort_index()
@@ -242,7 +244,9 @@ def test_one_split_has_neither_spread_nor_interval(tidy_tables, published, name)
     table = build(name, tidy_tables(splits=1, **groups_of(name)), published, splits=1)
     text = tables.to_markdown(table)
     grid = "\n".join(line for line in text.splitlines() if line.startswith("|"))
-    assert PLUS_MINUS not in grid and "[" not in grid and "nan" not in text.lower()
+    assert PLUS_MINUS not in grid
+    assert "[" not in grid
+    assert "nan" not in text.lower()
     if name not in ("scores", "semantic_shift", "ood"):
         assert "without intervals, which need at least 2" in text
 
@@ -295,10 +299,12 @@ def test_significance_corrects_for_the_number_of_comparisons(tidy_tables, publis
     against_distillation = data[(data["reference"] == "kd") & (data["metric"] == "auroc")]
     assert list(against_distillation["run"]) == synthetic_tables.HIGHLIGHT["asymmetric"]
     auroc = data[data["metric"] == "auroc"]
-    assert len(auroc) == 14 and auroc["p_holm"].min() == pytest.approx(14 * auroc["p_value"].min())
+    assert len(auroc) == 14
+    assert auroc["p_holm"].min() == pytest.approx(14 * auroc["p_value"].min())
     assert (auroc["p_holm"] >= auroc["p_value"]).all()
     text = tables.to_markdown(table)
-    assert "two-sided paired t test" in text and "the 14 comparisons of a metric" in text
+    assert "two-sided paired t test" in text
+    assert "the 14 comparisons of a metric" in text
     (rows,) = markdown_tables(text)
     assert [row[0] for row in rows if not any(row[1:])] == ["Against Cross entropy", "Against Distillation"]
     assert all(row[1] == "5" for row in rows[1:] if any(row[1:]))
@@ -308,9 +314,11 @@ def test_significance_corrects_for_the_number_of_comparisons(tidy_tables, publis
 def test_one_class_set_has_no_interval_no_effect_size_and_no_p(tidy_tables, published, settings):
     table = build("significance", tidy_tables(**settings), published)
     assert table.data[["low_percent", "effect_size", "p_value", "p_holm"]].isna().all(axis=None)
-    assert set(table.data["pairs"]) == {1} and "(n = 1 class set)" in table.caption
+    assert set(table.data["pairs"]) == {1}
+    assert "(n = 1 class set)" in table.caption
     text = tables.to_markdown(table)
-    assert "without intervals, which need at least 2 of them" in text and "both need at least 2 class sets" in text
+    assert "without intervals, which need at least 2 of them" in text
+    assert "both need at least 2 class sets" in text
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -329,7 +337,8 @@ def test_twins_and_seeds_count_once(tidy_tables, published, name):
         rows = data[(data["run"] == "ad_as_described") & (data["metric"] == "accuracy")]
         assert rows["mean_percent"].to_numpy() == pytest.approx(by_set.mean())
     counts = data[[column for column in ("n", "pairs") if column in data]].dropna()
-    assert not counts.empty and (counts == 2).all(axis=None)
+    assert not counts.empty
+    assert (counts == 2).all(axis=None)
 
 
 def test_another_score_can_be_the_headline(tidy_tables, published):
@@ -340,7 +349,8 @@ def test_another_score_can_be_the_headline(tidy_tables, published):
     assert data["mean_percent"].to_numpy() == pytest.approx(100 * own.query("group == 'all'")["value"].mean())
     for name in ("benchmark", "augmentation", "ablation", "significance", "architectures"):
         text = tables.to_markdown(build(name, source, published, score="msp"))
-        assert "score: maximum softmax probability" in text and "score: maximum logit" not in text
+        assert "score: maximum softmax probability" in text
+        assert "score: maximum logit" not in text
     for name in ("semantic_shift", "ood"):
         made = build(name, tidy_tables(**groups_of(name)), published, score="feature_norm")
         assert "score: feature norm" in tables.to_markdown(made)
@@ -408,7 +418,8 @@ def test_out_of_distribution_detection_by_dataset(tidy_tables, published):
     assert data.loc["mean", "cutmix", "fpr95"]["mean_percent"] == pytest.approx(sum(parts) / 2)
     part = data.loc["svhn"]["mean_percent"].unstack("metric")
     best = data.loc["svhn"]["best"].unstack("metric")
-    assert best.loc[part["fpr95"].idxmin(), "fpr95"] and best.loc[part["auroc"].idxmax(), "auroc"]
+    assert best.loc[part["fpr95"].idxmin(), "fpr95"]
+    assert best.loc[part["auroc"].idxmax(), "auroc"]
     with pytest.raises(DataError, match="its unknowns are in one group; name several datasets"):
         build("ood", tidy_tables(), published)
 
@@ -423,7 +434,8 @@ def test_networks_stand_without_and_with_asymmetric_distillation(tidy_tables, pu
     ]
     wide = tidy_tables()["runs"].query("metric == 'accuracy'").pivot(index="split", columns="run", values="value")
     gain = 100 * (wide["ad_as_released"] - wide["ce"]).mean()
-    assert rows[2][6].startswith(f"{tidy.signed(gain)} [") and rows[3][6] == "\N{EN DASH}"
+    assert rows[2][6].startswith(f"{tidy.signed(gain)} [")
+    assert rows[3][6] == "\N{EN DASH}"
     source = tidy_tables()
     one = source | {"networks": source["networks"].assign(network=source["networks"]["run"])}
     with pytest.raises(DataError, match="needs a network without and with asymmetric distillation"):
@@ -447,7 +459,8 @@ def test_experiments_stand_side_by_side_with_published_numbers(tidy_tables, publ
     accuracy, auroc, _oscr, literature = markdown_tables(text)
     assert accuracy[0] == auroc[0] == ["Run", "Tiny", "Plus"]
     rows = {row[0]: row for row in auroc if any(row[1:])}
-    assert "AD without joint loss" not in rows and rows["Mixup"][2] == "\N{EN DASH}"
+    assert "AD without joint loss" not in rows
+    assert rows["Mixup"][2] == "\N{EN DASH}"
     for column, runs in ((1, first), (2, second)):
         mean = tidy.metric_rows(runs, "auroc").query("run == 'cutmix'")["value"].mean()
         assert rows["CutMix"][column].split()[0] == f"{100 * mean:.1f}"
@@ -488,7 +501,8 @@ def test_the_comparison_is_one_command(tmp_path):
     assert (tmp_path / "out.latex").read_text().count(r"\toprule") == 3
     assert "| Run | a | b |" in (tmp_path / "out.markdown").read_text()
     twice = subprocess.run([*command, *outputs, *experiments[:2], *experiments[:2]], capture_output=True, text=True)
-    assert twice.returncode == 2 and "names 'a' twice" in twice.stderr
+    assert twice.returncode == 2
+    assert "names 'a' twice" in twice.stderr
 
 
 AWKWARD = (
@@ -503,7 +517,9 @@ def awkward() -> Table:
 
 def test_markdown_keeps_awkward_text_as_it_is():
     ((head, family, row),) = markdown_tables(tables.to_markdown(awkward()))
-    assert head == ["Run", "Value_1"] and row == [AWKWARD, "1.0"] and family == [AWKWARD, ""]
+    assert head == ["Run", "Value_1"]
+    assert row == [AWKWARD, "1.0"]
+    assert family == [AWKWARD, ""]
 
 
 def test_latex_escapes_awkward_text():
@@ -576,7 +592,8 @@ def test_broken_published_numbers_are_one_clear_error(tmp_path, text):
     path.write_text(text.replace("HEADER", PUBLISHED.splitlines()[0]))
     with pytest.raises(DataError) as caught:
         read_published(path)
-    assert BROKEN[text] in str(caught.value) and str(path) in str(caught.value)
+    assert BROKEN[text] in str(caught.value)
+    assert str(path) in str(caught.value)
 
 
 def test_missing_published_numbers_are_one_clear_error(tmp_path):
@@ -630,11 +647,13 @@ def test_the_command_writes_three_files(tmp_path):
 
 def test_the_command_ends_with_a_message_and_no_file(tmp_path):
     done = command(tmp_path, "benchmark", "--table", f"runs={tmp_path / 'runs.csv'}")
-    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
     assert done.stderr.startswith("error: the table runs is missing at ")
     assert not list(tmp_path.glob("out*"))
     done = command(tmp_path, "benchmark", "--table", "runs")
-    assert done.returncode == 2 and "'runs' is not NAME=PATH" in done.stderr
+    assert done.returncode == 2
+    assert "'runs' is not NAME=PATH" in done.stderr
 
 
 def test_a_number_and_its_spread_stay_on_one_line():
@@ -656,4 +675,5 @@ def test_a_report_opens_on_verdict_main_figure_and_main_numbers(tidy_tables, tmp
     text = introduction(str(tmp_path), str(tmp_path), read_context(synthetic_tables.context()))
     page = publish_parts(text, writer_name="html5", settings_overrides={"halt_level": 2})["body"]
     assert "<strong>The best asymmetric distillation (AD (as described)) has a higher mean than Cross entropy" in page
-    assert "data:image/png;base64,AAAA" in page and page.count("<tr>") == 1 + len(synthetic_tables.RUNS)
+    assert "data:image/png;base64,AAAA" in page
+    assert page.count("<tr>") == 1 + len(synthetic_tables.RUNS)

@@ -37,9 +37,8 @@ def test_a_new_table_is_gathered_and_read_by_its_entry(settings, rows, monkeypat
     write_rows(path, Collector(tmp_path, LAYOUT).rows_of(TIDY_TABLES["sharpness"]))
     table = read_tidy("sharpness", path, {0: "x", 1: "y"})
     assert [f"{row.run}{row.split:g}" for row in table.itertuples()] == rows
-    assert (
-        set(table["label"]) == {row[0].upper() for row in rows} and (table["sharpness"] == table["split"] + 0.5).all()
-    )
+    assert set(table["label"]) == {row[0].upper() for row in rows}
+    assert (table["sharpness"] == table["split"] + 0.5).all()
     write_rows(path, [{"run": "a", "label": "A", "family": "msa", "split": 0, "seed": 0}])
     with pytest.raises(DataError, match="lacks the column sharpness"):
         read_tidy("sharpness", path)

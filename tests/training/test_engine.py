@@ -50,7 +50,8 @@ def test_a_batch_depends_on_its_number_and_not_on_what_was_asked_for_before(data
     forwards = {number: first[number] for number in range(2 * first.steps_per_epoch)}
     for number in reversed(range(2 * first.steps_per_epoch)):
         a, b = forwards[number], second[number]
-        assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.labels, b.labels)
         assert (a.mixed is None) == (b.mixed is None)
         assert a.mixed is None or torch.equal(a.mixed.images, b.mixed.images)
 
@@ -61,7 +62,8 @@ def test_an_epoch_takes_no_image_twice_and_leaves_out_less_than_a_batch(data):
     for epoch in range(2):
         numbers = range(epoch * batches.steps_per_epoch, (epoch + 1) * batches.steps_per_epoch)
         chosen = torch.cat([batches._indices(number) for number in numbers])
-        assert len(chosen.unique()) == len(chosen) and len(batches.images) - len(chosen) < batches.size
+        assert len(chosen.unique()) == len(chosen)
+        assert len(batches.images) - len(chosen) < batches.size
         orders.append(chosen)
     assert not torch.equal(*orders)
 
@@ -74,7 +76,8 @@ def test_mixing_ends_where_it_is_told_to_and_changes_nothing_before(data):
     mixed_late = 0
     for number in range(steps):
         a, b = whole[number], until[number]
-        assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.labels, b.labels)
         if number < steps // 2:
             assert (a.mixed is None) == (b.mixed is None)
             assert a.mixed is None or torch.equal(a.mixed.images, b.mixed.images)
@@ -92,7 +95,8 @@ def test_runs_that_differ_in_method_or_schedule_alone_see_the_same_images():
     other = job("kd_mixed")
     other["optimization"] |= {"learning_rate": 0.5, "schedule": "step"}
     assert seen == seen_by(other)
-    assert seen != seen_by(job("cutmix") | {"seed": 1}) and seen != seen_by(job("mixup"))
+    assert seen != seen_by(job("cutmix") | {"seed": 1})
+    assert seen != seen_by(job("mixup"))
 
 
 def asymmetric_logit_matching() -> dict:
@@ -155,7 +159,8 @@ def test_asymmetric_logit_matching_records_no_logits_on_mixed_images(teacher, di
     cached = tmp_path / "teacher_logits.safetensors"
     succeed(script("cache_teacher_logits.py", *caching_command(cached, settings, digits, split, teacher)))
     tensors, _ = load_tensors(cached)
-    assert len(tensors["mixed"]) == 0 and len(tensors["raw"]) == len(tensors["row"])
+    assert len(tensors["mixed"]) == 0
+    assert len(tensors["raw"]) == len(tensors["row"])
     succeed(train(tmp_path / "online", settings, digits, split, *names))
     succeed(train(tmp_path / "cached", settings, digits, split, *names, "--teacher-logits", cached))
     for a, b in zip(history(tmp_path / "online"), history(tmp_path / "cached"), strict=True):
@@ -232,11 +237,13 @@ def test_interrupted_caching_resumes_to_the_same_bits(teacher, digits, split, tm
     # the handler is in place once caching has begun; before that the signal ends the process without a state
     deadline = time.monotonic() + 60
     while not signal_is_handled(process.pid, signal.SIGTERM):
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 2 and "stopped by a signal" in errors
+    assert process.returncode == 2
+    assert "stopped by a signal" in errors
     assert {path.name for path in tmp_path.iterdir()} == {"cut.state.safetensors"}
     continued = succeed(script("cache_teacher_logits.py", *words))
     assert "resuming at step" in continued.stderr
@@ -403,8 +410,10 @@ def test_the_launcher_resolves_no_host_name_waits_for_the_state_and_gives_gpus(m
     with pytest.raises(Replaced) as found:
         distributed.launch(2, ["train.py", "--job", "x"])
     words, environment = found.value.args
-    assert words[words.index("--local-addr") + 1] == "localhost" and words[-3:] == ["train.py", "--job", "x"]
-    assert words[words.index("--nproc-per-node") + 1] == "2" and environment["CUDA_VISIBLE_DEVICES"] == "1,3"
+    assert words[words.index("--local-addr") + 1] == "localhost"
+    assert words[-3:] == ["train.py", "--job", "x"]
+    assert words[words.index("--nproc-per-node") + 1] == "2"
+    assert environment["CUDA_VISIBLE_DEVICES"] == "1,3"
     # torch's launcher ends its processes after 30 s otherwise
     assert int(environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) > 30
     assert "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" in inspect.getsource(torch.distributed.run)
@@ -417,7 +426,8 @@ def test_two_processes_that_are_interrupted_go_on_to_the_same_bits(digits, split
     wait_for(tmp_path / "cut" / "state.safetensors", process)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode != 0 and "stopped by a signal" in errors
+    assert process.returncode != 0
+    assert "stopped by a signal" in errors
     for name in ("cut", "whole"):
         process = torchrun(tmp_path / name, settings, digits, split)
         _, errors = process.communicate(timeout=180)
@@ -431,7 +441,8 @@ def test_a_batch_that_two_processes_cannot_share(digits, split, tmp_path):
     settings["optimization"]["batch_size"] = 33
     process = torchrun(tmp_path / "run", settings, digits, split)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode != 0 and "batch_size 33 cannot be shared by 2 processes" in errors
+    assert process.returncode != 0
+    assert "batch_size 33 cannot be shared by 2 processes" in errors
 
 
 # --------------------------------------------------------------------------------- devices, compiler
@@ -470,7 +481,9 @@ def test_a_compiler_that_fails_is_reported_and_the_network_stays_as_it_was(monke
     for mode in (None, "reduce-overhead"):
         said: list[str] = []
         assert compiled(network, torch.rand(4, 1, 8, 8), said.append, mode) is network
-        assert len(said) == 1 and "torch.compile failed" in said[0] and "goes on without it" in said[0]
+        assert len(said) == 1
+        assert "torch.compile failed" in said[0]
+        assert "goes on without it" in said[0]
         assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
 
 
@@ -478,7 +491,8 @@ def test_the_kind_of_compilation_is_a_name_that_there_is():
     made = job("ce")
     for value in (False, True, "reduce-overhead"):
         made["optimization"]["compile"] = value
-        assert typed(made).optimization.compile == value and typed(typed(made).plain()) == typed(made)
+        assert typed(made).optimization.compile == value
+        assert typed(typed(made).plain()) == typed(made)
     made["optimization"]["compile"] = "reduce_overhead"
     with pytest.raises(ValueError, match="reduce-overhead"):
         typed(made)

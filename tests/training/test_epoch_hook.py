@@ -45,7 +45,8 @@ def test_a_function_of_the_user_is_given_every_row_and_changes_nothing(digits, s
     succeed(train(tmp_path / "alone", job("ce"), digits, split))
     assert same(tmp_path / "watched", tmp_path / "alone")
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    assert [row["epoch"] for row in rows] == [1, 2, 3] and {row["run"] for row in rows} == {"ce"}
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert {row["run"] for row in rows} == {"ce"}
     assert [row["train_loss"] for row in rows] == [float(row["train_loss"]) for row in history(tmp_path / "watched")]
 
 
@@ -80,7 +81,9 @@ def test_a_hook_that_fails_is_dropped_and_named_once(here, monkeypatch):
     failing = hook(monkeypatch, "mine.py:rows", said)
     for row in ROWS:
         failing(row)
-    assert len(said) == 1 and "KeyError: 'nothing'" in said[0] and "goes on without it" in said[0]
+    assert len(said) == 1
+    assert "KeyError: 'nothing'" in said[0]
+    assert "goes on without it" in said[0]
 
 
 @pytest.mark.usefixtures("here")

@@ -74,8 +74,10 @@ def test_each_image_passes_through_the_backbone_once_whatever_the_epochs(backbon
     rows = training.run(typed(given), student, None, data, CPU)
     validation = len(data.arrays["validation_index"])
     assert counted.images == max(views, 1) * len(data.train_label) + validation
-    assert len(rows) == 7 and rows[-1]["train_loss"] < rows[0]["train_loss"]
-    assert rows[-1]["validation_accuracy"] > 1 / 6 and student.precision is None
+    assert len(rows) == 7
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    assert rows[-1]["validation_accuracy"] > 1 / 6
+    assert student.precision is None
     assert all(torch.equal(value, before[name]) for name, value in student.encoder.state_dict().items())
     training.finish()
     assert not list(tmp_path.iterdir())
@@ -113,7 +115,8 @@ def test_a_frozen_run_of_the_workflow(backbone, digits: Path, split: Path, tmp_p
     published, stored = load_file(backbone["weights"]), weights(tmp_path / "first")
     encoder = {name.removeprefix("encoder.body."): value for name, value in stored.items() if "encoder" in name}
     assert encoder.pop("conv1.0.weight").shape[1] == 1, "digits are grey"
-    assert encoder and all(torch.equal(value, published[name]) for name, value in encoder.items())
+    assert encoder
+    assert all(torch.equal(value, published[name]) for name, value in encoder.items())
 
 
 def test_a_stopped_computation_of_features_continues_to_the_same_bits(backbone, data, tmp_path: Path):
@@ -162,7 +165,8 @@ def test_features_that_do_not_belong_here_are_computed_anew(backbone, data, tmp_
         record = json.loads((tmp_path / "features.json").read_text())
         (tmp_path / "features.json").write_text(json.dumps(record | {"key": "another"}))
     again, counted = run()
-    assert counted == images and torch.equal(again, expected)
+    assert counted == images
+    assert torch.equal(again, expected)
 
 
 def test_other_versions_have_other_features_and_nothing_is_left(backbone, data, tmp_path: Path, monkeypatch):
@@ -185,7 +189,8 @@ def test_a_full_disk_is_one_line_that_says_how_much_is_needed(tmp_path: Path, mo
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 10})())
     with pytest.raises(OpenSetError, match="need 4 MB: free some space") as caught:
         FeatureStore(tmp_path, "key", print)._opened((1000, 1000))
-    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_with_mixing_the_backbone_is_asked_at_every_step_and_the_log_says_so(backbone, data, tmp_path: Path):
@@ -228,7 +233,8 @@ def test_the_normalisation_of_trained_weights_is_the_runs_own():
         "show": {"figures": []},
     }
     given = load(base, stands_alone=True).run_config("ce", 0, 0).normalization.plain()
-    assert np.allclose(given["mean"], 127 / 255) and np.allclose(given["std"], 128 / 255)
+    assert np.allclose(given["mean"], 127 / 255)
+    assert np.allclose(given["std"], 128 / 255)
     with pytest.raises(SettingsError, match=r"runs.teacher.backbone: .*set data.mean and data.std"):
         load({**base, "runs": {"ce": {}, "teacher": {"backbone": "resnet18"}}}, stands_alone=True)
 
@@ -264,7 +270,8 @@ def test_other_weights_in_the_same_file_start_a_training_anew(data, tmp_path: Pa
     assert (tmp_path / "state.safetensors").exists()
     said.clear()
     trained(1)
-    assert any("going on from" in line for line in said) and not any("other weights" in line for line in said)
+    assert any("going on from" in line for line in said)
+    assert not any("other weights" in line for line in said)
     said.clear()
     trained(2)
     assert any("other weights to start from" in line for line in said)

@@ -126,7 +126,8 @@ def test_the_instrument_finds_what_it_is_for():
         x = torch.ones(4, 3, 8, 8, device=CUDA)
         with pytest.raises(RuntimeError, match="two different devices"):
             x + torch.ones(8)
-        assert x.sum().item() == 0 and gpu.waits == ["a number that the host reads"]
+        assert x.sum().item() == 0
+        assert gpu.waits == ["a number that the host reads"]
         for slip in (
             lambda: x.sum().item(), lambda: x.cpu(), lambda: torch.ones(8).to(CUDA), lambda: bool((x > 0).any()),
             lambda: torch.tensor([1.0], device=CUDA), lambda: x[:, 0].copy_(torch.ones(8)),
@@ -213,7 +214,8 @@ def test_images_stay_on_a_gpu_whose_memory_is_large_enough(gib, resident, monkey
             torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=gib * 2**30)
         )
         made = loader.ImageLoader(images, np.arange(400_000), CUDA)
-    assert (made.resident is not None) == resident and loader.RESIDENT_BYTES == 8 * 2**30
+    assert (made.resident is not None) == resident
+    assert loader.RESIDENT_BYTES == 8 * 2**30
 
 
 @pytest.mark.parametrize("mixing", [None, MIXED], ids=["raw", "mixed"])
@@ -257,7 +259,8 @@ def test_grad_cam(backbone):
     with Operations() as operations:
         images = split.normalize(typed(made), CPU)(split.known_test(6, 0, CPU)[0])
         grad_cam(make_student(typed(made), split, CPU).eval(), images)
-    assert not operations.nondeterministic and "upsample_bilinear2d" in operations.counts
+    assert not operations.nondeterministic
+    assert "upsample_bilinear2d" in operations.counts
 
 
 def test_outputs_of_the_test_images():
@@ -265,7 +268,9 @@ def test_outputs_of_the_test_images():
     with fake_cuda() as gpu:
         (loader,) = split.test(CUDA)
         features, logits = predict(classifier(CUDA), loader, split.normalize(typed(settings()), CUDA))
-    assert features.shape == (24, 8) and logits.shape == (24, 4) and not gpu.nondeterministic
+    assert features.shape == (24, 8)
+    assert logits.shape == (24, 4)
+    assert not gpu.nondeterministic
 
 
 def test_recognition():
@@ -276,5 +281,7 @@ def test_recognition():
         model = OpenSetClassifier.assemble(classifier(CPU), described, mean=[0.5] * 3, std=[0.25] * 3)
         model = OpenSetClassifier(model.network, model.description, CUDA)
         features, logits = model.forward(np.zeros((5, 16, 16, 3), np.uint8))
-    assert features.shape == (5, 8) and logits.shape == (5, 4)
-    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+    assert features.shape == (5, 8)
+    assert logits.shape == (5, 4)
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32

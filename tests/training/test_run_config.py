@@ -20,7 +20,8 @@ def test_settings_are_the_same_after_their_way_through_json(run):
     config = typed(job(run))
     assert RunConfig.parse(json.dumps(config.plain())) == config
     seen = config.images_seen()
-    assert ImagesSeen.parse(json.dumps(seen.plain())) == seen and seen.images_seen() is seen
+    assert ImagesSeen.parse(json.dumps(seen.plain())) == seen
+    assert seen.images_seen() is seen
 
 
 @pytest.mark.parametrize("record", KEPT, ids=lambda path: path.parent.name)
@@ -54,4 +55,5 @@ def test_settings_that_are_none(change, words, tmp_path: Path):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(OpenSetError, match=r"config\.json") as error:
         RunConfig.read(tmp_path / "config.json")
-    assert words in str(error.value) and "makes it again" in str(error.value)
+    assert words in str(error.value)
+    assert "makes it again" in str(error.value)

@@ -154,7 +154,9 @@ def test_a_state_of_another_split_or_of_other_classes_is_left_aside(change, word
     killed(folder, made, opened(digits, split))
     other = opened(digits, changed_split(split, tmp_path / "other", change))
     said = lines_of(folder, made, other)
-    assert words in said[0] and "training starts anew" in said[0] and not any("going on" in line for line in said)
+    assert words in said[0]
+    assert "training starts anew" in said[0]
+    assert not any("going on" in line for line in said)
     (tmp_path / "fresh").mkdir()
     lines_of(tmp_path / "fresh", made, other)
     assert (folder / "weights.safetensors").read_bytes() == (tmp_path / "fresh" / "weights.safetensors").read_bytes()
@@ -259,7 +261,8 @@ def test_a_damaged_state_or_one_of_another_version_starts_anew_in_one_line(chang
     edited(change)(tensors, metadata)
     save_tensors(folder / "state.safetensors", tensors, metadata)
     said = lines_of(folder, made, data)
-    assert "training starts anew" in said[0] and "\n" not in said[0]
+    assert "training starts anew" in said[0]
+    assert "\n" not in said[0]
     assert ("another version" if change == "version" else "is damaged") in said[0]
     (tmp_path / "fresh").mkdir()
     lines_of(tmp_path / "fresh", made, data)
@@ -352,7 +355,9 @@ def test_a_split_that_does_not_fit_is_one_line_with_a_remedy(damage, digits, spl
     with pytest.raises(OpenSetError) as caught:
         opened(digits, other)
     message = str(caught.value)
-    assert str(other) in message and "\n" not in message and "delete it, and the same command" in message
+    assert str(other) in message
+    assert "\n" not in message
+    assert "delete it, and the same command" in message
 
 
 def claims(path: Path, shape: tuple[int, ...]) -> None:

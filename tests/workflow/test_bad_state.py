@@ -58,17 +58,22 @@ def test_locks_of_dead_processes_and_half_written_files(copy):
     )
     state, deadline = copy / "results/digits/split0/seed0/ce/state.safetensors", time.monotonic() + 120
     while not state.exists():
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert f"process {process.pid}" not in doctor(copy) and "runs Snakemake here" in doctor(copy)
+    assert f"process {process.pid}" not in doctor(copy)
+    assert "runs Snakemake here" in doctor(copy)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(timeout=30)
 
     # DVC itself sees that the holder of its lock is dead; Snakemake, which it starts, names the remedy
     refused = run(copy, "dvc", "repro", "runs")
-    assert refused.returncode != 0 and "--unlock" in refused.stdout + refused.stderr
+    assert refused.returncode != 0
+    assert "--unlock" in refused.stdout + refused.stderr
     found = doctor(copy)
-    assert "`snakemake --unlock`" in found and "goes on from there" in found and str(state.relative_to(copy)) in found
+    assert "`snakemake --unlock`" in found
+    assert "goes on from there" in found
+    assert str(state.relative_to(copy)) in found
     assert snakemake(copy, "--unlock").returncode == 0
     settings["runs"]["ce"]["optimization"] = {"epochs": 3}
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
@@ -85,9 +90,12 @@ def test_a_file_from_the_future(copy):
     os.utime(script, (ahead, ahead))
     refused = snakemake(copy, "two_sides")
     output = refused.stdout + refused.stderr
-    assert refused.returncode != 0 and "clock skew" in output and "make doctor" in output
+    assert refused.returncode != 0
+    assert "clock skew" in output
+    assert "make doctor" in output
     found = doctor(copy)
-    assert "workflow_scripts/figure.py is 120 minutes from the future" in found and "touch" in found
+    assert "workflow_scripts/figure.py is 120 minutes from the future" in found
+    assert "touch" in found
     script.touch()
     assert snakemake(copy, "two_sides").returncode == 0
 

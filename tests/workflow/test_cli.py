@@ -133,7 +133,8 @@ def test_a_number_leads_to_its_runs_settings_and_commits():
     for split in (0, 1, 2):
         folder = f"split{split}/seed0/cutmix"
         assert f"{folder}  {records[folder]['provenance']['git_commit'][:12]}" in text
-    assert '"epochs": 18' in text and '"cutmix"' in text
+    assert '"epochs": 18' in text
+    assert '"cutmix"' in text
     assert "did you mean 'cutmix'" in failure("trace", kept / "tables" / "benchmark.md", "cutmx")
     assert "no metric 'auroz'; did you mean 'auroc'" in failure(
         "trace", kept / "tables" / "benchmark.md", "ce", "auroz"

@@ -73,9 +73,11 @@ def test_packing_again_replaces_the_crate_and_nothing_else(packed):
     pack(packed)
     assert (packed / "crate" / "ro-crate-metadata.json").read_bytes() == before
     process = run(packed, "python", "tools/crate.py", "--results", "results/digits", "--folder", "config")
-    assert process.returncode == 2 and "files that crate did not write" in process.stderr
+    assert process.returncode == 2
+    assert "files that crate did not write" in process.stderr
     process = run(packed, "python", "tools/crate.py", "--results", "results/other", "--folder", "new")
-    assert process.returncode == 2 and "no finished experiment" in process.stderr
+    assert process.returncode == 2
+    assert "no finished experiment" in process.stderr
 
 
 def test_the_citation_file_is_valid():

@@ -50,7 +50,8 @@ def interrupted(folder: Path) -> None:
     )
     deadline = time.monotonic() + 240
     while training_of(process.pid) is None:
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.1)
     time.sleep(2)
     os.killpg(process.pid, signal.SIGINT)
@@ -65,7 +66,8 @@ def test_ctrl_c_saves_what_trains_and_the_next_call_resumes_without_unlocking(tm
     state = folder / WEIGHTS.replace("weights", "state")
     log = folder / "results/digits/logs/split0_seed0_ce_train.log"
     interrupted(folder)
-    assert state.exists() and not (folder / WEIGHTS).exists()
+    assert state.exists()
+    assert not (folder / WEIGHTS).exists()
     assert log.read_text().splitlines()[-1].startswith("error: stopped by a signal in epoch")
     interrupted(folder)
     assert "going on from epoch" in log.read_text()
@@ -101,5 +103,7 @@ def test_a_key_that_stands_twice_in_the_named_file_is_refused(tmp_path):
     (folder / "mine.yaml").write_text("extends: config/config.yaml\nseeds: [0]\nseeds: [1]\n")
     refused = snakemake(folder, "-n", "--configfile", "mine.yaml")
     output = refused.stdout + refused.stderr
-    assert refused.returncode != 0 and "mine.yaml, line 3" in output and "'seeds' stands twice" in output
+    assert refused.returncode != 0
+    assert "mine.yaml, line 3" in output
+    assert "'seeds' stands twice" in output
     assert "Traceback" not in output

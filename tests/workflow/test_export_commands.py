@@ -75,10 +75,12 @@ def test_a_changed_command_runs_again_with_what_hangs_on_it(planned, tmp_path):
         "1/3 one: a.txt again, by another command than before",
         "2/3 two: b.txt again, by another command than before",
     ]
-    assert (tmp_path / "b.txt").read_text() == "y\n" and (tmp_path / "c.txt").read_text() == "c\n"
+    assert (tmp_path / "b.txt").read_text() == "y\n"
+    assert (tmp_path / "c.txt").read_text() == "c\n"
     # only half of it was done again before the time was over: the rest is still known to be old
     assert called("z", minutes="0").returncode == 3
-    assert "2/3 two: b.txt again" in called("z").stdout and (tmp_path / "b.txt").read_text() == "z\n"
+    assert "2/3 two: b.txt again" in called("z").stdout
+    assert (tmp_path / "b.txt").read_text() == "z\n"
     (tmp_path / ".run_commands.json").unlink()  # copied from elsewhere: nobody knows by what they were made
     assert "the outputs of 3 were there before and are taken as they are" in called("w").stdout
     (tmp_path / ".run_commands.json").write_text("[")
@@ -108,30 +110,38 @@ def test_of_two_steps_one_fails_and_the_other_ends_and_is_kept(tmp_path):
     fails = meeting("a", "b") | {"command": "touch a.begun; false", "logs": ["a.log"]}
     after = {"rule": "after", "inputs": [], "outputs": ["c.txt"], "logs": [], "command": "touch c.txt"}
     process = together(tmp_path, [fails, meeting("b", "a"), after], "--together", "2")
-    assert process.returncode == 1 and "step 1 failed with status 1" in process.stderr and "a.log" in process.stderr
-    assert (tmp_path / "b.txt").exists() and "b.txt" in json.loads((tmp_path / ".run_commands.json").read_text())
+    assert process.returncode == 1
+    assert "step 1 failed with status 1" in process.stderr
+    assert "a.log" in process.stderr
+    assert (tmp_path / "b.txt").exists()
+    assert "b.txt" in json.loads((tmp_path / ".run_commands.json").read_text())
 
 
 def test_when_the_time_is_over_all_are_told_to_stop(tmp_path):
     sleeps = {"inputs": [], "logs": [], "command": "sleep 60 & wait $!"}
     steps = [sleeps | {"rule": name, "outputs": [f"{name}.txt"]} for name in "abc"]
     process = together(tmp_path, steps, "--together", "2", "--minutes", "0.01", "--grace", "30")
-    assert process.returncode == 3 and "1 of 3 steps are not begun" in process.stdout
+    assert process.returncode == 3
+    assert "1 of 3 steps are not begun" in process.stdout
     assert together(tmp_path, steps, "--together", "0").returncode == 2
 
 
 def test_steps_in_a_circle_are_an_error(tmp_path):
     process = together(tmp_path, [meeting("a", "b", ("b.txt",)), meeting("b", "a", ("a.txt",))])
-    assert process.returncode == 2 and "wait for one another" in process.stderr
+    assert process.returncode == 2
+    assert "wait for one another" in process.stderr
 
 
 def test_a_step_that_fails_is_named_with_its_log(planned, tmp_path):
     step = {"rule": "broken", "inputs": [], "outputs": ["nowhere/out.txt"], "logs": ["nowhere/log.txt"]}
     (tmp_path / "steps.json").write_text(json.dumps([{**step, "command": "false > nowhere/log.txt"}]))
     process = run(planned, sys.executable, "tools/run_commands.py", str(tmp_path / "steps.json"))
-    assert process.returncode == 1 and "nowhere/log.txt" in process.stderr
+    assert process.returncode == 1
+    assert "nowhere/log.txt" in process.stderr
 
 
 def test_what_snakemake_cannot_plan_is_an_error(planned):
     process = run(planned, sys.executable, "tools/export_commands.py", "--steps", "no.json", "no_such_target")
-    assert process.returncode == 2 and "no_such_target" in process.stderr and not (planned / "no.json").exists()
+    assert process.returncode == 2
+    assert "no_such_target" in process.stderr
+    assert not (planned / "no.json").exists()

@@ -28,20 +28,26 @@ def test_a_job_is_one_line_and_the_reason_of_a_failure_the_last(tmp_path):
     own = "choosing classes and images, split 0, seed 0; log: results/digits/logs/split0_seed0_make_split.log"
     progress = r"\[..:..:..\] 2/3, \d+ (s|min) left: "
     assert re.search(rf"^{progress}{own}$", done.stderr, re.MULTILINE)
-    assert "Finished jobid" not in done.stderr and "reason:" not in done.stderr
+    assert "Finished jobid" not in done.stderr
+    assert "reason:" not in done.stderr
 
     (folder / "data" / "prepared" / "digits" / "8x1" / "manifest.json").write_text("damaged")
     failed = snakemake(folder, SPLIT)
     lines = failed.stderr.splitlines()
     assert failed.returncode == 1
-    assert f"failed: {own}" in lines and lines[-1].startswith("error: ") and "manifest.json" in lines[-1]
-    assert "Traceback" not in failed.stderr and "CalledProcessError" not in failed.stderr
+    assert f"failed: {own}" in lines
+    assert lines[-1].startswith("error: ")
+    assert "manifest.json" in lines[-1]
+    assert "Traceback" not in failed.stderr
+    assert "CalledProcessError" not in failed.stderr
     assert all(len(line) <= 160 for line in done.stderr.splitlines())
 
     reference = folder / "config" / "reference" / "protocols.json"
     reference.write_text("damaged")
     refused = snakemake(folder, SPLIT)
-    assert refused.returncode == 1 and "protocols.json" in refused.stderr and "Traceback" not in refused.stderr
+    assert refused.returncode == 1
+    assert "protocols.json" in refused.stderr
+    assert "Traceback" not in refused.stderr
     reference.write_text((REPOSITORY / "config" / "reference" / "protocols.json").read_text())
     full = snakemake(folder, SPLIT, "--forceall", "--verbose", "--dry-run")
     assert "rule make_split:" in full.stdout + full.stderr
@@ -79,7 +85,8 @@ def test_progress_and_running_jobs_follow_the_records(tmp_path):
     log.write_text("cutmix: epoch 1/150: loss 2.3\ncutmix: epoch 34/150: loss 1.2, 0.5 s an epoch\n")
     jobs = screen.Jobs(nothing_to_do=lambda: None)
     assert jobs.status() == ""
-    assert jobs.filter(training(7, "cutmix", str(log))) and jobs.filter(training(8, "ce", str(tmp_path / "none.log")))
+    assert jobs.filter(training(7, "cutmix", str(log)))
+    assert jobs.filter(training(8, "ce", str(tmp_path / "none.log")))
     assert jobs.status() == "training cutmix, split 2, seed 0, epoch 34/150; training ce, split 2, seed 0"
     jobs.began -= 100
     assert not jobs.filter(record(LogEvent.PROGRESS, done=50, total=100))
@@ -99,7 +106,8 @@ def test_only_interruptions_are_no_error(tmp_path):
     logs["broken"].write_text("error: the disk is full\n")
     jobs = screen.Jobs(nothing_to_do=lambda: None)
     assert not jobs.filter(record(LogEvent.JOB_ERROR, jobid=1, log=[logs["stopped"]]))
-    assert len(jobs.reasons()) == 1 and jobs.reasons()[0].startswith("interrupted: ")
+    assert len(jobs.reasons()) == 1
+    assert jobs.reasons()[0].startswith("interrupted: ")
     assert jobs.filter(record(LogEvent.JOB_ERROR, jobid=2, log=[logs["broken"]]))
     assert jobs.reasons()[-1] == "error: the disk is full"
 
@@ -140,9 +148,11 @@ def test_a_terminal_has_lines_and_one_below_that_is_taken_away(columns, monkeypa
     line, *rest = text.replace("\r\n", "\n").split("\n")
     assert line.endswith("log: results/digits/logs/split2_seed0_cutmix_train.log") == (columns > 40)
     assert ("logs are in results/digits/logs" in rest) == (columns <= 40)
-    assert "training cutmix, split 2, seed 0" in line and rest[-1] == ""
+    assert "training cutmix, split 2, seed 0" in line
+    assert rest[-1] == ""
     shown = [part for row in rest for part in row.split(screen.CLEAR) if "left: training" in part]
-    assert shown and all(len(part) < columns for part in shown)
+    assert shown
+    assert all(len(part) < columns for part in shown)
     assert f"{screen.CLEAR}\x1b[31mfull disk\x1b[0m\n" in text.replace("\r\n", "\n")
     assert text.replace("\r\n", "\n").endswith(f"{screen.CLEAR}after\n")
 

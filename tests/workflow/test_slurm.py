@@ -200,7 +200,8 @@ def test_the_workflow_runs_to_its_figures(cluster, first):
     # downloads, gathering, figures and tables stay on the machine that submits; short steps share a job
     comments = states(cluster, finished.submitted, "Comment")
     assert len(finished.submitted) == 1 + 1 + 10 + 2 + 2 + 2 + 1 + 1 + 1
-    assert "rule_evaluations_evaluate" in comments and "rule_train_student_wildcards_1_0_kd_mixed" in comments
+    assert "rule_evaluations_evaluate" in comments
+    assert "rule_train_student_wildcards_1_0_kd_mixed" in comments
     assert not any(word in comment for comment in comments for word in ("download", "aggregate", "two_sides"))
     assert all(name.startswith("digits_") for name in states(cluster, finished.submitted, "JobName"))
     assert set(states(cluster, finished.submitted, "Account")) == {slurm_cluster.ACCOUNT}
@@ -208,7 +209,8 @@ def test_the_workflow_runs_to_its_figures(cluster, first):
 
 def test_nothing_to_do_the_second_time(cluster, first):
     again = run(cluster, first[0], "paper_figures")
-    assert again.returncode == 0 and "Nothing to be done" in again.output
+    assert again.returncode == 0
+    assert "Nothing to be done" in again.output
 
 
 def test_slurms_own_account_is_taken_where_none_is_named(cluster, copy):
@@ -238,7 +240,8 @@ def test_dvc_submits_too(cluster, copy):
     assert process.returncode == 0, output
     numbers = re.findall(r"SLURM jobid (\d+)", output)
     # recording, training, evaluation, measuring, of two splits
-    assert len(numbers) == 8 and set(states(cluster, numbers)) == {"COMPLETED"}
+    assert len(numbers) == 8
+    assert set(states(cluster, numbers)) == {"COMPLETED"}
     config = folder / "results/digits/split0/seed0/kd_mixed/config.json"
     assert json.loads(config.read_text())["optimization"]["epochs"] == 3
 
@@ -252,14 +255,18 @@ def test_a_cancelled_job_is_named_and_the_next_call_goes_on_to_the_same_bits(clu
     process = begin(cluster, copy, "--retries", "0", *longer(EPOCHS, ONE_GPU), site={"train_student": {"gres": "gpu"}})
     number = wait_until_it_trains(copy, process, began)
     second = run(cluster, copy, *longer())
-    assert second.returncode != 0 and "cannot be locked" in second.output and "--unlock" in second.output
+    assert second.returncode != 0
+    assert "cannot be locked" in second.output
+    assert "--unlock" in second.output
     slurm_cluster.command(cluster, "scancel", number)
     stopped = finish(process)
     assert stopped.returncode != 0
     assert f"SLURM-job '{number}' failed, SLURM status is: 'CANCELLED'" in stopped.output
     assert "gres/gpu=1" in states(cluster, [number], "AllocTRES")[0]
-    assert str(LOG) in stopped.output and "goes on from there" in stopped.output
-    assert f"SLURM job {number}: CANCELLED" in stopped.output and f"{number}.log" in stopped.output
+    assert str(LOG) in stopped.output
+    assert "goes on from there" in stopped.output
+    assert f"SLURM job {number}: CANCELLED" in stopped.output
+    assert f"{number}.log" in stopped.output
     again = run(cluster, copy, *longer())
     assert jobs_of(again) == {"train_student": 1}
     assert "going on from epoch" in (copy / LOG).read_text()
@@ -279,10 +286,14 @@ def test_a_time_limit(cluster, limited):
     first, second = finish(first), finish(second)
     assert first.returncode == 0, first.output
     ended = states(cluster, first.submitted)
-    assert len(ended) > 1 and set(ended[:-1]) == {"FAILED"} and ended[-1] == "COMPLETED"
-    assert "stopped by a signal" in first.output and "going on from epoch" in (warned / LOG).read_text()
+    assert len(ended) > 1
+    assert set(ended[:-1]) == {"FAILED"}
+    assert ended[-1] == "COMPLETED"
+    assert "stopped by a signal" in first.output
+    assert "going on from epoch" in (warned / LOG).read_text()
     assert second.returncode != 0 and "SLURM status is: 'TIMEOUT'" in second.output, second.output
-    assert "DUE TO TIME LIMIT" in second.output and str(LOG) in second.output
+    assert "DUE TO TIME LIMIT" in second.output
+    assert str(LOG) in second.output
     # it would train for minutes more: it is enough to see that it goes on, and that nothing else is done again
     assert jobs_of(run(cluster, unwarned, "-n", *longer(epochs))) == {"train_student": 1}
     again = begin(cluster, unwarned, "--retries", "0", *longer(epochs))
@@ -301,7 +312,8 @@ def test_a_preempted_training_goes_on_by_itself_to_the_same_bits(cluster, copy, 
     slurm_cluster.command(cluster, *urgent)
     finished = finish(process)
     assert finished.returncode == 0, finished.output
-    assert "stopped by a signal" in finished.output and number in finished.submitted
+    assert "stopped by a signal" in finished.output
+    assert number in finished.submitted
     assert "gres/gpu=1" in states(cluster, [number], "AllocTRES")[0]
     assert "going on from epoch" in (copy / LOG).read_text()
     assert weights(copy) == weights(uninterrupted)
@@ -321,7 +333,8 @@ def test_a_preempted_training_that_is_cancelled_is_found_and_goes_on(cluster, co
     finished = finish(process)
     assert states(cluster, [number]) == ["PREEMPTED"]
     assert f"SLURM job {number} has ended as PREEMPTED" in finished.output, finished.output
-    assert finished.returncode == 0 and len(finished.submitted) == 2
+    assert finished.returncode == 0
+    assert len(finished.submitted) == 2
     assert "going on from epoch" in (copy / LOG).read_text()
     assert weights(copy) == weights(uninterrupted)
 
@@ -350,7 +363,8 @@ def test_snakemake_inside_a_job_submits_jobs(cluster, copy):
     told = (copy / "inside.log").read_text()
     assert done.returncode == 0, done.stderr + told
     numbers = re.findall(r"SLURM jobid (\d+)", told)
-    assert len(numbers) == 1 and states(cluster, numbers) == ["COMPLETED"]
+    assert len(numbers) == 1
+    assert states(cluster, numbers) == ["COMPLETED"]
     assert "running snakemake in a SLURM job context" in told
 
 
@@ -405,7 +419,8 @@ def test_a_limit_of_submissions_is_read_and_kept(cluster, copy):
     finally:
         limit(-1)
     assert finished.returncode == 0 and "Provided remote nodes: 1" in finished.output, finished.output
-    assert len(finished.submitted) == 2 and "refuse" not in finished.output
+    assert len(finished.submitted) == 2
+    assert "refuse" not in finished.output
 
 
 # ------------------------------------------------------------------------------------------------ wrong input
@@ -428,7 +443,8 @@ def test_a_limit_of_submissions_is_read_and_kept(cluster, copy):
 )
 def test_a_mistake_about_the_site_stops_before_any_job(cluster, copy, site, words):
     stopped = run(cluster, copy, *longer(3), site=site)
-    assert stopped.returncode != 0 and not stopped.submitted
+    assert stopped.returncode != 0
+    assert not stopped.submitted
     assert all(word in stopped.output for word in words), stopped.output
     assert "Traceback" not in stopped.output
     assert weights(copy)
@@ -436,7 +452,9 @@ def test_a_mistake_about_the_site_stops_before_any_job(cluster, copy, site, word
 
 def test_a_missing_site_file(cluster, copy):
     stopped = run(cluster, copy, "-n", "paper_figures", OPENSET_SITE="elsewhere.yaml")
-    assert stopped.returncode != 0 and "elsewhere.yaml" in stopped.output and "OPENSET_SITE" in stopped.output
+    assert stopped.returncode != 0
+    assert "elsewhere.yaml" in stopped.output
+    assert "OPENSET_SITE" in stopped.output
 
 
 def test_no_sbatch(copy, tmp_path):

@@ -53,8 +53,10 @@ def site(tmp_path: Path, text: dict) -> slurm.Site:
 
 def test_own_keys_lie_on_top_of_those_of_every_job(tmp_path):
     read = site(tmp_path, {"every": {"partition": "cpu", "qos": "a"}, "train_student": {"partition": "gpu", "gpu": 2}})
-    assert read.of("train_student").partition == "gpu" and read.of("train_student").qos == "a"
-    assert read.of("download").partition == "cpu" and read.qualities == {"a"}
+    assert read.of("train_student").partition == "gpu"
+    assert read.of("train_student").qos == "a"
+    assert read.of("download").partition == "cpu"
+    assert read.qualities == {"a"}
     assert slurm.on_site(JobResources(threads=3), read.of("train_student")) == JobResources(threads=3, gpu=2)
 
 
@@ -80,7 +82,8 @@ def test_gpus_are_asked_for_on_one_node_and_processes_do_not_depend_on_how(gres,
     job = JobResources(memory_mb=1000, gpu=gpus)
     asked = slurm.resources("train_student", job, slurm.SiteJob(gres=gres))
     options = slurm.sbatch_options(1, asked)
-    assert asked["processes"] == max(1, gpus) and asked["mem_mb"] == 1000 * max(1, gpus)
+    assert asked["processes"] == max(1, gpus)
+    assert asked["mem_mb"] == 1000 * max(1, gpus)
     assert ("--nodes=1" in options) == (gpus > 1)
     kind = (gres or "").partition(":")[2]
     if not gpus:
@@ -100,7 +103,8 @@ def test_gpus_are_asked_for_on_one_node_and_processes_do_not_depend_on_how(gres,
 
 def test_how_a_training_is_launched_is_no_parameter_of_its_rule():
     text = (REPOSITORY / "rules" / "train.smk").read_text()
-    assert "--processes {resources.processes}" in text and "launch" not in text.partition("params:")[2]
+    assert "--processes {resources.processes}" in text
+    assert "launch" not in text.partition("params:")[2]
 
 
 def test_a_short_job_is_not_interrupted_before_three_quarters_of_its_time():
@@ -137,9 +141,8 @@ def test_slurms_own_refusal_and_a_limit_of_time(commands):
     commands(sbatch="echo 'Invalid account' >&2; exit 1", sacctmgr="echo mine", sinfo="echo p")
     reason = slurm.refused(("--time=6",), {})
     message = slurm.refusal(("--time=6",), {"b", "a"}, reason, Path("site.yaml"))
-    assert (
-        message.startswith("SLURM would refuse a, b: Invalid account") and "partitions p; your accounts mine" in message
-    )
+    assert message.startswith("SLURM would refuse a, b: Invalid account")
+    assert "partitions p; your accounts mine" in message
 
 
 @pytest.mark.parametrize(
@@ -174,7 +177,8 @@ def test_a_cluster_that_forgets_finished_jobs_soon_is_warned_about(commands):
     told = slurm.configuration("MinJobAge", "PreemptMode")
     assert told == {"MinJobAge": "60 sec", "PreemptMode": "CANCEL"}
     forgets, cancels = slurm.warnings(told)
-    assert "after 60 s (MinJobAge)" in forgets and "second attempt" in cancels
+    assert "after 60 s (MinJobAge)" in forgets
+    assert "second attempt" in cancels
     assert slurm.warnings({"MinJobAge": "300 sec", "PreemptMode": "REQUEUE"}) == []
     commands(scontrol="exit 1")
     assert slurm.warnings(slurm.configuration("MinJobAge", "PreemptMode")) == []
@@ -206,7 +210,8 @@ def test_a_job_that_has_ended_is_found_within_a_bound_and_no_other(commands, squ
     commands(squeue=squeue, sacct=sacct)
     clock = Clock()
     ended = slurm.Ended(120, clock)
-    assert ended.among([]) == {} and ended.among(["7"]) == {}
+    assert ended.among([]) == {}
+    assert ended.among(["7"]) == {}
     clock.now = 119
     assert ended.among(["7"]) == {}
     clock.now = 120
@@ -287,9 +292,11 @@ def test_the_executor_still_has_what_is_watched():
 def test_the_interval_is_one_at_which_the_plugin_asks_sacct():
     source = inspect.getsource(Executor.check_active_jobs)
     # the plugin's own numbers, on which ours stand
-    assert "max_sleep_time = 180" in source and "dynamic_check_threshold = 3 * initial_interval" in source
+    assert "max_sleep_time = 180" in source
+    assert "dynamic_check_threshold = 3 * initial_interval" in source
     assert "init_seconds_before_status_checks" in source
-    assert slurm.LONGEST_POLL_SECONDS > 180 and 3 * slurm.SACCT_INTERVAL_SECONDS > slurm.LONGEST_POLL_SECONDS
+    assert slurm.LONGEST_POLL_SECONDS > 180
+    assert 3 * slurm.SACCT_INTERVAL_SECONDS > slurm.LONGEST_POLL_SECONDS
 
 
 def test_the_plugin_still_names_its_jobs_by_the_attribute_that_is_set():
@@ -299,7 +306,8 @@ def test_the_plugin_still_names_its_jobs_by_the_attribute_that_is_set():
 
 def test_the_plugin_still_guesses_no_account_where_it_has_one():
     source = inspect.getsource(Executor.get_account_arg)
-    assert "if self._fallback_account_arg is None:" in source and "yield self._fallback_account_arg" in source
+    assert "if self._fallback_account_arg is None:" in source
+    assert "yield self._fallback_account_arg" in source
 
 
 @pytest.mark.workflow
@@ -330,14 +338,16 @@ def test_odd_lines_of_sacct_do_not_hide_the_error(commands, tmp_path):
     ]
     commands(sacct="cat <<END\n" + "\n".join(lines) + "\nEND")
     (line,) = slurm.failed_jobs("run", tmp_path / "logs")
-    assert line.startswith("SLURM job 7: TIMEOUT after 00:05:00 of 00:05:00; *** JOB 7") and line.endswith("7.log")
+    assert line.startswith("SLURM job 7: TIMEOUT after 00:05:00 of 00:05:00; *** JOB 7")
+    assert line.endswith("7.log")
     commands(sacct="exit 1")
     assert slurm.failed_jobs("run", tmp_path) == []
 
 
 def test_a_missing_command_is_no_error(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert slurm.failed_jobs("run", tmp_path) == [] and slurm.submit_limit([]) is None
+    assert slurm.failed_jobs("run", tmp_path) == []
+    assert slurm.submit_limit([]) is None
     assert slurm.configuration("MinJobAge") == {}
 
 
@@ -376,5 +386,7 @@ def test_weights_that_cannot_be_fetched_end_in_one_line(tmp_path):
     done = subprocess.run(
         [*command, "--record", tmp_path / "r.json"], env=offline, capture_output=True, text=True, timeout=120
     )
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "pretrained weights of resnet18" in done.stderr
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "pretrained weights of resnet18" in done.stderr
     assert not (tmp_path / "r.json").exists()

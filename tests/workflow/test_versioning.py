@@ -110,7 +110,8 @@ def test_an_experiment_with_one_setting_changed_trains_that_run_alone(pulled):
     change = "config/config.yaml:+runs.cutmix.optimization.epochs=3"
     ran = rules(done(pulled, "dvc", "exp", "run", "--name", "longer", "--set-param", change))
     assert ran["train_student"] == ran["evaluate"] == 2
-    assert "train_teacher" not in ran and "make_split" not in ran
+    assert "train_teacher" not in ran
+    assert "make_split" not in ran
     assert json.loads((pulled / RESULTS / "split1/seed0/cutmix/config.json").read_text())["optimization"]["epochs"] == 3
     assert nothing_to_do(pulled)
 
@@ -128,7 +129,9 @@ def test_an_experiment_with_one_setting_changed_trains_that_run_alone(pulled):
     done(pulled, "dvc", "plots", "show")
     page = (pulled / "dvc_plots" / "index.html").read_text()
     pictures = re.findall(r'<img src="(.*?)"', page)
-    assert len(pictures) == 9 and "<script" not in page and "http" not in page
+    assert len(pictures) == 9
+    assert "<script" not in page
+    assert "http" not in page
     assert all((pulled / "dvc_plots" / picture).is_file() for picture in pictures)
     assert "dvc_plots" not in done(pulled, "git", "status", "--short")
 
@@ -136,7 +139,8 @@ def test_an_experiment_with_one_setting_changed_trains_that_run_alone(pulled):
 def test_an_experiment_in_a_folder_of_its_own_trains_no_more_than_it_must(pulled):
     change = "config/config.yaml:+runs.cutmix.optimization.epochs=3"
     ran = rules(done(pulled, "dvc", "exp", "run", "--temp", "--name", "aside", "--set-param", change))
-    assert ran["train_student"] == 2 and "train_teacher" not in ran
+    assert ran["train_student"] == 2
+    assert "train_teacher" not in ran
     assert nothing_to_do(pulled)  # the working tree is as it was
 
 
@@ -163,7 +167,8 @@ def test_an_archive_without_git(recorded, tmp_path):
     done(recorded, "git", "archive", "--output", str(tmp_path / "archive.tar"), "HEAD")
     shutil.unpack_archive(tmp_path / "archive.tar", folder)
     refused = run(folder, "dvc", "pull")
-    assert refused.returncode != 0 and "is not a git repository" in refused.stderr
+    assert refused.returncode != 0
+    assert "is not a git repository" in refused.stderr
     done(folder, "dvc", "config", "--local", "core.no_scm", "true")
     done(folder, "dvc", "pull")
     assert nothing_to_do(folder)
@@ -195,7 +200,8 @@ def s3_server() -> Iterator[str]:
                 client.create_bucket(Bucket="results")
                 break
             except botocore.exceptions.EndpointConnectionError:  # it is starting
-                assert process.poll() is None and time.monotonic() < deadline
+                assert process.poll() is None
+                assert time.monotonic() < deadline
                 time.sleep(0.1)
         yield address
     finally:
@@ -270,4 +276,5 @@ def test_a_remote_that_is_only_read_over_http(recorded, tmp_path):
         assert nothing_to_do(folder)
         refused = run(folder, "dvc", "push", "--remote", "public")
         # everything is there already: nothing is written, so nothing is refused
-        assert refused.returncode == 0 and "up to date" in refused.stdout
+        assert refused.returncode == 0
+        assert "up to date" in refused.stdout

@@ -52,10 +52,12 @@ def test_every_figure_and_table_is_made_and_the_summary_shown(finished):
     names = ("benchmark", "augmentation", "ablation", "significance", "scores")
     assert {f"{name}.{kind}" for name in names for kind in ("md", "tex", "csv", "html")} == tables
     text = (finished / "first_run.txt").read_text()
-    assert "AD (as released)" in text and "figures: results/digits/figures/" in text
+    assert "AD (as released)" in text
+    assert "figures: results/digits/figures/" in text
     with open(results / "tidy" / "runs.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert {row["protocol"] for row in rows} == {"mnist"} and {row["split"] for row in rows} == {"0", "1"}
+    assert {row["protocol"] for row in rows} == {"mnist"}
+    assert {row["split"] for row in rows} == {"0", "1"}
     # the class sets of the data are those that the protocol promises before there are any
     promised = class_sets("mnist", [0, 1], dataset="digits", reference=REPOSITORY / "config" / "reference")
     assert {int(row["split"]): row["class_set"] for row in rows} == promised
@@ -77,7 +79,8 @@ def test_a_figure_and_the_table_beside_it_are_one_target(copy):
     assert all(path.exists() for path in made)
     with open(results / "tidy" / "networks.csv", newline="") as stream:
         networks = {row["run"]: row for row in csv.DictReader(stream)}
-    assert networks["ce"]["network"] == "small_resnet 4-8" and int(networks["ce"]["parameters"]) > 1000
+    assert networks["ce"]["network"] == "small_resnet 4-8"
+    assert int(networks["ce"]["parameters"]) > 1000
 
 
 def test_nothing_to_do_the_second_time(finished):
@@ -100,18 +103,21 @@ def test_a_change_to_one_student_redoes_that_student_and_what_hangs_on_it(copy):
     change = ["--config", "runs={kd_mixed: {optimization: {epochs: 3}}}"]
     planned = jobs(snakemake(copy, "-n", "paper_figures", *change))
     assert planned["train_student"] == planned["evaluate"] == 2
-    assert "train_teacher" not in planned and "make_split" not in planned
+    assert "train_teacher" not in planned
+    assert "make_split" not in planned
     assert planned["aggregate"] == planned["figure_two_sides"] == 1
 
 
 def test_a_new_student_of_a_cached_teacher_is_the_only_one_that_is_trained(copy):
     added = "runs={another: {method: {name: asymmetric_distillation, preset: as_described}, augment: {multi: cutmix}}}"
     planned = jobs(snakemake(copy, "-n", "paper_figures", "--config", added))
-    assert planned["train_student"] == 2 and "cache_teacher_logits" not in planned
+    assert planned["train_student"] == 2
+    assert "cache_teacher_logits" not in planned
     for path in copy.glob("results/digits/split*/seed*/teacher_logits_*.safetensors"):
         path.rename(path.with_name(path.name.replace("teacher_logits", "answers")))  # as version 0.1 called them
     planned = jobs(snakemake(copy, "-n", "paper_figures", "--config", added))
-    assert planned["train_student"] and "cache_teacher_logits" not in planned
+    assert planned["train_student"]
+    assert "cache_teacher_logits" not in planned
 
 
 def test_a_change_to_the_teacher_redoes_its_students_too(copy):
@@ -123,18 +129,24 @@ def test_a_change_to_the_teacher_redoes_its_students_too(copy):
 
 def test_another_bootstrap_trains_nothing(copy):
     planned = jobs(snakemake(copy, "-n", "paper_figures", "--config", "evaluation={bootstrap: 30}"))
-    assert planned["evaluate"] == 10 and "train_student" not in planned and "train_teacher" not in planned
+    assert planned["evaluate"] == 10
+    assert "train_student" not in planned
+    assert "train_teacher" not in planned
 
 
 def test_a_new_label_trains_nothing(copy):
     planned = jobs(snakemake(copy, "-n", "paper_figures", "--config", "runs={ce: {label: Baseline}}"))
-    assert "aggregate" in planned and "train_student" not in planned and "evaluate" not in planned
+    assert "aggregate" in planned
+    assert "train_student" not in planned
+    assert "evaluate" not in planned
 
 
 def test_a_run_can_be_taken_out_on_the_command_line(finished):
     change = ["--config", "experiment=try", "runs={cutmix: null}", "show={msa: ce, figures: [openset_curves]}"]
     planned = jobs(snakemake(finished, "-n", "openset_curves", *change))
-    assert planned["train_student"] == 6 and planned["train_teacher"] == 2  # nothing of results/digits is touched
+    # nothing of results/digits is touched
+    assert planned["train_student"] == 6
+    assert planned["train_teacher"] == 2
 
 
 def test_kept_results_are_redrawn_from_their_tidy_tables_alone(copy):
@@ -154,7 +166,8 @@ def test_kept_results_are_redrawn_from_their_tidy_tables_alone(copy):
     done = jobs(snakemake(copy, "paper_figures", "--forceall", "--configfile", "docs/results/d/experiment.yaml"))
     assert not {"make_split", "train_teacher", "train_student", "evaluate", "aggregate"} & set(done)
     assert done["figure_two_sides"] == done["table_benchmark"] == 1
-    assert {path: path.read_bytes() for path in before} == before and any("figures" in str(path) for path in before)
+    assert {path: path.read_bytes() for path in before} == before
+    assert any("figures" in str(path) for path in before)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +185,8 @@ def test_a_mistake_in_the_configuration_stops_before_any_job(finished, setting, 
     output = process.stdout + process.stderr
     assert process.returncode != 0
     assert all(word in output for word in words), output
-    assert "Traceback" not in output and "Job stats" not in output
+    assert "Traceback" not in output
+    assert "Job stats" not in output
 
 
 def test_a_damaged_checkpoint_is_named_and_trained_again_on_request(copy):
@@ -182,7 +196,9 @@ def test_a_damaged_checkpoint_is_named_and_trained_again_on_request(copy):
     failed = snakemake(copy, "paper_figures", *change)
     output = failed.stdout + failed.stderr
     assert failed.returncode != 0
-    assert "error: checkpoint" in output and "is damaged" in output and "the same command makes it again" in output
+    assert "error: checkpoint" in output
+    assert "is damaged" in output
+    assert "the same command makes it again" in output
     assert "goes on from there" in output
     # the student was not trained from it: what it was is still there
     trained = teacher.parents[1] / "kd_mixed" / "config.json"
@@ -210,15 +226,18 @@ def test_a_killed_workflow_goes_on_from_what_was_complete(copy):
     while not any(
         path.stat().st_mtime > started for path in copy.glob("results/digits/split*/seed0/c*/provenance.json")
     ):
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(timeout=30)
     locked = snakemake(copy, "paper_figures", *change)
-    assert locked.returncode != 0 and "--unlock" in locked.stdout + locked.stderr
+    assert locked.returncode != 0
+    assert "--unlock" in locked.stdout + locked.stderr
     assert snakemake(copy, "--unlock", *change).returncode == 0
     again = snakemake(copy, "paper_figures", *change)
-    assert 2 <= jobs(again)["train_student"] <= 4 and "train_teacher" not in jobs(again)
+    assert 2 <= jobs(again)["train_student"] <= 4
+    assert "train_teacher" not in jobs(again)
     assert json.loads((split / "ce" / "config.json").read_text())["optimization"]["epochs"] == 3
 
 
@@ -236,23 +255,31 @@ def test_the_slurm_profile_plans_resources_for_each_job(tmp_path):
     plan = process.stdout + process.stderr
     student = plan.split("\nrule train_student:")[1].split("\nrule ")[0]
     # more threads than this machine has cores, more GPUs than the one that the default profile counts; memory for each
-    assert "threads: 64" in student and "mem_mb=6000" in student and "runtime=7" in student
-    assert "slurm_partition=gpu" in student and "slurm_account=project" in student and "gres=gpu:a100:2" in student
-    assert "--mail-user=me@localhost" in student and "--signal=TERM@105" in student
+    assert "threads: 64" in student
+    assert "mem_mb=6000" in student
+    assert "runtime=7" in student
+    assert "slurm_partition=gpu" in student
+    assert "slurm_account=project" in student
+    assert "gres=gpu:a100:2" in student
+    assert "--mail-user=me@localhost" in student
+    assert "--signal=TERM@105" in student
     teacher = plan.split("\nrule train_teacher:")[1].split("\nrule ")[0]
-    assert "slurm_partition=cpu" in teacher and "gres" not in teacher
+    assert "slurm_partition=cpu" in teacher
+    assert "gres" not in teacher
     assert "Group job evaluations" in plan
     # without the profile the site's file says nothing
     here = snakemake(folder, "-n", "paper_figures", "--config", resources)
     assert jobs(here)["train_student"] == 8
-    assert "slurm_partition" not in here.stdout and "threads: 64" not in here.stdout
+    assert "slurm_partition" not in here.stdout
+    assert "threads: 64" not in here.stdout
 
 
 def test_the_report_holds_figures_and_captions(finished):
     process = snakemake(finished, "--report", "report.html", "paper_figures")
     assert process.returncode == 0, process.stderr
     html = (finished / "report.html").read_text()
-    assert "two_sides.png" in html and "AUROC of the maximum logit" in html
+    assert "two_sides.png" in html
+    assert "AUROC of the maximum logit" in html
 
 
 def test_the_code_for_a_notebook_reads_a_finished_run(finished):
@@ -305,7 +332,8 @@ def test_generated_files_are_up_to_date(name, in_repository):
 def test_a_generated_file_that_differs_is_noticed(name, in_repository, tmp_path):
     (tmp_path / "file").write_text("something else\n")
     process = run(in_repository, sys.executable, f"tools/{name}", "--check", "--file", str(tmp_path / "file"))
-    assert process.returncode == 2 and "--write" in process.stderr
+    assert process.returncode == 2
+    assert "--write" in process.stderr
 
 
 def test_the_lock_pins_every_dependency_with_hashes_and_no_address(in_repository):
@@ -313,7 +341,9 @@ def test_the_lock_pins_every_dependency_with_hashes_and_no_address(in_repository
     entries = [line for line in text.splitlines() if "==" in line and not line.startswith(" ")]
     assert len(entries) > 50
     assert all(line.endswith("\\") for line in entries), "an entry without hashes"
-    assert "://" not in text and "--index-url" not in text and "--find-links" not in text
+    assert "://" not in text
+    assert "--index-url" not in text
+    assert "--find-links" not in text
 
 
 def test_every_rule_belongs_to_a_stage_of_dvc(finished):
