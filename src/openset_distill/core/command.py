@@ -116,7 +116,8 @@ def renamed(parser: argparse.ArgumentParser, old: str, new: str) -> None:
             print(f"hint: {old} is now called {new}", file=sys.stderr)
             action(parser, *arguments)
 
-    hidden = parser.add_argument(old, dest=action.dest, action=Renamed, type=action.type, help=argparse.SUPPRESS)
+    kind: Any = action.type  # None stands for text
+    hidden = parser.add_argument(old, dest=action.dest, action=Renamed, type=kind, help=argparse.SUPPRESS)
     hidden.default = argparse.SUPPRESS
 
 
