@@ -251,7 +251,7 @@ GOOD = {"claim": "C", "run": "cutmix", "against": "ce", "expected": "lower"}
         ({"scores": []}, "scores"),
         ({"scores": ["mps"]}, "no score 'mps'; did you mean 'msp'"),
         ({"claims": [GOOD | {"run": "cutmx"}]}, r"claim 1 \(C\): there is no run 'cutmx'; did you mean 'cutmix'"),
-        ({"claims": [GOOD | {"on": ["Digit"]}]}, "no data 'Digit'; did you mean 'Digits'"),
+        ({"claims": [GOOD | {"data": ["Digit"]}]}, "no data 'Digit'; did you mean 'Digits'"),
         ({"claims": [GOOD | {"outcome": "aucroc"}]}, "no outcome 'aucroc'; did you mean 'auroc'"),
         ({"claims": [GOOD | {"against": "cutmix"}]}, "compares 'cutmix' with itself"),
         ({"claims": [GOOD | {"expected": "better"}]}, r"claims\.0\.expected: "),
@@ -289,7 +289,7 @@ def test_the_kept_claims_are_what_the_documented_command_makes(tmp_path):
     with open(kept / "claims.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
     # splits 0 and 1 of CIFAR-10 have the same classes: three splits, two class sets
-    assert {row["n"] for row in rows if row["data"] == "CIFAR-10"} == {"2"}
+    assert {row["n"] for row in rows if row["data"] == "CIFAR-10, small ResNets"} == {"2"}
     assert "splits 0 and 1 have the same classes" in (kept / "claims.md").read_text()
     page = (kept / "README.md").read_text()
     assert "tools/claims.py" in page

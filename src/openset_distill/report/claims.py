@@ -77,8 +77,9 @@ class Evidence:
 class Claim:
     """What is claimed: that the `outcome` of `run` is `expected` to be higher (...) than that `against` another run.
 
-    `on` names the data, all of them without it. `keeps_accuracy`: the claim also says that accuracy is not lower by
-    more than the file's `accuracy_loss`. `less` turns the outcome into what the deciding score has over this one.
+    `data` names the data, all of them without it (`on` would be true in YAML). `keeps_accuracy`: the claim also
+    says that accuracy is not lower by more than the file's `accuracy_loss`. `less` turns the outcome into what the
+    deciding score has over this one.
     """
 
     claim: str
@@ -86,7 +87,7 @@ class Claim:
     against: str
     expected: Expected
     outcome: str = "auroc"
-    on: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
     margin: Points | None = None
     keeps_accuracy: bool = False
     less: str = ""
@@ -180,7 +181,7 @@ def read_claims(path: str | os.PathLike) -> ClaimsFile:
         raise SettingsError(f"the file of claims {path}: {where}: {first['msg']}") from error
     for number, claim in enumerate(claims.claims, start=1):
         where = f"the file of claims {path}: claim {number} ({claim.claim})"
-        for name in claim.on:
+        for name in claim.data:
             _known(where, "data", name, claims.data)
         for name in (claim.run, claim.against):
             _known(where, "run", name, claims.runs)
@@ -276,7 +277,7 @@ def judge(claims: ClaimsFile) -> tuple[list[Judged], dict[str, list[Results]]]:
     checked: set[tuple[str, str]] = set()
     judged = []
     for claim in claims.claims:
-        for data in claim.on or tuple(claims.data):
+        for data in claim.data or tuple(claims.data):
             used = [
                 one
                 for one in results[data]
@@ -285,7 +286,7 @@ def judge(claims: ClaimsFile) -> tuple[list[Judged], dict[str, list[Results]]]:
             if not used:
                 raise DataError(
                     f"no results on {data} hold both {claim.run!r} and {claim.against!r}, which the claim "
-                    f"{claim.claim!r} compares; add a folder, or leave {data} out of its `on`"
+                    f"{claim.claim!r} compares; add a folder, or leave {data} out of its `data`"
                 )
             judged += _judge_on(claim, data, used, claims)
             for run in (claim.run, claim.against):
