@@ -97,7 +97,7 @@ def test_a_fresh_clone_with_what_was_pulled_has_nothing_to_do(recorded, pulled):
 def test_one_figure_needs_the_tidy_tables_alone(recorded, tmp_path):
     folder = clone(recorded, tmp_path / "clone")
     done(folder, "dvc", "pull", "tidy", "records")
-    assert sorted(path.name for path in (folder / RESULTS).iterdir()) == ["tidy"]
+    assert sorted(path.name for path in (folder / RESULTS).iterdir()) == ["metrics", "tidy"]
     made = rules(done(folder, "snakemake", "--cores", "2", "two_sides"))
     assert made == {"figure_two_sides": 1, "table_augmentation": 1, "two_sides": 1}
     for kind in ("pdf", "png", "csv"):
