@@ -34,11 +34,11 @@ def training_of(group: int) -> int | None:
     return None
 
 
-def interrupted(folder: Path) -> None:
-    """Starts the long training through Snakemake and sends SIGINT to the whole group after some steps."""
+def started(folder: Path, *command: str) -> subprocess.Popen[str]:
+    """A command of the repository in `folder`, in a session of its own, which SIGINT reaches."""
     environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(folder / "src")}
-    process = subprocess.Popen(
-        ["snakemake", "--cores", "2", WEIGHTS, "--config", LONG],
+    return subprocess.Popen(
+        command,
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
@@ -48,6 +48,11 @@ def interrupted(folder: Path) -> None:
         # a shell that started the tests in the background has them ignore it
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+
+
+def interrupted(folder: Path) -> None:
+    """Starts the long training through Snakemake and sends SIGINT to the whole group after some steps."""
+    process = started(folder, "snakemake", "--cores", "2", WEIGHTS, "--config", LONG)
     deadline = time.monotonic() + 240
     while training_of(process.pid) is None:
         assert process.poll() is None
@@ -75,19 +80,9 @@ def test_ctrl_c_saves_what_trains_and_the_next_call_resumes_without_unlocking(tm
 
 def test_ctrl_c_while_snakemake_starts_is_one_line(tmp_path):
     folder = copy_of_the_repository(tmp_path / "repository")
-    environment = os.environ | {"PYTHONPATH": str(folder / "src")}
     ended = []
     for seconds in (1, 2, 5):  # a busy machine starts it slowly
-        process = subprocess.Popen(
-            [sys.executable, "tools/start.py", "paper_figures", "--dry-run", "--quiet", "all"],
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
+        process = started(folder, sys.executable, "tools/start.py", "paper_figures", "--dry-run", "--quiet", "all")
         time.sleep(seconds)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=60)
