@@ -151,19 +151,15 @@ def cost(experiment: Experiment, gflops: float | None = None) -> Cost:
     compared = [experiment.runs[name] for name in experiment.analyzed_runs]
     datasets = len({settings.data.dataset, *settings.data.others})
     fetched = {given for run in experiment.runs.values() if (given := _fetched(run))}
+    teachers, students = experiment.teacher_runs, experiment.student_runs
+    one_gpu = of.train_student.model_copy(update={"gpu": min(1, of.train_student.gpu)})
     jobs = [
         Jobs("downloads", datasets + len(fetched), of.download),
         Jobs("preparing", datasets, of.prepare),
         Jobs("splits", grid, of.light),
-    ]
-    for kind, names, asks in (
-        ("teachers", experiment.teacher_runs, of.train_teacher),
-        ("students", experiment.student_runs, of.train_student),
-    ):
-        jobs.append(Jobs(kind, grid * len(names), asks, grid * sum(trained[name] for name in names)))
-    one_gpu = of.train_student.model_copy(update={"gpu": min(1, of.train_student.gpu)})
-    jobs.insert(4, Jobs("cached teacher logits", grid * len(experiment.teacher_logits_keys), one_gpu, grid * recorded))
-    jobs += [
+        Jobs("teachers", grid * len(teachers), of.train_teacher, grid * sum(map(trained.__getitem__, teachers))),
+        Jobs("cached teacher logits", grid * len(experiment.teacher_logits_keys), one_gpu, grid * recorded),
+        Jobs("students", grid * len(students), of.train_student, grid * sum(map(trained.__getitem__, students))),
         Jobs("evaluations", grid * len(experiment.runs), of.light),
         Jobs("mixing scans", grid, of.analyze, grid * sum(hours(samples * forward(run), run) for run in compared)),
         Jobs("feature geometry", grid, of.measure),
@@ -182,7 +178,7 @@ def cost(experiment: Experiment, gflops: float | None = None) -> Cost:
     }
     unknown += [f"the size of {archive.file} is not known" for archive in archives if archive.size is None]
     name = max(trained, key=trained.__getitem__)
-    kind = of.train_teacher if name in experiment.teacher_runs else of.train_student
+    kind = of.train_teacher if name in teachers else of.train_student
     return Cost(
         tuple(jobs),
         round(train_images),
@@ -311,19 +307,17 @@ def _mean(run: Run, passes: Mapping[bool, Mapping[str, float]]) -> dict[str, flo
     return mean | {"kept": max(passes[mixed]["kept"] for mixed in (False, share > 0))}
 
 
-def _passes(run: Run, mixed: bool) -> Mapping[str, float]:
-    return _counted(repr(run.method), repr(run.multi if mixed else None), run)
-
-
 _PASSES: dict[tuple[str, str], Mapping[str, float]] = {}
 
 
-def _counted(method: str, multi: str, run: Run) -> Mapping[str, float]:
+def _passes(run: Run, mixed: bool) -> Mapping[str, float]:
     """What the objective asks of its networks for one image: passes of the student (with its backward pass 3, without
     1) and of its teacher, and images whose activations are kept. It is asked for a tiny network's loss and watched."""
-    if (method, multi) not in _PASSES:
-        _PASSES[method, multi] = _watched(run, mixed=multi != "None")
-    return _PASSES[method, multi]
+    mixed = mixed and run.multi is not None
+    key = (repr(run.method), repr(run.multi) if mixed else "")
+    if key not in _PASSES:
+        _PASSES[key] = _watched(run, mixed=mixed)
+    return _PASSES[key]
 
 
 def _watched(run: Run, *, mixed: bool) -> Mapping[str, float]:
