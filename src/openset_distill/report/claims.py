@@ -463,8 +463,7 @@ def to_markdown(judged: Sequence[Judged], claims: ClaimsFile, results: Mapping[s
 def to_page(judged: Sequence[Judged], results: Mapping[str, Sequence[Results]]) -> str:
     """A row for each claim, a column for each data: the deciding score's difference, accuracy, and the verdict."""
     data = list(results)
-    sizes = [len({name for one in results[of] for name in one.class_sets.values()}) for of in data]
-    header = ["Claim", *(f"{name}, {counted(size, 'class set')}" for name, size in zip(data, sizes, strict=True))]
+    header = ["Claim", *(f"{name}, {counted(_class_sets(results[name]), 'class set')}" for name in data)]
     lines = [_cells([*map(markdown_escape, header)]), _cells([":---"] * len(header))]
     rows: dict[str, dict[str, str]] = {}
     for one in judged:
@@ -522,8 +521,13 @@ def _data_words(results: Mapping[str, Sequence[Results]]) -> Iterator[str]:
             )
             same = "; ".join(f"splits {listed(group)} have the same classes" for group in twins(one.class_sets))
             parts.append(f"{words}: {same}" if same else words)
-        sets = len({class_set for one in of_data for class_set in one.class_sets.values()})
-        yield markdown_escape(f"{name}: {counted(sets, 'class set')} of {'; '.join(parts)}.") + "\n"
+        sets = counted(_class_sets(of_data), "class set")
+        yield markdown_escape(f"{name}: {sets} of {'; '.join(parts)}.") + "\n"
+
+
+def _class_sets(of_data: Sequence[Results]) -> int:
+    """How many distinct class sets results have together."""
+    return len({class_set for one in of_data for class_set in one.class_sets.values()})
 
 
 def _difference(found: PairedDifference) -> str:
