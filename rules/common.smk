@@ -21,6 +21,13 @@ from openset_distill.models import BACKBONES
 from openset_distill.report.screen import introduction, show
 from openset_distill.report.tidy_tables import TIDY_TABLES
 
+# the logic of slurm.smk and screen.smk
+sys.path.insert(0, str(Path(workflow.basedir, "workflow_scripts")))
+import screen
+import slurm
+
+sys.path.pop(0)  # the scripts there have names that modules may have too
+
 
 # gpu counts the devices of one machine: jobs on other machines do not compete for them
 resource_scopes:

@@ -1,11 +1,6 @@
 # What the terminal shows of a run here; the logic is in workflow_scripts/screen.py. Snakemake's own words are in its log
 # file, and on the terminal with --verbose or --printshellcmds.
 
-sys.path.insert(0, str(Path(workflow.basedir, "workflow_scripts")))
-import screen
-
-sys.path.pop(0)  # the scripts there have names that modules may have too
-
 
 def show_results():
     """The table of results, below everything else."""

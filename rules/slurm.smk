@@ -3,11 +3,6 @@
 
 import shutil
 
-sys.path.insert(0, str(Path(workflow.basedir, "workflow_scripts")))
-import slurm
-
-sys.path.pop(0)  # the scripts there have names that modules may have too
-
 # true in the process that submits, and in the ones that it starts on other machines
 ON_CLUSTER = workflow.remote_exec or workflow.resource_settings.nodes is not None
 # inside a job the plugin takes every variable of SLURM away, this one too, by which some sites' commands find their cluster
