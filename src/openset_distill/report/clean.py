@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import OpenSetError
-from ..datasets.catalog import DATASETS
 
 # what no process has written to for as long was left by one that was killed
 LEFT_SECONDS = 3600
@@ -33,7 +32,7 @@ class Kind:
 
 
 def cached_logits(results: Path, _data: Path) -> Iterator[Path]:
-    """Recorded logits of teachers, where results were gathered after they were made: no student waits for them."""
+    """Cached teacher logits, where results were gathered after they were made: no student waits for them."""
     for path in sorted(
         path for name in ("teacher_logits", "answers") for path in results.glob(f"*/split*/seed*/{name}_*.safetensors")
     ):
@@ -46,6 +45,8 @@ def cached_logits(results: Path, _data: Path) -> Iterator[Path]:
 
 def prepared_archives(_results: Path, data: Path) -> Iterator[Path]:
     """Archives of images of prepared datasets. The record of the download and lists of classes stay."""
+    from ..datasets.catalog import DATASETS  # not where `openset` starts, which reads KINDS
+
     for name, dataset in DATASETS.items():
         if any((data / "prepared" / name).glob("*/manifest.json")):
             yield from (path for archive in dataset.archives if (path := data / "raw" / name / archive.file).is_file())
