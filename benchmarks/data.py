@@ -56,7 +56,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "tinyimagenet"
         started = time.perf_counter()
-        raw = READERS[dataset.layout](arguments.raw)
+        raw = READERS[dataset.reader](arguments.raw)
         manifest = write(raw, folder, name=dataset.name, size=SIZE, workers=arguments.workers)
         prepare = time.perf_counter() - started
         opening = []

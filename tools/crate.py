@@ -24,8 +24,8 @@ from openset_distill.core.folders import replaced_folder
 
 CODE = (
     "rules/*.smk", "rules/captions/*", "workflow_scripts/*.py", "tools/*.py", "src/openset_distill/**/*.py",
-    "config/**/*.yaml", "config/reference/*", "profiles/*/config.yaml", "pyproject.toml", "requirements.lock",
-    "environment.yml", "LICENSE", "CITATION.cff", "README.md",
+    "src/openset_distill/**/*.yaml", "config/**/*.yaml", "config/reference/*", "profiles/*/config.yaml",
+    "pyproject.toml", "requirements.lock", "environment.yml", "LICENSE", "CITATION.cff", "README.md",
 )  # fmt: skip
 RESULTS = ("figures/*", "tables/*", "tidy/*", "split*/**/*")
 TYPES = {

@@ -43,7 +43,7 @@ def main() -> None:
     dataset = find(arguments.dataset)
     if arguments.raw is None and dataset.archives:
         raise SettingsError(f"{dataset.name} is read from archives; name their folder with --raw")
-    reader: Any = READERS[dataset.layout]  # that of the embedded dataset takes no folder
+    reader: Any = READERS[dataset.reader]  # that of the embedded dataset takes no folder
     manifest = write(
         reader(arguments.raw),
         folder,

@@ -8,7 +8,7 @@ import pytest
 from commands import REPOSITORY
 
 from openset_distill.config import settings
-from openset_distill.datasets.catalog import DATASETS, PUBLISHED_CHECKPOINTS, find
+from openset_distill.datasets.catalog import datasets, find, published_checkpoints
 
 PAGE = (REPOSITORY / "config" / "README.md").read_text(encoding="utf-8")
 # heading of the page -> the model whose keys its table lists
@@ -86,7 +86,7 @@ def as_yaml(value: object) -> str:
 def test_the_page_on_datasets_names_every_dataset_and_file() -> None:
     page = (REPOSITORY / "docs" / "datasets.md").read_text(encoding="utf-8")
     rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
-    assert set(rows) == {*DATASETS, PUBLISHED_CHECKPOINTS.name}
+    assert set(rows) == {*datasets(), published_checkpoints().name}
     for name, row in rows.items():
         files = {archive.file for archive in find(name).files}
         assert set(row.rpartition(" | ")[2].split("`")[1::2]) == files, name

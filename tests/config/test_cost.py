@@ -15,7 +15,7 @@ from openset_distill.config.cost import IMAGES, JOB_SECONDS, RATES, cost
 from openset_distill.config.experiment import load
 from openset_distill.config.loading import read_configuration
 from openset_distill.core.errors import OpenSetError
-from openset_distill.datasets.catalog import DATASETS
+from openset_distill.datasets.catalog import datasets
 from openset_distill.methods import METHODS
 
 pytestmark = pytest.mark.usefixtures("in_repository")
@@ -104,7 +104,7 @@ def test_the_number_of_jobs_is_snakemakes(tmp_path):
 
 
 def test_every_dataset_of_the_catalog_is_counted_or_says_why_not():
-    assert set(DATASETS) - set(IMAGES) == {"image_folder", "imagenet21k"}
+    assert set(datasets()) - set(IMAGES) == {"image_folder", "imagenet21k"}
     own = load({"data": {"dataset": "image_folder", "images": "docs", "image_size": 8}}, stands_alone=False)
     with pytest.raises(OpenSetError, match=r"known when they are prepared; run `snakemake .*manifest.json`"):
         cost(own)

@@ -13,7 +13,7 @@ from openset_distill.config.experiment import Experiment, load
 from openset_distill.config.loading import merge, read_configuration
 from openset_distill.core.errors import SettingsError
 from openset_distill.core.files import sha256
-from openset_distill.datasets.catalog import DATASETS
+from openset_distill.datasets.catalog import datasets
 from openset_distill.datasets.protocols import PROTOCOLS
 from openset_distill.methods import METHODS
 
@@ -68,7 +68,7 @@ def test_every_published_protocol_and_classified_dataset_has_an_experiment() -> 
     loaded = [experiment(name) for name in EXPERIMENTS]
     assert {e.protocol["name"] for e in loaded} == set(PROTOCOLS) - {"custom"}
     used = {dataset for e in loaded for dataset in (e.settings.data.dataset, *e.settings.data.others)}
-    assert used == set(DATASETS) - {"digits"}
+    assert used == set(datasets()) - {"digits"}
 
 
 @pytest.mark.usefixtures("in_repository")
@@ -320,7 +320,7 @@ def test_an_experiment_runs_from_the_archive_to_the_figure(
 ) -> None:
     write(tmp_path / "server")
     folder = checkout(tmp_path / "checkout")
-    files = [archive.file for archive in DATASETS[dataset].archives]
+    files = [archive.file for archive in datasets()[dataset].archives]
     checksums = {file: f"sha256:{sha256(tmp_path / 'server' / file)}" for file in files}
     with served(tmp_path / "server") as address:
         small = made_small(name, {file: [f"{address}/{file}"] for file in files}, checksums)

@@ -1,4 +1,3 @@
-import re
 import subprocess
 import sys
 from urllib.parse import urlsplit
@@ -8,39 +7,50 @@ from torchvision import datasets as published
 from torchvision.datasets import imagenet as published_imagenet
 
 from openset_distill.core.errors import SettingsError
-from openset_distill.datasets.catalog import DATASETS, PUBLISHED_CHECKPOINTS, find, parse_checksum
+from openset_distill.datasets.catalog import CATALOG as CATALOG_FILE
+from openset_distill.datasets.catalog import datasets, find, parse_checksum, published_checkpoints, read_catalog
+from openset_distill.datasets.readers import READERS
 
-LAYOUTS = {
-    *("embedded_digits", "idx", "svhn_mat", "cifar_pickle", "tiny_imagenet", "cub", "aircraft", "stanford_cars"),
-    *("image_folder", "textures", "flat_images", "imagenet", "imagenet21k"),
-}
-ENTRIES = [*DATASETS.values(), PUBLISHED_CHECKPOINTS]
+ENTRIES = [*datasets().values(), published_checkpoints()]
+CATALOG = CATALOG_FILE.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_entries_are_complete(entry):
-    assert re.fullmatch("[a-z0-9_]+", entry.name)
-    assert entry.title
-    assert entry.licence
     assert entry.citation or entry.name == "image_folder"
-    assert entry.layout in LAYOUTS | {"checkpoints"}
-    assert entry.channels in (1, 3)
-    assert entry.classes
-    names = [archive.file for archive in entry.files]
-    assert len(set(names)) == len(names)
+    assert entry.reader in {*READERS, "checkpoints"}
     for archive in entry.files:
-        assert re.fullmatch(r"[A-Za-z0-9._-]+", archive.file)
-        assert archive.urls or archive.by_hand
-        assert archive.size is None or archive.size > 0
-        if archive.checksum:
-            assert ":".join(parse_checksum(archive.checksum)) == archive.checksum
         for url in archive.urls:
             assert urlsplit(url).scheme in ("http", "https")
             assert urlsplit(url).hostname
 
 
-def test_every_layout_has_a_dataset():
-    assert {entry.layout for entry in DATASETS.values()} == LAYOUTS
+def test_every_reader_has_a_dataset():
+    assert {entry.reader for entry in datasets().values()} == set(READERS)
+
+
+@pytest.mark.parametrize(
+    ("there", "instead", "words"),
+    [
+        ("    reader: idx\n", "", "datasets.mnist.reader: Field required"),
+        ("    reader: idx\n", "    raeder: idx\n", "datasets.mnist: unknown key 'raeder'; did you mean 'reader'"),
+        ("size: 9912422", "size: about 10 MB", "datasets.mnist.archives.0.size: .*integer"),
+        ("size: 9912422", "size: -1", "datasets.mnist.archives.0.size: .*greater than 0"),
+        ("md5:f68b3c2d", "md5:", "datasets.mnist.archives.0.checksum: .* is no checksum"),
+        ("channels: 1", "channels: 2", "datasets.digits.channels: .* 1 or 3"),
+        ("  mnist:", "  digits:", "the key 'digits' stands twice"),
+        ("file: train-images", "file: ../train-images", "datasets.mnist.archives.0.file: .* pattern"),
+        ("file: t10k-labels-idx1", "file: t10k-images-idx3", "t10k-images-idx3-ubyte.gz is named twice"),
+        ("http://data.csail.mit.edu", "ftp://data.csail.mit.edu", "val_256.tar: 'ftp://.*' is no http or https URL"),
+        ('        by_hand: "it has no public URL', "        #", "cifar-10-images.zip has neither urls nor by_hand"),
+    ],
+)
+def test_mistakes_in_the_catalog_are_named(tmp_path, there, instead, words):
+    assert there in CATALOG
+    file = tmp_path / "catalog.yaml"
+    file.write_text(CATALOG.replace(there, instead, 1), encoding="utf-8")
+    with pytest.raises(SettingsError, match=words):
+        read_catalog(file)
 
 
 def checksums(name):
@@ -64,18 +74,18 @@ def test_checksums_are_those_that_torchvision_publishes():
 
 def test_class_splits_come_with_their_datasets():
     assert {
-        name: [archive.file for archive in entry.auxiliary] for name, entry in DATASETS.items() if entry.auxiliary
+        name: [archive.file for archive in entry.auxiliary] for name, entry in datasets().items() if entry.auxiliary
     } == {
         "cub": ["cub_osr_splits.pkl"],
         "aircraft": ["aircraft_osr_splits.pkl"],
         "scars": ["scars_osr_splits.pkl"],
         "imagenet": ["imagenet_osr_splits.pkl", "imagenet_osr_splits_winter21.pkl"],
     }
-    assert len(PUBLISHED_CHECKPOINTS.files) == 5
+    assert len(published_checkpoints().files) == 5
 
 
 def test_an_unknown_name_is_refused_with_the_nearest():
-    assert find("published_checkpoints") is PUBLISHED_CHECKPOINTS
+    assert find("published_checkpoints") is published_checkpoints()
     with pytest.raises(SettingsError, match="unknown dataset 'cifar'; did you mean 'cifar10'"):
         find("cifar")
 

@@ -78,7 +78,7 @@ def test_cifar(make: Callable[[Path], archives.Expected], tmp_path: Path) -> Non
 
 
 def test_every_layout_of_the_catalog_has_a_reader() -> None:
-    assert {entry.layout for entry in catalog.DATASETS.values()} == set(READERS)
+    assert {entry.reader for entry in catalog.datasets().values()} == set(READERS)
 
 
 def test_embedded_digits_are_all_there_and_half_of_each_class_tests() -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from ..datasets.catalog import DATASETS
+from ..datasets import catalog
 from ..report.context import counted, listed
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def setting(experiment: Experiment) -> str:
     All of it is read from the resolved settings, so that a changed setting changes the sentence.
     """
     runs, size = experiment.runs, experiment.image_size()
-    own = DATASETS[experiment.settings.data.dataset].size
+    own = catalog.datasets()[experiment.settings.data.dataset].size
     images = f"Images of {square(size)} pixels"
     if own is not None and own[0] != size:
         images += f" (the dataset's: {square(own[0])})"

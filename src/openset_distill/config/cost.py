@@ -15,7 +15,7 @@ from typing import Any
 from ..augment import MULTI_SAMPLE
 from ..core.errors import OpenSetError
 from ..core.files import read_json
-from ..datasets.catalog import DATASETS
+from ..datasets import catalog
 from ..datasets.loader import RESIDENT_BYTES
 from ..datasets.protocols import REFERENCE
 from ..methods import METHODS, Batch
@@ -168,7 +168,9 @@ def cost(experiment: Experiment, gflops: float | None = None) -> Cost:
         Jobs("tables and figures", 1 + len(experiment.figures) + len(experiment.tables), of.light),
     ]
     jobs = [Jobs(one.kind, one.count, one.asks, one.hours + one.count * start) for one in jobs if one.count]
-    archives = [archive for name in (settings.data.dataset, *settings.data.others) for archive in DATASETS[name].files]
+    archives = [
+        archive for name in (settings.data.dataset, *settings.data.others) for archive in catalog.datasets()[name].files
+    ]
     streamed = settings.data.dataset == "imagenet"
     disk = {
         "archives": sum(archive.size or 0 for archive in archives),

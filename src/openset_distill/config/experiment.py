@@ -21,8 +21,8 @@ from ..core.errors import OpenSetError, SettingsError, nearest
 from ..core.names import check_distinct
 from ..core.settings import validated
 from ..core.yaml_files import check_size
+from ..datasets import catalog
 from ..datasets import protocols as protocols
-from ..datasets.catalog import DATASETS, PUBLISHED_CHECKPOINTS, check_files, find, parse_checksum
 from ..evaluation.detectors import DETECTORS
 from ..evaluation.scores import SCORES
 from ..methods import METHODS
@@ -167,9 +167,9 @@ class Experiment:
 
     def _check_references(self) -> None:
         settings = self.settings
-        _checked("data.dataset", self._known, "dataset", settings.data.dataset, DATASETS)
+        _checked("data.dataset", self._known, "dataset", settings.data.dataset, catalog.datasets())
         for other in settings.data.others:
-            _checked("data.others", self._known, "dataset", other, DATASETS)
+            _checked("data.others", self._known, "dataset", other, catalog.datasets())
         self._check_data()
         for score in settings.evaluation.scores:
             _checked("evaluation.scores", self._known, "score", score, SCORES)
@@ -222,9 +222,9 @@ class Experiment:
     def _check_data(self) -> None:
         data = self.settings.data
         for key in ("checksum", "urls"):
-            check_files(f"configuration: data.{key}", getattr(data, key))
+            catalog.check_files(f"configuration: data.{key}", getattr(data, key))
         for checksum in data.checksum.values():
-            _checked("data.checksum", parse_checksum, checksum)
+            _checked("data.checksum", catalog.parse_checksum, checksum)
         if data.images is None and USERS_OWN in (data.dataset, *data.others):
             raise SettingsError(
                 f"configuration: data.images: dataset {USERS_OWN} needs the folder or archive with your images; name it"
@@ -244,7 +244,7 @@ class Experiment:
                     f"configuration: data.{key}: {count} numbers for images of {channels} "
                     f"channel{'s' if channels > 1 else ''}; name one for each"
                 )
-        if data.image_size is None and DATASETS[data.dataset].size is None:
+        if data.image_size is None and catalog.datasets()[data.dataset].size is None:
             raise SettingsError("configuration: data.image_size: images of this dataset differ in size; name one size")
         for name in (data.dataset, *data.others):
             if (data.dataset, *data.others).count(name) > 1:
@@ -396,7 +396,7 @@ class Experiment:
 
     def image_size(self) -> int:
         """Height and width to which a dataset is prepared; other datasets take the size of the known one."""
-        own = DATASETS[self.settings.data.dataset].size
+        own = catalog.datasets()[self.settings.data.dataset].size
         size = self.settings.data.image_size or (own and own[0])
         if size is None:
             raise SettingsError("configuration: data.image_size: images of this dataset differ in size; name one size")
@@ -404,7 +404,7 @@ class Experiment:
 
     def channels(self) -> int:
         """Channels to which a dataset is prepared: those of the known one."""
-        return DATASETS[self.settings.data.dataset].channels
+        return catalog.datasets()[self.settings.data.dataset].channels
 
     def raw(self, dataset: str) -> str:
         """Where a dataset's archives lie."""
@@ -439,7 +439,7 @@ class Experiment:
         """The authors' file of splits, where the protocol is read from one."""
         dataset, release = self.settings.data.dataset, "_winter21" if self.protocol.get("winter21") else ""
         file = f"{self.protocol['name']}_osr_splits{release}.pkl"
-        files = [archive.file for archive in DATASETS[dataset].auxiliary]
+        files = [archive.file for archive in catalog.datasets()[dataset].auxiliary]
         return [f"{self.raw(dataset)}/{file}"] if file in files else []
 
     def images(self, dataset: str) -> list[str]:
@@ -450,14 +450,14 @@ class Experiment:
     def download_options(self, dataset: str) -> list[str]:
         """What the download of a dataset is told beyond its name: only what concerns its own files."""
         data = self.settings.data
-        files = [archive.file for archive in find(dataset).files]
+        files = [archive.file for archive in catalog.find(dataset).files]
         told = ["--mirror", data.mirror] if data.mirror else []
         for file in files:
             if file in data.checksum:
                 told += ["--checksum", f"{file}={data.checksum[file]}"]
             for url in data.urls.get(file, ()):
                 told += ["--url", f"{file}={url}"]
-        if dataset == PUBLISHED_CHECKPOINTS.name:
+        if dataset == catalog.published_checkpoints().name:
             for split in self.settings.checkpoint_splits:
                 told += ["--only", files[split]]
         return told
@@ -466,8 +466,8 @@ class Experiment:
 
     def published_checkpoints(self) -> list[str]:
         """The published classifiers to evaluate, as SPLIT=PATH."""
-        files = [archive.file for archive in PUBLISHED_CHECKPOINTS.archives]
-        folder = self.raw(PUBLISHED_CHECKPOINTS.name)
+        files = [archive.file for archive in catalog.published_checkpoints().archives]
+        folder = self.raw(catalog.published_checkpoints().name)
         return [f"{split}={folder}/{files[split]}" for split in self.settings.checkpoint_splits]
 
     # ------------------------------------------------------------------------------------------ jobs
@@ -549,7 +549,7 @@ class Experiment:
             {
                 "experiment": self.name,
                 "title": with_facts(self.settings.title, {"size": square(self.image_size())}),
-                "dataset_title": DATASETS[self.settings.data.dataset].title,
+                "dataset_title": catalog.datasets()[self.settings.data.dataset].title,
                 "protocol": self.protocol["name"],
                 "splits": len(self.splits),
                 "seeds": len(self.seeds),

@@ -12,7 +12,7 @@ import pydantic
 
 from ..augment import MULTI_SAMPLE, SINGLE_SAMPLE
 from ..core.registry import Registry
-from ..datasets.catalog import DATASETS
+from ..datasets import catalog
 from ..datasets.protocols import PROTOCOLS
 from ..evaluation.detectors import DETECTORS
 from ..evaluation.scores import SCORES
@@ -34,8 +34,8 @@ REGISTRIES: dict[tuple[str, str], Registry] = {
 }
 # the same for names that have no settings
 NAMES: dict[tuple[str, str], Iterable[str]] = {
-    ("DataSettings", "dataset"): DATASETS,
-    ("DataSettings", "others"): DATASETS,
+    ("DataSettings", "dataset"): catalog.datasets(),
+    ("DataSettings", "others"): catalog.datasets(),
     ("EvaluationSettings", "scores"): SCORES,
     ("EvaluationSettings", "headline"): [*SCORES, *DETECTORS],
     ("AnalysisSettings", "mixing"): MULTI_SAMPLE,

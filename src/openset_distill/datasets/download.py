@@ -6,7 +6,6 @@ where it came from and its SHA-256.
 
 from __future__ import annotations
 
-import dataclasses
 import glob
 import hashlib
 import http.client
@@ -31,7 +30,7 @@ from tqdm import tqdm
 from .. import __version__
 from ..core.errors import DataError, OpenSetError, SettingsError, nearest
 from ..core.files import atomic_write, read_json, write_json
-from .catalog import DATASETS, Archive, Dataset, check_files, parse_checksum
+from .catalog import Archive, Dataset, check_files, datasets, parse_checksum
 
 MIRROR_VARIABLE = "OPENSET_MIRROR"
 
@@ -156,7 +155,7 @@ def fetch_dataset(
         if only and archive.file not in only:
             continue
         if archive.file in urls:
-            archive = dataclasses.replace(archive, urls=tuple(urls[archive.file]))
+            archive = archive.model_copy(update={"urls": tuple(urls[archive.file])})
         if not (folder / archive.file).exists() and _unpacked(archive, folder):
             _logger.warning("%s: the unpacked files in %s are used as they are, not verified", archive.file, folder)
             continue
@@ -168,7 +167,7 @@ def fetch_dataset(
 def status(folder: str | os.PathLike) -> list[Row]:
     """Which datasets are here, by the files in `folder/<name>`; no contents are read or verified."""
     rows = []
-    for dataset in DATASETS.values():
+    for dataset in datasets().values():
         if dataset.name == "image_folder":
             continue  # the user's own images have no place here
         place = Path(folder) / dataset.name

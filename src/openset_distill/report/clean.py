@@ -45,9 +45,9 @@ def cached_logits(results: Path, _data: Path) -> Iterator[Path]:
 
 def prepared_archives(_results: Path, data: Path) -> Iterator[Path]:
     """Archives of images of prepared datasets. The record of the download and lists of classes stay."""
-    from ..datasets.catalog import DATASETS  # not where `openset` starts, which reads KINDS
+    from ..datasets import catalog  # not where `openset` starts, which reads KINDS
 
-    for name, dataset in DATASETS.items():
+    for name, dataset in catalog.datasets().items():
         if any((data / "prepared" / name).glob("*/manifest.json")):
             yield from (path for archive in dataset.archives if (path := data / "raw" / name / archive.file).is_file())
 

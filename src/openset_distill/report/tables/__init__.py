@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...core.errors import DataError, SettingsError, nearest
-from ...datasets.catalog import DATASETS
+from ...datasets import catalog
 from .. import tidy
 from ..context import Context, needs_families
 from .common import DASH, METRIC_TITLES, n_words
@@ -140,7 +140,7 @@ def _students_of_two_networks(configured: Configured) -> list[str]:
 
 
 def _two_datasets(configured: Configured) -> list[str]:
-    there = sum(group in DATASETS for group in configured.groups) > 1
+    there = sum(group in catalog.datasets() for group in configured.groups) > 1
     return [] if there else ["unknown images of at least two other datasets (data.others, protocol all_known)"]
 
 

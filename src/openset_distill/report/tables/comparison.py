@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from ...core.errors import DataError, nearest
-from ...datasets.catalog import DATASETS
+from ...datasets import catalog
 from .. import tidy
 from ..context import score_words
 from ..summary import summarized
@@ -85,7 +85,7 @@ def compare(experiments: Mapping[str, pd.DataFrame], published: pd.DataFrame, sc
     benchmarks = {}
     for summary in summaries.values():
         benchmark = benchmark_name(summary["protocol"].iloc[0], summary["dataset"].iloc[0])
-        known = DATASETS.get(benchmark)
+        known = catalog.datasets().get(benchmark)
         benchmarks[benchmark] = known.title if known else TITLES.get(benchmark, benchmark)
     # in the order of the columns
     literature = pd.concat([published[published["dataset"] == benchmark] for benchmark in benchmarks])

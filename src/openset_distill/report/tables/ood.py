@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from ...core.errors import DataError
-from ...datasets.catalog import DATASETS
+from ...datasets import catalog
 from .. import tidy
 from ..context import Context, score_words
 from .common import LOWER_IS_BETTER, METRIC_TITLES, SPREAD, Content, spread, with_arrow
@@ -43,7 +43,7 @@ def make(tables: Mapping[str, pd.DataFrame], context: Context) -> Content:
     best = {place: _best(table.mean().round(1), place[1]) for place, table in values.items()}
     body: list[Sequence[Cell] | str] = []
     for group in (*groups, MEAN):
-        body.append(DATASETS[group].title if group in DATASETS else group)
+        body.append(catalog.datasets()[group].title if group in catalog.datasets() else group)
         for run in shown:
             cells = [Cell(labels[run])]
             for metric in METRICS:
