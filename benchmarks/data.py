@@ -19,7 +19,8 @@ from pathlib import Path
 from measure import machine
 
 from openset_distill.datasets.catalog import find
-from openset_distill.datasets.prepared import open_prepared, write
+from openset_distill.datasets.prepare import write_prepared
+from openset_distill.datasets.prepared import open_prepared
 from openset_distill.datasets.readers import READERS
 
 SIZE, BATCH, BATCHES = 64, 128, 200
@@ -57,7 +58,7 @@ def main() -> None:
         folder = Path(name) / "tinyimagenet"
         started = time.perf_counter()
         raw = READERS[dataset.reader](arguments.raw)
-        manifest = write(raw, folder, name=dataset.name, size=SIZE, workers=arguments.workers)
+        manifest = write_prepared(raw, folder, name=dataset.name, size=SIZE, workers=arguments.workers)
         prepare = time.perf_counter() - started
         opening = []
         for _ in range(20):

@@ -14,7 +14,8 @@ from typing import Any
 from openset_distill.core.command import run
 from openset_distill.core.errors import SettingsError
 from openset_distill.datasets.catalog import find
-from openset_distill.datasets.prepared import DATA_FILES, MANIFEST, write
+from openset_distill.datasets.prepare import write_prepared
+from openset_distill.datasets.prepared import DATA_FILES, MANIFEST
 from openset_distill.datasets.readers import READERS
 
 OUTPUTS = (*DATA_FILES, MANIFEST)
@@ -44,7 +45,7 @@ def main() -> None:
     if arguments.raw is None and dataset.archives:
         raise SettingsError(f"{dataset.name} is read from archives; name their folder with --raw")
     reader: Any = READERS[dataset.reader]  # that of the embedded dataset takes no folder
-    manifest = write(
+    manifest = write_prepared(
         reader(arguments.raw),
         folder,
         name=dataset.name,

@@ -19,7 +19,8 @@ from PIL import Image
 
 from openset_distill.core.errors import DataError
 from openset_distill.datasets.folders import LEFTOVERS, leftover, walk
-from openset_distill.datasets.prepared import DATA_FILES, MANIFEST, TEST_FILES, open_prepared, read_test_files, write
+from openset_distill.datasets.prepare import write_prepared
+from openset_distill.datasets.prepared import DATA_FILES, MANIFEST, TEST_FILES, open_prepared, read_test_files
 from openset_distill.datasets.readers import READERS
 
 read = READERS["image_folder"]
@@ -44,7 +45,7 @@ def pets(tmp_path: Path) -> Path:
 
 
 def prepared(raw: Path, folder: Path) -> dict:
-    return write(read(raw), folder, name="image_folder", size=8)
+    return write_prepared(read(raw), folder, name="image_folder", size=8)
 
 
 def prepare(raw: Path, folder: Path):
@@ -71,7 +72,7 @@ def test_linked_files_and_folders_are_followed(pets: Path, tmp_path: Path) -> No
     train = [name for name in raw.train.images.names if "owl" in name or "9" in name]
     assert train == ["train/cat/9.png", "train/owl/a.png", "train/owl/deep/b.png"]
     assert len(raw.test.images.names) == 8
-    assert write(raw, tmp_path / "out", name="image_folder", size=8)["counts"] == {"train": 7, "test": 8}
+    assert write_prepared(raw, tmp_path / "out", name="image_folder", size=8)["counts"] == {"train": 7, "test": 8}
 
 
 def test_links_that_lead_back_end_and_are_counted(pets: Path) -> None:
@@ -304,7 +305,7 @@ def test_all_damaged_images_are_named_at_once(form: str, workers: int, pets: Pat
     elif form == "tar":
         archives.write_tar(raw, files)
     with pytest.raises(DataError, match=r"^4 images cannot be used: ") as raised:
-        write(read(raw), tmp_path / "out", name="image_folder", size=8, workers=workers)
+        write_prepared(read(raw), tmp_path / "out", name="image_folder", size=8, workers=workers)
     for name in bad:
         assert f"{name} cannot be decoded" in str(raised.value)
     assert "test/dog/1.png is empty (0 bytes)" in str(raised.value)
@@ -324,7 +325,7 @@ def test_the_file_of_each_test_image_is_kept(pets: Path, tmp_path: Path) -> None
 
 
 def test_other_datasets_have_no_list(tmp_path: Path) -> None:
-    write(READERS["embedded_digits"](None), tmp_path / "out", name="digits", size=8)
+    write_prepared(READERS["embedded_digits"](None), tmp_path / "out", name="digits", size=8)
     assert read_test_files(tmp_path / "out") is None
     assert not (tmp_path / "out" / TEST_FILES).exists()
 

@@ -23,10 +23,12 @@ from PIL import Image
 
 from openset_distill.core.errors import DataError
 from openset_distill.core.files import sha256
-from openset_distill.datasets import prepared as pack
+from openset_distill.datasets import decode_pool
+from openset_distill.datasets import prepare as preparation
 from openset_distill.datasets.decode import decode, square
 from openset_distill.datasets.index import Indexed, StreamedImages
-from openset_distill.datasets.prepared import DATA_FILES, MANIFEST, open_prepared, verify, write
+from openset_distill.datasets.prepare import write_prepared
+from openset_distill.datasets.prepared import DATA_FILES, MANIFEST, PreparedDataset, open_prepared, verify
 from openset_distill.datasets.readers import READERS, Part, Pixels, RawDataset
 
 OUTPUTS = (*DATA_FILES, MANIFEST)
@@ -37,8 +39,8 @@ def opened(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def prepare(layout: str, raw: Path, folder: Path, size: int, **options) -> pack.PreparedDataset:
-    write(READERS[layout](raw), folder, name=layout, size=size, **options)
+def prepare(layout: str, raw: Path, folder: Path, size: int, **options) -> PreparedDataset:
+    write_prepared(READERS[layout](raw), folder, name=layout, size=size, **options)
     return open_prepared(folder)
 
 
@@ -152,7 +154,7 @@ def test_tiny_imagenet(workers: int, tmp_path: Path) -> None:
 
 
 def test_compressed_tar_is_read_from_front_to_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack, "CHUNK", 3)  # several tasks for both parts, which lie mixed in the archive
+    monkeypatch.setattr(decode_pool, "CHUNK", 3)  # several tasks for both parts, which lie mixed in the archive
     expected = archives.cub(tmp_path / "raw", classes=5, per_class=4)
     dataset = prepare("cub", tmp_path / "raw", tmp_path / "out", 32)
     for part, rows in ((dataset.train, expected.train), (dataset.test, expected.test)):
@@ -218,7 +220,7 @@ def test_opening_is_fast_whatever_the_size(tmp_path: Path) -> None:
     count = 20_000
     labels = np.arange(count) % 10
     part = Part(Pixels(np.zeros((count, 32, 32, 3), np.uint8), "zeros"), labels)
-    write(RawDataset(archives.DIGITS, part, part, 3), tmp_path / "out", name="zeros", size=32)
+    write_prepared(RawDataset(archives.DIGITS, part, part, 3), tmp_path / "out", name="zeros", size=32)
     start = time.perf_counter()
     open_prepared(tmp_path / "out")
     assert time.perf_counter() - start < 0.1
@@ -245,21 +247,22 @@ def preparing(layout: str, raw: Path, folder: Path, pause: float) -> subprocess.
     program = textwrap.dedent(
         f"""
         import time
-        from openset_distill.datasets import prepared as pack
+        from pathlib import Path
+        from openset_distill.datasets import decode_pool, prepare as preparation
         from openset_distill.datasets.readers import READERS
 
         if __name__ == "__main__":
-            pack.CHUNK = 8
-            record = pack._Journal.record
+            decode_pool.CHUNK = 8
+            record = preparation._Journal.record
 
             def slow_record(journal, part, indices, notes):
                 record(journal, part, indices, notes)
                 print(len(indices), flush=True)
                 time.sleep({pause})
 
-            pack._Journal.record = slow_record
-            raw = READERS[{layout!r}](pack.Path({str(raw)!r}))
-            pack.write(raw, {str(folder)!r}, name={layout!r}, size=32, workers=2)
+            preparation._Journal.record = slow_record
+            raw = READERS[{layout!r}](Path({str(raw)!r}))
+            preparation.write_prepared(raw, {str(folder)!r}, name={layout!r}, size=32, workers=2)
         """
     )
     path = folder.parent / f"{folder.name}.py"
@@ -305,8 +308,8 @@ def test_a_resumed_preparation_has_the_notes_about_all_images(tmp_path: Path, mo
             path = raw / part / "ant" / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGBA", (8, 8), (number, number, part == "test", 100 if number % 2 else 255)).save(path)
-    monkeypatch.setattr(pack, "CHUNK", 2)
-    record, chunks = pack._Journal.record, []
+    monkeypatch.setattr(decode_pool, "CHUNK", 2)
+    record, chunks = preparation._Journal.record, []
 
     def killed(journal, *chunk):
         record(journal, *chunk)
@@ -315,7 +318,7 @@ def test_a_resumed_preparation_has_the_notes_about_all_images(tmp_path: Path, mo
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(pack._Journal, "record", killed)
+        patch.setattr(preparation._Journal, "record", killed)
         prepare("image_folder", raw, tmp_path / "out", 8)
     resumed = prepare("image_folder", raw, tmp_path / "out", 8)
     assert any(note.startswith("6 images have transparent pixels") for note in resumed.manifest["notes"])
@@ -409,7 +412,7 @@ def test_a_file_that_disappears_is_named(tmp_path: Path) -> None:
     raw = READERS["image_folder"](tmp_path / "raw")
     (tmp_path / "raw" / "test" / "dog" / "1.png").unlink()
     with pytest.raises(DataError, match=r"test/dog/1\.png cannot be read: No such file"):
-        write(raw, tmp_path / "out", name="pictures", size=16)
+        write_prepared(raw, tmp_path / "out", name="pictures", size=16)
 
 
 @pytest.mark.parametrize("label", [-1, 3])
@@ -417,13 +420,13 @@ def test_labels_out_of_range(label: int, tmp_path: Path) -> None:
     images = Pixels(np.zeros((4, 8, 8, 1), np.uint8), "images.bin")
     good, bad = Part(images, np.array([0, 1, 2, 0])), Part(images, np.array([0, 1, label, 0]))
     with pytest.raises(DataError, match=rf"images\.bin: image 2 \(test\) has label {label}, .* 3 classes"):
-        write(RawDataset(("a", "b", "c"), good, bad, 1), tmp_path / "out", name="x", size=8)
+        write_prepared(RawDataset(("a", "b", "c"), good, bad, 1), tmp_path / "out", name="x", size=8)
 
 
 def test_a_class_without_images(tmp_path: Path) -> None:
     part = Part(Pixels(np.zeros((2, 8, 8, 1), np.uint8), "x"), np.array([0, 2]))
     with pytest.raises(DataError, match="class 'b' has no images"):
-        write(RawDataset(("a", "b", "c"), part, part, 1), tmp_path / "out", name="x", size=8)
+        write_prepared(RawDataset(("a", "b", "c"), part, part, 1), tmp_path / "out", name="x", size=8)
 
 
 def test_more_labels_than_images(tmp_path: Path) -> None:
@@ -457,7 +460,7 @@ def test_read_only_folder(tmp_path: Path) -> None:
         if folder.stat().st_uid == os.geteuid() and not folder.stat().st_mode & 0o001 and folder != Path("/"):
             folder.chmod(folder.stat().st_mode | 0o011)
     with without_root_rights(), pytest.raises(DataError, match=r"cannot prepare digits in .*Permission denied; choose"):
-        write(raw, target / "8x1", name="digits", size=8)
+        write_prepared(raw, target / "8x1", name="digits", size=8)
     assert list(target.iterdir()) == []
 
 
@@ -467,8 +470,9 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
         f"""
         import resource
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-        from openset_distill.datasets import prepared as pack, readers as read
-        pack.write(read.READERS["embedded_digits"](None), {str(tmp_path / "out")!r}, name="digits", size=8)
+        from openset_distill.datasets.prepare import write_prepared
+        from openset_distill.datasets.readers import READERS
+        write_prepared(READERS["embedded_digits"](None), {str(tmp_path / "out")!r}, name="digits", size=8)
         """
     )
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
@@ -619,15 +623,15 @@ def head(folder: Path) -> str:
 def test_a_damaged_journal_starts_anew_and_says_so(damage: str, tmp_path: Path, monkeypatch, capsys) -> None:
     raw, folder = tmp_path / "raw", tmp_path / "out"
     archives.mnist(raw)
-    monkeypatch.setattr(pack, "CHUNK", 8)
-    record = pack._Journal.record
+    monkeypatch.setattr(decode_pool, "CHUNK", 8)
+    record = preparation._Journal.record
 
     def killed(journal, part, indices, notes):
         record(journal, part, indices, notes)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(pack._Journal, "record", killed)
+        patch.setattr(preparation._Journal, "record", killed)
         prepare("idx", raw, folder, 28)
     JOURNALS[damage](tmp_path / ".out.partial")
     prepare("idx", raw, folder, 28)

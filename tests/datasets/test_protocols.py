@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openset_distill.core.errors import DataError, SettingsError
-from openset_distill.datasets.prepared import write
+from openset_distill.datasets.prepare import write_prepared
 from openset_distill.datasets.protocols import (
     PROTOCOLS,
     UNKNOWN_LABEL,
@@ -569,7 +569,7 @@ def split_command(folder: Path, prepared: Path, protocol: str | dict, *more: obj
 def prepared(layout: str, folder: Path, name: str, make: Callable[[Path], object], size: int = 16) -> Path:
     make(folder / "raw" / name)
     raw = READERS[layout](folder / "raw" / name)
-    write(raw, folder / name / f"{size}x{raw.channels}", name=name, size=size)
+    write_prepared(raw, folder / name / f"{size}x{raw.channels}", name=name, size=size)
     return folder / name / f"{size}x{raw.channels}"
 
 

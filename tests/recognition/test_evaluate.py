@@ -14,7 +14,8 @@ from commands import script, succeed
 from PIL import Image
 
 from openset_distill import OpenSetClassifier
-from openset_distill.datasets.prepared import open_prepared, write
+from openset_distill.datasets.prepare import write_prepared
+from openset_distill.datasets.prepared import open_prepared
 from openset_distill.datasets.readers import READERS
 from openset_distill.evaluation.evaluate import evaluate, load_outputs, save_outputs
 from openset_distill.evaluation.scores import SCORES
@@ -149,7 +150,7 @@ def test_knowns_alone_have_an_accuracy(packaged, pictures, openset):
 def test_a_run_on_own_images_lists_its_answers_by_file(digits, tmp_path):
     archives.image_folder(tmp_path / "images")
     own = tmp_path / "prepared"
-    write(READERS["image_folder"](tmp_path / "images"), own, name="image_folder", size=8, channels=1)
+    write_prepared(READERS["image_folder"](tmp_path / "images"), own, name="image_folder", size=8, channels=1)
     made = ["--arrays", tmp_path / "split.npz", "--description", tmp_path / "split.json"]
     given = ["--prepared", own, "--other", f"digits={digits}"]
     succeed(script("split.py", *given, "--protocol", "all_known", "--validation-fraction", 0.25, *made))

@@ -1,2 +1,2 @@
-"""Datasets: what exists (`catalog`), fetching it (`download`), reading its archives (`unpack`, `safe_pickle`),
-decoding it once (`read`, `pack`)."""
+"""Datasets: what exists (`catalog`), fetching it (`download`), reading its archives (`archives`, `readers`), decoding
+it once (`prepare`) and opening what was prepared (`prepared`)."""

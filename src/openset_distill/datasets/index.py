@@ -80,7 +80,7 @@ def available_cores() -> int:
 
 @dataclass(frozen=True)
 class StreamedImages:
-    """One part of an indexed dataset: like `pack.Images`, decoded by a pool of threads when a batch is asked for.
+    """One part of an indexed dataset: like `prepared.Images`, decoded by a pool of threads when a batch is asked for.
 
     `labels`: int64 `[n]`; `size`, `channels`: of the decoded images. Pillow decodes and resizes outside of Python's
     global lock, so that threads use all cores.

@@ -33,7 +33,8 @@ from ..core.files import atomic_write, read_json, write_json
 from ..core.provenance import Provenance
 from ..core.text import printable
 from ..datasets.loader import ImageLoader
-from ..datasets.prepared import MANIFEST, open_prepared, write
+from ..datasets.prepare import write_prepared
+from ..datasets.prepared import MANIFEST, open_prepared
 from ..datasets.protocols import ClassSplit, Datasets, class_split, describe, make_split
 from ..datasets.readers import image_folder
 from ..evaluation.evaluate import load_outputs
@@ -395,7 +396,7 @@ def _prepared_split(
     """The images decoded and split, as the workflow's rules `prepare_dataset` and `make_split` do it."""
     prepared = work / "prepared"
     raw = image_folder(work / "images")
-    write(
+    write_prepared(
         raw,
         prepared,
         name="image_folder",
