@@ -19,8 +19,12 @@ CASES = {
     "resnet18_32": "ResNet-18, 32x32, batch 32",
     "resnet18_64": "ResNet-18, 64x64, batch 32",
     "mobilenet_v2_32": "MobileNetV2, 32x32, batch 32",
+    "fast_32": "fast network, 32x32, batch 128, AMX",
 }
 
+
+# training_fast is from another machine, a processor with AMX
+TRAININGS = ("training_small", "training", "training_fast")
 
 # of the experiments here: distillation on CutMix, both presets of asymmetric distillation, three rows of the ablation
 STUDENTS_OF_A_RECORDING = 6
@@ -46,7 +50,7 @@ def with_spread(value: dict[str, Any], digits: int = 1) -> str:
 
 def training() -> str:
     rows, n = [], []
-    for result in (load("training_small"), load("training")):
+    for result in map(load, TRAININGS):
         for case, measured in result.get("cases", {}).items():
             for method, found in measured["methods"].items():
                 for name in ("engine", "engine, recorded"):
@@ -83,7 +87,7 @@ def training() -> str:
 
 def engine() -> str:
     rows = []
-    for result in (load("training_small"), load("training")):
+    for result in map(load, TRAININGS):
         for case, measured in result.get("cases", {}).items():
             found = measured["methods"].get("cross entropy")
             if not found:

@@ -45,6 +45,10 @@ def small(*widths: int, stem: int = 2) -> dict[str, Any]:
     return {"name": "small_resnet", "widths": list(widths), "depth": 1, "stem_stride": stem}
 
 
+def fast(*widths: int) -> dict[str, Any]:
+    return {"name": "fast_cnn", "widths": list(widths)}
+
+
 CASES = {
     "digits_8": Case(small(16, 32, stem=1), small(32, 64, stem=1), 8, 64, 1280),
     "small_32": Case(small(32, 64, 128, 256), small(48, 96, 192, 384), 32, 64, 1280),
@@ -52,6 +56,7 @@ CASES = {
     "resnet18_32": Case({"name": "resnet18"}, {"name": "resnet50"}, 32, 32, 128),
     "resnet18_64": Case({"name": "resnet18"}, {"name": "resnet50"}, 64, 32, 64),
     "mobilenet_v2_32": Case({"name": "mobilenet_v2"}, {"name": "resnet50"}, 32, 32, 128),
+    "fast_32": Case(fast(32, 128, 256), fast(64, 256, 256), 32, 128, 2560),
 }
 GPU_IMAGES = 6400
 METHODS = {

@@ -20,6 +20,7 @@ from scipy import stats
 
 from openset_distill.core.errors import DataError, OpenSetError, SettingsError
 from openset_distill.report.claims import (
+    EARLIER_MARKS,
     PAGE_MARKS,
     judge,
     put_into_page,
@@ -305,6 +306,17 @@ def test_the_table_goes_into_the_marked_part_of_a_page():
     for wrong in ("", begin, end, f"{end}{begin}", f"{page}{page}"):
         with pytest.raises(DataError, match="no place for the claims"):
             put_into_page(wrong, "| new |")
+
+
+def test_the_data_of_earlier_studies_has_a_table_of_its_own():
+    kept = REPOSITORY / "docs" / "results"
+    claims = read_claims(kept / "claims.yaml")
+    earlier = [name for name, evidence in claims.data.items() if evidence.earlier]
+    assert 0 < len(earlier) < len(claims.data)
+    page = (kept / "README.md").read_text()
+    tables = [page.partition(begin)[2].partition(end)[0] for begin, end in (PAGE_MARKS, EARLIER_MARKS)]
+    for name, evidence in claims.data.items():
+        assert [f"{name}, " in table for table in tables] == [not evidence.earlier, evidence.earlier]
 
 
 def test_the_command_ends_with_a_message_and_no_file(tmp_path):

@@ -43,8 +43,9 @@ COLUMNS = (
     *("claim", "data", "run", "against", "outcome", "score", "decides", "expected", "n", "pairs"),
     *("difference", "low", "high", "accuracy_difference", "accuracy_low", "accuracy_high", "verdict"),
 )
-# a page's generated table stands between these
+# a page's generated tables stand between these: the claims on today's data, and on that of earlier studies
 PAGE_MARKS = ("<!-- claims: made by tools/claims.py -->", "<!-- end of claims -->")
+EARLIER_MARKS = ("<!-- earlier claims: made by tools/claims.py -->", "<!-- end of earlier claims -->")
 # borders are compared in points up to rounding
 DIGITS = 9
 
@@ -64,10 +65,14 @@ class Folder:
 
 @settings_class
 class Evidence:
-    """Experiments on one dataset, joined over their class sets, and the `settings` that every run there has."""
+    """Experiments on one dataset, joined over their class sets, and the `settings` that every run there has.
+
+    `earlier` puts them into a page's second table, that of earlier studies.
+    """
 
     folders: Annotated[tuple[Folder | str, ...], pydantic.Field(min_length=1)]
     settings: dict[str, Any] = pydantic.Field(default_factory=dict)
+    earlier: bool = False
 
     def listed(self) -> list[Folder]:
         return [one if isinstance(one, Folder) else Folder(folder=one) for one in self.folders]
@@ -393,7 +398,8 @@ def write(
     """Judges the claims and writes them as CSV (all scores) and Markdown; the same input gives the same bytes.
 
     Args:
-        page: a Markdown file whose marked part becomes the table of deciding scores.
+        page: a Markdown file whose marked parts become the tables of deciding scores: one of the data, and one of
+            the data of earlier studies, where there are any.
 
     Raises:
         OpenSetError: as `judge`, the page has no place for the table, or a file cannot be written.
@@ -401,7 +407,12 @@ def write(
     judged, results = judge(claims)
     contents = {table: to_csv(judged), markdown: to_markdown(judged, claims, results)}
     if page is not None:
-        contents[page] = put_into_page(read_text(page), to_page(judged, results))
+        text = read_text(page)
+        for earlier, marks in ((False, PAGE_MARKS), (True, EARLIER_MARKS)):
+            shown = [name for name, evidence in claims.data.items() if evidence.earlier == earlier]
+            if shown:
+                text = put_into_page(text, to_page(judged, {name: results[name] for name in shown}), marks)
+        contents[page] = text
     for path, content in contents.items():
         with atomic_write(path) as partial:
             partial.write_text(content, encoding="utf-8")
@@ -461,13 +472,13 @@ def to_markdown(judged: Sequence[Judged], claims: ClaimsFile, results: Mapping[s
 
 
 def to_page(judged: Sequence[Judged], results: Mapping[str, Sequence[Results]]) -> str:
-    """A row for each claim, a column for each data: the deciding score's difference, accuracy, and the verdict."""
+    """A row for each claim on some of the `results`, a column for each of these: difference, accuracy, verdict."""
     data = list(results)
     header = ["Claim", *(f"{name}, {counted(_class_sets(results[name]), 'class set')}" for name in data)]
     lines = [_cells([*map(markdown_escape, header)]), _cells([":---"] * len(header))]
     rows: dict[str, dict[str, str]] = {}
     for one in judged:
-        if one.decides:
+        if one.decides and one.data in results:
             rows.setdefault(one.claim.claim, {})[one.data] = _cell(one)
     lines += [
         _cells([markdown_escape(claim), *(cells.get(name, "not run") for name in data)])
@@ -484,18 +495,16 @@ def _cell(one: Judged) -> str:
     return f"{markdown_escape(', '.join(parts))}: **{one.verdict}**"
 
 
-def put_into_page(text: str, table: str) -> str:
-    """A page's text with `table` between the two marks that it has for it.
+def put_into_page(text: str, table: str, marks: tuple[str, str] = PAGE_MARKS) -> str:
+    """A page's text with `table` between the two `marks` that it has for it.
 
     Raises:
         DataError: the page does not have both marks, once each and in order.
     """
-    before, begin, rest = text.partition(PAGE_MARKS[0])
-    _, end, after = rest.partition(PAGE_MARKS[1])
-    if not begin or not end or any(text.count(mark) != 1 for mark in PAGE_MARKS):
-        raise DataError(
-            f"the page has no place for the claims; it needs one line {PAGE_MARKS[0]} and one {PAGE_MARKS[1]}"
-        )
+    before, begin, rest = text.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
+    if not begin or not end or any(text.count(mark) != 1 for mark in marks):
+        raise DataError(f"the page has no place for the claims; it needs one line {marks[0]} and one {marks[1]}")
     return f"{before}{begin}\n\n{table}\n\n{end}{after}"
 
 
