@@ -1,7 +1,7 @@
-"""Judges claims by their written rule, from kept results: claims.csv and claims.md.
+"""Judges claims by their written rule, from kept results: claims.csv, claims.md, and the claims as a figure.
 
     python tools/claims.py --claims docs/results/claims.yaml --csv docs/results/claims.csv \\
-        --markdown docs/results/claims.md --page docs/results/README.md
+        --markdown docs/results/claims.md --page docs/results/README.md --figure docs/results/claims.png
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ import argparse
 from pathlib import Path
 
 from openset_distill.core.command import run
+from openset_distill.core.files import atomic_write
 from openset_distill.report.claims import read_claims, write
+from openset_distill.report.claims_figure import draw
+from openset_distill.report.figures.style import rendered
 
 
 def main() -> None:
@@ -20,8 +23,16 @@ def main() -> None:
     parser.add_argument("--csv", required=True, type=Path, help="output: the numbers and verdicts of every score")
     parser.add_argument("--markdown", required=True, type=Path, help="output: the table for a page")
     parser.add_argument("--page", type=Path, help="a page whose marked part becomes the table of the deciding score")
+    parser.add_argument("--figure", type=Path, help="output: PNG of the claims that are not of earlier studies")
     arguments = parser.parse_args()
-    for one in write(read_claims(arguments.claims), arguments.csv, arguments.markdown, arguments.page):
+    claims = read_claims(arguments.claims)
+    judged, results = write(claims, arguments.csv, arguments.markdown, arguments.page)
+    if arguments.figure:
+        shown = {name: results[name] for name, evidence in claims.data.items() if not evidence.earlier}
+        figure = draw(judged, claims, shown)
+        with atomic_write(arguments.figure) as partial:
+            partial.write_bytes(rendered(figure, "png"))
+    for one in judged:
         if one.decides:
             print(f"{one.verdict}: {one.claim.claim} ({one.data}, n = {one.found.n})")
 

@@ -29,6 +29,7 @@ from openset_distill.report.claims import (
     with_accuracy,
     write,
 )
+from openset_distill.report.claims_figure import draw
 
 CONFIRMED, CONTRADICTED = "confirmed", "contradicted"
 NO_DIFFERENCE, UNDECIDED = "no difference within the margin", "undecided"
@@ -185,7 +186,7 @@ def test_results_of_another_kind_are_refused(tmp_path, made, change, message):
 
 def test_one_class_set_without_twins_has_no_interval_and_decides_nothing(tmp_path):
     folder = results(tmp_path / "one", splits=1, seeds=3)
-    judged = write(read_claims(claims_file(tmp_path / "c.yaml", [folder])), tmp_path / "c.csv", tmp_path / "c.md")
+    judged, _ = write(read_claims(claims_file(tmp_path / "c.yaml", [folder])), tmp_path / "c.csv", tmp_path / "c.md")
     assert {one.verdict for one in judged} == {UNDECIDED}
     assert judged[0].found.n == 1
     assert "[" not in (tmp_path / "c.md").read_text()
@@ -279,13 +280,18 @@ def command(*words: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_kept_claims_are_what_the_documented_command_makes(tmp_path):
-    """Byte for byte, from the kept results: claims.csv and claims.md cannot say anything else than they do."""
+    """Byte for byte, from the kept results: claims.csv, claims.md and the figure cannot say anything else."""
     kept = REPOSITORY / "docs" / "results"
     shutil.copyfile(kept / "README.md", tmp_path / "c.page")
     files = ("--csv", tmp_path / "c.csv", "--markdown", tmp_path / "c.md", "--page", tmp_path / "c.page")
-    done = command("--claims", "docs/results/claims.yaml", *files)
+    done = command("--claims", "docs/results/claims.yaml", *files, "--figure", tmp_path / "c.png")
     assert done.returncode == 0, done.stderr
-    for made, name in (("c.csv", "claims.csv"), ("c.md", "claims.md"), ("c.page", "README.md")):
+    for made, name in (
+        ("c.csv", "claims.csv"),
+        ("c.md", "claims.md"),
+        ("c.page", "README.md"),
+        ("c.png", "claims.png"),
+    ):
         assert (tmp_path / made).read_bytes() == (kept / name).read_bytes(), f"make {name} again: tools/claims.py"
     with open(kept / "claims.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -306,6 +312,20 @@ def test_the_table_goes_into_the_marked_part_of_a_page():
     for wrong in ("", begin, end, f"{end}{begin}", f"{page}{page}"):
         with pytest.raises(DataError, match="no place for the claims"):
             put_into_page(wrong, "| new |")
+
+
+def test_the_figure_draws_each_verdict_and_interval(tmp_path):
+    claims = read_claims(claims_file(tmp_path / "claims.yaml", [results(tmp_path / "one")]))
+    judged, found = judge(claims)
+    figure = draw(judged, claims, found)
+    (axes,) = figure.axes
+    deciding = [one for one in judged if one.decides]
+    lines = [line.get_xdata() for line in axes.lines]
+    for one in deciding:
+        assert any(list(map(float, line)) == [one.found.low, one.found.high] for line in lines)
+    assert {text.get_text() for text in figure.legends[0].get_texts()} >= {one.verdict for one in deciding}
+    with pytest.raises(ValueError, match="no claim"):
+        draw(judged, claims, {})
 
 
 def test_the_data_of_earlier_studies_has_a_table_of_its_own():

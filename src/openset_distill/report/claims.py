@@ -393,8 +393,11 @@ def _contradictions(wanted: Any, found: Any, key: str = "") -> Iterator[tuple[st
 
 
 def write(
-    claims: ClaimsFile, table: str | os.PathLike, markdown: str | os.PathLike, page: str | os.PathLike | None = None
-) -> list[Judged]:
+    claims: ClaimsFile,
+    table: str | os.PathLike,
+    markdown: str | os.PathLike,
+    page: str | os.PathLike | None = None,
+) -> tuple[list[Judged], dict[str, list[Results]]]:
     """Judges the claims and writes them as CSV (all scores) and Markdown; the same input gives the same bytes.
 
     Args:
@@ -416,7 +419,7 @@ def write(
     for path, content in contents.items():
         with atomic_write(path) as partial:
             partial.write_text(content, encoding="utf-8")
-    return judged
+    return judged, results
 
 
 def to_csv(judged: Sequence[Judged]) -> str:
@@ -474,7 +477,7 @@ def to_markdown(judged: Sequence[Judged], claims: ClaimsFile, results: Mapping[s
 def to_page(judged: Sequence[Judged], results: Mapping[str, Sequence[Results]]) -> str:
     """A row for each claim on some of the `results`, a column for each of these: difference, accuracy, verdict."""
     data = list(results)
-    header = ["Claim", *(f"{name}, {counted(_class_sets(results[name]), 'class set')}" for name in data)]
+    header = ["Claim", *(f"{name}, {counted(class_sets(results[name]), 'class set')}" for name in data)]
     lines = [_cells([*map(markdown_escape, header)]), _cells([":---"] * len(header))]
     rows: dict[str, dict[str, str]] = {}
     for one in judged:
@@ -530,11 +533,11 @@ def _data_words(results: Mapping[str, Sequence[Results]]) -> Iterator[str]:
             )
             same = "; ".join(f"splits {listed(group)} have the same classes" for group in twins(one.class_sets))
             parts.append(f"{words}: {same}" if same else words)
-        sets = counted(_class_sets(of_data), "class set")
+        sets = counted(class_sets(of_data), "class set")
         yield markdown_escape(f"{name}: {sets} of {'; '.join(parts)}.") + "\n"
 
 
-def _class_sets(of_data: Sequence[Results]) -> int:
+def class_sets(of_data: Sequence[Results]) -> int:
     """How many distinct class sets results have together."""
     return len({class_set for one in of_data for class_set in one.class_sets.values()})
 

@@ -250,19 +250,32 @@ def finish(
     """Adds heading, footer and a legend below the axes, lays the figure out once and keeps that layout.
 
     The footer states experiment, splits, seeds, dataset and setting, so that a figure taken out of its context still
-    says what it shows. Freezing the layout makes every later drawing, PNG or PDF, the same.
+    says what it shows.
 
     Args:
         name: the figure's name in the registry, which gives the heading.
         note: what this figure must say on its own: error bars, left-out runs.
         legend: handles and labels.
     """
-    width, panels = figure.get_size_inches() * 72  # points
-    margin, gap = 6.0, 4.0
     about = sentence(f"{context.title} ({context.experiment}), {context.scale()}")
     about = f"{about} {sentence(context.dataset_title)} {context.about()}".rstrip()
-    small = "\n".join(wrapped(printable(part), width - 2 * margin) for part in (sentence(note), about) if part)
-    heading = figure.text(margin / width, 1, FIGURES[name].title, weight="bold", size=9, va="top")
+    lay_out(figure, FIGURES[name].title, (sentence(note), about), legend)
+
+
+def lay_out(
+    figure: Figure,
+    heading_text: str,
+    footer_texts: Iterable[str],
+    legend: tuple[Sequence[Artist], Sequence[str]] | None = None,
+) -> None:
+    """Adds a heading, a footer of one or more paragraphs and a legend, lays the figure out once and keeps that layout.
+
+    Freezing the layout makes every later drawing, PNG or PDF, the same.
+    """
+    width, panels = figure.get_size_inches() * 72  # points
+    margin, gap = 6.0, 4.0
+    small = "\n".join(wrapped(printable(part), width - 2 * margin) for part in footer_texts if part)
+    heading = figure.text(margin / width, 1, heading_text, weight="bold", size=9, va="top")
     footer = figure.text(margin / width, 0, small, size=SMALL, color=SOFT, va="bottom", linespacing=1.25)
     top = margin + _height(figure, heading) + gap / 2
     below_legend = margin + _height(figure, footer) + gap
@@ -465,20 +478,24 @@ def letters_without_glyph(text: str) -> str:
 
 def save(figure: Figure, data, pdf: str | os.PathLike, png: str | os.PathLike, csv: str | os.PathLike) -> None:
     """Writes the figure and the data that it shows, without dates and versions: same input, same bytes."""
+    for path, kind in ((pdf, "pdf"), (png, "png")):
+        with atomic_write(path) as partial:
+            partial.write_bytes(rendered(figure, kind))
+    with atomic_write(csv) as partial:
+        spreadsheet_columns(data).to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
+
+
+def rendered(figure: Figure, kind: str) -> bytes:
+    """The figure as a `pdf` or `png`, without dates and versions: same input, same bytes."""
     boxes = letters_without_glyph("".join(text.get_text() for text in figure.findobj(Text)))
-    if boxes:
+    if boxes and kind == "png":
         print(
             f"no installed font has {boxes[:40]}: boxes are drawn; install Noto Sans for this script and draw it again"
         )
+    # drawn in memory: matplotlib hides a full disk behind an error of its own
+    drawn = io.BytesIO()
+    nothing = {"Creator": None, "Producer": None, "CreationDate": None} if kind == "pdf" else {"Software": None}
     with matplotlib.style.context(["default", STYLE]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        # drawn in memory: matplotlib hides a full disk behind an error of its own
-        drawn = {pdf: io.BytesIO(), png: io.BytesIO()}
-        nothing = {"Creator": None, "Producer": None, "CreationDate": None}
-        figure.savefig(drawn[pdf], format="pdf", metadata=nothing)
-        figure.savefig(drawn[png], format="png", dpi=DPI, metadata={"Software": None})
-    for path, contents in drawn.items():
-        with atomic_write(path) as partial:
-            partial.write_bytes(contents.getvalue())
-    with atomic_write(csv) as partial:
-        spreadsheet_columns(data).to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
+        figure.savefig(drawn, format=kind, metadata=nothing, **({"dpi": DPI} if kind == "png" else {}))
+    return drawn.getvalue()

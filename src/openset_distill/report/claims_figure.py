@@ -1,0 +1,94 @@
+"""The claims as a figure: a row for each claim, a panel for each data, the interval coloured by its verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from ..evaluation.statistics import PairedDifference
+from .claims import CONFIRMED, CONTRADICTED, NO_DIFFERENCE, UNDECIDED, Claim, ClaimsFile, Judged, Results, class_sets
+from .context import counted, score_words
+from .figures import style
+
+# colour, marker, filled
+LOOKS = {
+    CONFIRMED: (style.GREEN, "o", True),
+    CONTRADICTED: (style.VERMILION, "s", True),
+    NO_DIFFERENCE: (style.BLUE, "D", True),
+    UNDECIDED: (style.SOFT, "o", False),
+}
+LABEL_POINTS = 205.0
+ACCURACY_DROP = 0.26  # rows below the outcome, of the accuracy that a claim also speaks of
+
+
+@style.styled
+def draw(judged: Sequence[Judged], claims: ClaimsFile, results: Mapping[str, Sequence[Results]]) -> Figure:
+    """The deciding score's differences on the data in `results`, in points with their intervals.
+
+    Raises:
+        ValueError: nothing was judged on these data.
+    """
+    deciding = [one for one in judged if one.decides and one.data in results]
+    if not deciding:
+        raise ValueError("no claim was judged on these data")
+    rows = [claim for claim in claims.claims if any(one.claim is claim for one in deciding)]
+    height = {id(claim): len(rows) - 1 - row for row, claim in enumerate(rows)}
+    figure = style.new_figure(style.DOUBLE_COLUMN, 0.5 + 0.34 * len(rows))
+    panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
+    for axes, (data, of_data) in zip(panels, results.items(), strict=True):
+        axes.axvspan(-claims.margin, claims.margin, color="#ececec", linewidth=0, zorder=0)
+        axes.axvline(0, color="#8a8a8a", linewidth=0.9, zorder=1)
+        for one in deciding:
+            if one.data == data:
+                y = height[id(one.claim)]
+                _interval(axes, y, one.found, *LOOKS[one.verdict])
+                if one.accuracy:
+                    _interval(axes, y - ACCURACY_DROP, one.accuracy, style.SOFT, "|", True, thin=True)
+        title = f"{data}\n({counted(class_sets(of_data), 'class set')})"
+        axes.set_title(title, size=style.SMALL + 1)
+        axes.set_yticks(list(height.values()), [_label(claim) for claim in rows], size=style.SMALL)
+        axes.tick_params(axis="y", length=0)
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axes.set_xlabel("Difference (points)")
+        axes.set_ylim(-0.7, len(rows) - 0.4)
+        axes.grid(axis="y", visible=False)
+        axes.spines["left"].set_visible(False)
+    found = {one.verdict for one in deciding}
+    handles = [_handle(*look) for verdict, look in LOOKS.items() if verdict in found]
+    names = [verdict for verdict in LOOKS if verdict in found]
+    if any(one.accuracy for one in deciding):
+        handles.append(Line2D([], [], color=style.SOFT, linewidth=0.8, marker="|", markersize=4))
+        names.append("accuracy, where it must be kept")
+    note = (
+        f"AUROC of the {score_words(claims.scores[0])}, or accuracy where the claim says so: means over class sets of "
+        f"the difference on the same class set, with 95 % t intervals. Grey: within {claims.margin:g} point"
+        f"{'' if claims.margin == 1 else 's'} of 0."
+    )
+    style.lay_out(figure, "What the runs say of each claim", (note,), (handles, names))
+    return figure
+
+
+def _label(claim: Claim) -> str:
+    words = claim.claim if claim.outcome != "accuracy" else f"{claim.claim}: accuracy"
+    return style.wrapped(words, LABEL_POINTS)
+
+
+def _handle(color: str, marker: str, filled: bool) -> Line2D:
+    face = color if filled else "white"
+    return Line2D([], [], color=color, linewidth=1.5, marker=marker, markersize=4.5, markerfacecolor=face)
+
+
+def _interval(
+    axes: Axes, y: float, found: PairedDifference, color: str, marker: str, filled: bool, thin: bool = False
+) -> None:
+    if not math.isnan(found.low):
+        axes.plot([found.low, found.high], [y, y], color=color, linewidth=0.8 if thin else 1.5, zorder=2)
+    axes.plot(
+        found.difference, y, marker=marker, markersize=4 if thin else 4.5, markeredgecolor=color, zorder=3,
+        markerfacecolor=color if filled else "white", linestyle="none",
+    )  # fmt: skip
