@@ -75,7 +75,7 @@ def main() -> None:
         {name: other.classes for name, other in others.items()},
         known.manifest["test_only_classes"],
     )
-    published = None if arguments.published is None else load(arguments.published, arrays=True)
+    published = None if arguments.published is None else load(arguments.published)
     split = class_split(arguments.protocol, arguments.split, datasets, Resources(arguments.reference, published))
     arrays = make_split(
         split,

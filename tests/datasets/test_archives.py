@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from openset_distill.core.errors import DataError
-from openset_distill.datasets import archives as unpack
-from openset_distill.datasets.archives import Limits, members, open_archive, open_compressed
+from openset_distill.datasets import archives
+from openset_distill.datasets.archives import open_archive, read_compressed
 from openset_distill.datasets.readers import READERS
 
 FILES = {"a/one.txt": b"first", "a/b/two.bin": bytes(range(256)) * 9, "empty": b"", "three": b"\n" * 512}
@@ -48,8 +48,9 @@ def tar_of(path, *infos):
     return path
 
 
-def contents(path, **limits):
-    return {member.name: member.read() for member in members(path, Limits(**limits))}
+def contents(path):
+    with open_archive(path) as archive:
+        return {member.name: member.read() for member in archive}
 
 
 # ---------------------------------------------------------------------------------------- good archives
@@ -65,15 +66,9 @@ def test_members_come_in_order_with_their_contents(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_members_can_be_skipped_and_read_in_pieces(tmp_path, kind):
-    path = make(tmp_path / f"x{kind}")
-    pieces = []
-    for member in members(path):
-        if member.name == "a/b/two.bin":
-            with member.open() as stream:
-                while piece := stream.read(100):
-                    pieces.append(piece)
-    assert b"".join(pieces) == FILES["a/b/two.bin"]
+def test_members_can_be_skipped(tmp_path, kind):
+    with open_archive(make(tmp_path / f"x{kind}")) as archive:
+        assert [member.read() for member in archive if member.name == "a/b/two.bin"] == [FILES["a/b/two.bin"]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -89,11 +84,8 @@ def test_a_tar_whose_first_name_looks_like_another_archive(tmp_path, name):
 
 def test_zip_members_are_read_by_name_in_any_order(tmp_path):
     with open_archive(make(tmp_path / "x.zip")) as archive:
-        assert len(archive) == 4
         assert archive["three"].read() == FILES["three"]
         assert archive["a/one.txt"].read() == archive["a/one.txt"].read() == b"first"
-        assert "three" in archive
-        assert "four" not in archive
         with pytest.raises(DataError, match="'four'"):
             archive["four"]
 
@@ -118,13 +110,6 @@ def test_folders_are_not_members_and_dot_slash_is_dropped(tmp_path):
     assert contents(tmp_path / "x.zip") == {"d/f": b"abc"}
 
 
-def test_tar_archives_inside_a_tar_archive(tmp_path):
-    inner = [make(tmp_path / f"n{index}.tar", {f"{index}.jpg": b"%d" % index}) for index in range(2)]
-    outer = make(tmp_path / "train.tar", {path.name: path.read_bytes() for path in inner})
-    found = {(member.name, image.name): image.read() for member in members(outer) for image in members(member)}
-    assert found == {("n0.tar", "0.jpg"): b"0", ("n1.tar", "1.jpg"): b"1"}
-
-
 def test_long_names_survive(tmp_path):
     name = "/".join(["folder" * 10] * 5) + "/é.jpg"
     assert contents(make(tmp_path / "x.tar", {name: b"x"})) == {name: b"x"}
@@ -134,9 +119,7 @@ def test_long_names_survive(tmp_path):
 def test_single_compressed_files(tmp_path, opener):
     with opener(tmp_path / "labels", "wb") as stream:
         stream.write(b"12345")
-    with open_compressed(tmp_path / "labels") as stream:
-        assert stream.read(2) == b"12"
-        assert stream.read() == b"345"
+    assert read_compressed(tmp_path / "labels") == b"12345"
 
 
 # ----------------------------------------------------------------------------------------- hostile names
@@ -210,41 +193,51 @@ def test_encrypted_zip_archives_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_limits_of_bytes_and_members(tmp_path, kind):
+@pytest.mark.parametrize(
+    ("limit", "value", "words"),
+    [
+        ("TOTAL_BYTES", 2820, "unpacks to more than 2820 bytes"),
+        ("MEMBER_BYTES", 2303, r"two\.bin has 2304 bytes, and at most 2303 are read"),
+        ("MEMBERS", 3, "more than 3 members"),
+    ],
+)
+def test_limits_of_bytes_and_members(tmp_path, monkeypatch, kind, limit, value, words):
     path = make(tmp_path / f"x{kind}")
-    total = sum(map(len, FILES.values()))
-    assert contents(path, total_bytes=total, member_bytes=2304, members=4) == FILES
-    with pytest.raises(DataError, match=f"more than {total - 1} bytes"):
-        contents(path, total_bytes=total - 1)
-    with pytest.raises(DataError, match=r"two\.bin unpacks to 2304 bytes, more than 2303"):
-        contents(path, member_bytes=2303)
-    with pytest.raises(DataError, match="more than 3 members"):
-        contents(path, members=3)
+    assert sum(map(len, FILES.values())) == 2821
+    monkeypatch.setattr(archives, limit, value)
+    with pytest.raises(DataError, match=words):
+        contents(path)
+    if limit != "TOTAL_BYTES" or kind == ".zip":  # of a tar archive headers count too
+        monkeypatch.setattr(archives, limit, value + 1)
+        assert contents(path) == FILES
 
 
 @pytest.mark.parametrize("kind", [".zip", ".tar.gz", ".tar.xz"])
 def test_bombs_are_refused_by_their_ratio_without_being_unpacked(tmp_path, kind, monkeypatch):
-    monkeypatch.setattr(unpack, "RATIO_MATTERS_FROM", 100_000)
+    monkeypatch.setattr(archives, "RATIO_MATTERS_FROM", 100_000)
     path = make(tmp_path / f"x{kind}", {"zeros": bytes(2_000_000)})
+    monkeypatch.setattr(archives, "RATIO", 50)
     with pytest.raises(DataError, match="more than 50 times its size"):
-        contents(path, ratio=50)
-    assert len(contents(path, ratio=100_000)["zeros"]) == 2_000_000
+        contents(path)
+    monkeypatch.setattr(archives, "RATIO", 100_000)
+    assert len(contents(path)["zeros"]) == 2_000_000
 
 
-def test_a_flood_behind_a_small_tar_is_counted(tmp_path):
+def test_a_flood_behind_a_small_tar_is_counted(tmp_path, monkeypatch):
     path = tmp_path / "x.tar.gz"
     plain = make(tmp_path / "x.tar", {"a": b"1"}).read_bytes()
     with gzip.open(path, "wb") as stream:
         stream.write(plain + bytes(3_000_000))
+    monkeypatch.setattr(archives, "TOTAL_BYTES", 1_000_000)
     with pytest.raises(DataError, match="unpacks to more than"):
-        contents(path, total_bytes=1000, members=10)
+        contents(path)
 
 
 def test_a_large_tar_header_is_not_taken_into_memory(tmp_path):
     header = tarfile.TarInfo("././@LongLink")
     header.type, header.size = tarfile.GNUTYPE_LONGNAME, 2**40
     (tmp_path / "x.tar").write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(10_240))
-    with pytest.raises(DataError, match="has a header of"):
+    with pytest.raises(DataError, match="asks for 1099511627776 bytes at once"):
         contents(tmp_path / "x.tar")
 
 
@@ -256,12 +249,12 @@ def test_a_chain_of_tar_headers_ends(tmp_path):
         contents(tmp_path / "x.tar")
 
 
-def test_compressed_files_have_limits_too(tmp_path):
+def test_compressed_files_have_limits_too(tmp_path, monkeypatch):
     with gzip.open(tmp_path / "x.gz", "wb") as stream:
         stream.write(bytes(100_000))
-    limits = Limits(total_bytes=99_999)
-    with open_compressed(tmp_path / "x.gz", limits) as stream, pytest.raises(DataError, match="more than 99999 bytes"):
-        stream.read()
+    monkeypatch.setattr(archives, "MEMBER_BYTES", 99_999)
+    with pytest.raises(DataError, match="more than 99999 bytes"):
+        read_compressed(tmp_path / "x.gz")
 
 
 def test_a_zip_member_longer_than_announced_is_refused(tmp_path):
@@ -309,7 +302,7 @@ def test_flipped_bits_are_noticed_or_harmless(tmp_path, kind):
 def test_a_member_that_is_cut_is_never_returned(tmp_path):
     whole = make(tmp_path / "x.tar", {"a": bytes(5000)}).read_bytes()
     (tmp_path / "x.tar").write_bytes(whole[:2000])
-    with open_archive(tmp_path / "x.tar") as archive, pytest.raises(DataError, match="another length"):
+    with open_archive(tmp_path / "x.tar") as archive, pytest.raises(DataError, match="unexpected end of data"):
         next(iter(archive)).read()
 
 
@@ -342,16 +335,9 @@ def test_what_is_no_archive_is_refused(tmp_path, data):
 
 
 def test_a_missing_archive_is_named(tmp_path):
-    for attempt in (open_archive, open_compressed, contents):
+    for attempt in (open_archive, read_compressed, contents):
         with pytest.raises(DataError, match=r"absent\.tar: No such file"):
             attempt(tmp_path / "absent.tar")
-
-
-def test_a_zip_inside_an_archive_is_refused(tmp_path):
-    inner = make(tmp_path / "inner.zip")
-    outer = make(tmp_path / "outer.tar", {"inner.zip": inner.read_bytes()})
-    with pytest.raises(DataError, match="unpack the outer one first"):
-        [list(members(member)) for member in members(outer)]
 
 
 # --------------------------------------------------------------------------------------------- real data

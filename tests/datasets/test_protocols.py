@@ -695,7 +695,7 @@ def test_real_semantic_shift_splits(name: str, classes: int, known: int, groups:
 @pytest.mark.real_data
 @pytest.mark.parametrize(("suffix", "hard"), [("", 1000), ("_winter21", 980)])
 def test_real_imagenet_splits(suffix: str, hard: int) -> None:
-    lists = load(archives.mirrored(f"imagenet_osr_splits{suffix}.pkl"), arrays=True)
+    lists = load(archives.mirrored(f"imagenet_osr_splits{suffix}.pkl"))
     wnids = sorted({str(wnid) for group in ("easy", "hard") for wnid in lists[f"{group}_i21k_classes"]})
     datasets = Datasets("imagenet", [f"n{label}" for label in range(1000)], {"imagenet21k": wnids})
     split = class_split("imagenet", 0, datasets, Resources(REFERENCE, lists))

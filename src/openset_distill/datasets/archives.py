@@ -1,7 +1,7 @@
-"""Archives as streams of members, without trust in what they say about themselves.
+"""Archives read in place, without trust in what they say about themselves.
 
-Images are read straight out of the archive. Names that leave the folder, links, devices, duplicates, bombs,
-encrypted and damaged archives are errors (`DataError`) that name the archive and the member.
+Names that leave the folder, links, devices, duplicates, bombs, encrypted and damaged archives are errors (`DataError`)
+that name the archive and the member.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import abc
 import bz2
 import contextlib
-import dataclasses
 import gzip
 import io
 import lzma
@@ -20,19 +19,23 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from ..core.errors import DataError
 
-# Small archives of flat pictures or text compress very well and harm nobody: the ratio counts only above this.
+# The most that an archive may unpack to: bytes of all members together and of one, number of members with folders.
+TOTAL_BYTES = 16 * 1024**3
+MEMBER_BYTES = 1024**3
+MEMBERS = 500_000
+# Unpacked bytes for each byte of the archive. Small archives of flat pictures or text compress very well and harm
+# nobody, so the ratio counts only above a size.
+RATIO = 200
 RATIO_MATTERS_FROM = 64 * 1024**2
 
 _CHUNK = 1024**2
 _START = 16
 _BLOCK = 512  # bytes in a block of a tar archive
-_LARGEST_HEADER = 1024**2  # bytes of extended header before a tar member: names and times, nothing large
 _DRIVE = re.compile(r"[A-Za-z]:")
 _UNIX = 3  # `create_system` of a zip member
 _SPLIT = re.compile(r"\.(z\d\d|r\d\d|\d{3}|part\d+\.rar)$", re.IGNORECASE)
@@ -60,34 +63,6 @@ _PACK_ANEW = "it is refused: unpack it and name the folder, or pack it anew as a
 _FETCH_AGAIN = "the archive is damaged: delete it and fetch it again"
 
 
-@dataclass(frozen=True)
-class Limits:
-    """The most that an archive may unpack to.
-
-    `total_bytes`: all members together; `member_bytes`: one member; `members`: their number, folders included;
-    `ratio`: unpacked bytes for each byte of the archive file.
-    """
-
-    total_bytes: int = 16 * 1024**3
-    member_bytes: int = 1024**3
-    members: int = 500_000
-    ratio: float = 200.0
-
-    def check(self, unpacked: int, packed: int, where: str) -> None:
-        """Raises `DataError` when `packed` bytes unpacked to too many bytes."""
-        if unpacked > self.total_bytes:
-            raise DataError(f"{where} unpacks to more than {self.total_bytes} bytes; {_REFUSED}")
-        if unpacked > RATIO_MATTERS_FROM and unpacked > self.ratio * packed:
-            raise DataError(f"{where} unpacks to more than {self.ratio:g} times its size; {_REFUSED}")
-
-
-DEFAULT_LIMITS = Limits()
-
-
-# what members and the bytes of archives are read from
-_Stream = IO[bytes] | io.IOBase | BinaryIO
-
-
 class Member:
     """A regular file in an archive.
 
@@ -101,23 +76,13 @@ class Member:
         self._archive = archive
         self._handle = handle
 
-    def open(self) -> io.BufferedReader:
-        """The contents as a stream that goes forward only.
-
-        Raises:
-            DataError: the archive is damaged there (also while the stream is read).
-        """
-        with _damage(str(self)):
-            stream = self._archive._open(self._handle)
-        return io.BufferedReader(_Announced(stream, self.size, str(self)), max(1, min(self.size, _CHUNK)))
-
     def read(self) -> bytes:
-        """All of the contents.
+        """The contents.
 
         Raises:
             DataError: the archive is damaged there.
         """
-        with self.open() as stream:
+        with _damage(str(self)), self._archive._open(self._handle) as stream:
             return stream.read()
 
     def __str__(self) -> str:
@@ -132,11 +97,10 @@ class OpenArchive(abc.ABC):
 
     random_access: bool
 
-    def __init__(self, path: str, packed_bytes: int, limits: Limits):
+    def __init__(self, path: Path):
         self.path = path
-        self._packed_bytes = packed_bytes
-        self._limits = limits
-        self.folders: list[str] = []  # of a tar archive those that were passed
+        self.folders: list[str] = []
+        self._packed_bytes = path.stat().st_size
         self._names: set[str] = set()
         self._announced_bytes = 0
 
@@ -153,55 +117,57 @@ class OpenArchive(abc.ABC):
     def close(self) -> None: ...
 
     @abc.abstractmethod
-    def _open(self, handle: Any) -> _Stream:
-        """The unguarded contents of a member."""
+    def _open(self, handle: Any) -> Any:
+        """The contents of a member as a stream."""
 
     def _admit(self, raw_name: str, size: int, is_folder: bool) -> str:
         """Checks and counts one entry; returns its clean name."""
-        name = _clean(raw_name, self.path, is_folder)
+        name = self._clean(raw_name, is_folder)
         if not is_folder and name in self._names:
             raise DataError(f"{self.path} has two members named {name!r}; {_PACK_ANEW}")
         self._names.add(name)
         if is_folder and name:
             self.folders.append(name)
-        if len(self._names) > self._limits.members:
-            raise DataError(f"{self.path} has more than {self._limits.members} members; {_REFUSED}")
-        if size > self._limits.member_bytes:
-            raise DataError(
-                f"{self.path}: {name} unpacks to {size} bytes, more than {self._limits.member_bytes}; {_REFUSED}"
-            )
+        if len(self._names) > MEMBERS:
+            raise DataError(f"{self.path} has more than {MEMBERS} members; {_REFUSED}")
+        if not 0 <= size <= MEMBER_BYTES:
+            raise DataError(f"{self.path}: {name} has {size} bytes, and at most {MEMBER_BYTES} are read; {_REFUSED}")
         self._announced_bytes += size
-        self._limits.check(self._announced_bytes, self._packed_bytes, self.path)
+        _check_total(self._announced_bytes, self._packed_bytes, self.path)
         return name
 
+    def _clean(self, raw: str, is_folder: bool) -> str:
+        """The name without `./`, or an error when it could mean a place outside of the archive's folder."""
+        parts = [part for part in raw.split("/") if part not in ("", ".")]
+        if (
+            raw.startswith("/")
+            or "\\" in raw
+            or ".." in parts
+            or _DRIVE.match(raw)
+            or min(raw, default=" ") < " "
+            or not (parts or is_folder)
+        ):
+            raise DataError(f"{self.path} has a member named {raw!r}, which is not a plain relative path; {_PACK_ANEW}")
+        return "/".join(parts)
 
-def open_archive(source: str | os.PathLike | Member, limits: Limits = DEFAULT_LIMITS) -> OpenArchive:
+
+def open_archive(path: str | os.PathLike) -> OpenArchive:
     """Opens a zip or tar archive (plain, gzip, bzip2 or xz), recognised by its contents.
 
-    `source` may be a tar archive inside another archive. Use it in a `with` statement. A zip archive also has
-    `archive[name]` and `name in archive` (`random_access` is true); a tar archive is read once, front to back.
+    Use it in a `with` statement. A zip archive also has `archive[name]` (`random_access` is true); a tar archive is
+    read once, front to back.
 
     Raises:
         DataError: the file is missing, is no archive, or holds what this module refuses. For a tar archive that
             can also come while iterating.
     """
-    if isinstance(source, Member):
-        path, packed, stream = str(source), source.size, source.open()
-    else:
-        path, packed, stream = _open_file(source)
-    try:
-        problem = _foreign(stream.peek(_START), path)
-        if problem:
-            raise DataError(f"{path} is {problem}, which is not read; unpack it, name the folder, or pack it as zip")
-        if _ZIP.match(stream.peek(_START)):
-            if isinstance(source, Member):
-                raise DataError(f"{path} is a zip archive inside an archive; unpack the outer one first")
-            stream.close()
-            return _Zip(Path(source), limits)
-        return _Tar(stream, path, packed, limits)
-    except BaseException:
-        stream.close()
-        raise
+    path = Path(path)
+    with _opened(path) as stream:
+        start = stream.read(_START)
+    problem = _foreign(start, str(path))
+    if problem:
+        raise DataError(f"{path} is {problem}, which is not read; unpack it, name the folder, or pack it as zip")
+    return _Zip(path) if _ZIP.match(start) else _Tar(path)
 
 
 def _foreign(start: bytes, path: str) -> str | None:
@@ -222,36 +188,36 @@ def is_foreign(path: str | os.PathLike) -> bool:
         return _foreign(stream.read(_START), os.fspath(path)) is not None
 
 
-def members(source: str | os.PathLike | Member, limits: Limits = DEFAULT_LIMITS) -> Iterator[Member]:
-    """The regular files of an archive in order; each must be read before the next is asked for.
+def read_compressed(path: str | os.PathLike) -> bytes:
+    """The unpacked contents of one file: gzip, bzip2, xz, or not compressed.
 
     Raises:
-        DataError: as `open_archive`.
+        DataError: the file is missing, is damaged, or unpacks to more than one member of an archive may have.
     """
-    with open_archive(source, limits) as archive:
-        yield from archive
+    with contextlib.closing(_Unpacked(Path(path))) as unpacked:
+        data = unpacked.read(MEMBER_BYTES)
+        if unpacked.read(1):
+            raise DataError(f"{path} unpacks to more than {MEMBER_BYTES} bytes; {_REFUSED}")
+        return data
 
 
-def open_compressed(path: str | os.PathLike, limits: Limits = DEFAULT_LIMITS) -> BinaryIO:
-    """The unpacked contents of one file (gzip, bzip2, xz, or not compressed) as a forward-only stream.
-
-    Raises:
-        DataError: the file is missing; while reading: it is damaged or unpacks to more than `limits`.
-    """
-    name, packed, stream = _open_file(path)
-    return io.BufferedReader(_Unpacked(stream, name, packed, limits), _CHUNK)
-
-
-def _open_file(path: str | os.PathLike) -> tuple[str, int, io.BufferedReader]:
+def _opened(path: Path) -> io.BufferedReader:
     try:
-        stream = open(path, "rb")  # noqa: SIM115 (the caller closes it)
+        return open(path, "rb")
     except OSError as error:
         raise DataError(f"cannot open {path}: {error.strerror or error}; fetch it first") from error
-    return str(path), os.fstat(stream.fileno()).st_size, stream
+
+
+def _check_total(unpacked: int, packed: int, path: Path) -> None:
+    """Raises a DataError when `packed` bytes unpacked to too many bytes."""
+    if unpacked > TOTAL_BYTES:
+        raise DataError(f"{path} unpacks to more than {TOTAL_BYTES} bytes; {_REFUSED}")
+    if unpacked > RATIO_MATTERS_FROM and unpacked > RATIO * packed:
+        raise DataError(f"{path} unpacks to more than {RATIO} times its size; {_REFUSED}")
 
 
 @contextlib.contextmanager
-def _damage(where: str) -> Iterator[None]:
+def _damage(where: str | Path) -> Iterator[None]:
     """Turns what the libraries raise about damaged archives into a `DataError`."""
     try:
         yield
@@ -268,95 +234,14 @@ def _damage(where: str) -> Iterator[None]:
         raise DataError(f"{where} cannot be read ({error or type(error).__name__}); {_FETCH_AGAIN}") from error
 
 
-def _clean(raw: str, path: str, is_folder: bool) -> str:
-    """The member name without `./`, or an error when it could mean a place outside of the archive's folder."""
-    parts = [part for part in raw.split("/") if part not in ("", ".")]
-    if (
-        raw.startswith("/")
-        or "\\" in raw
-        or ".." in parts
-        or _DRIVE.match(raw)
-        or min(raw, default=" ") < " "
-        or not (parts or is_folder)
-    ):
-        raise DataError(f"{path} has a member named {raw!r}, which is not a plain relative path; {_PACK_ANEW}")
-    return "/".join(parts)
-
-
-# -------------------------------------------------------------------------------------------------- streams
-
-
-class _Reader(io.RawIOBase):
-    """A forward-only stream over another one, which it closes."""
-
-    def __init__(self, stream: _Stream, where: str):
-        self._stream = stream
-        self._where = where
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        with _damage(self._where):
-            data = self._stream.read(len(buffer))
-        self._seen(len(data))
-        buffer[: len(data)] = data
-        return len(data)
-
-    @abc.abstractmethod
-    def _seen(self, count: int) -> None:
-        """Checks what was read; a count of 0 is the end."""
-
-    def close(self) -> None:
-        self._stream.close()
-        super().close()
-
-
-class _Announced(_Reader):
-    """The contents of a member: as many bytes as the archive announced, not more and not less."""
-
-    def __init__(self, stream: _Stream, size: int, where: str):
-        super().__init__(stream, where)
-        self._left = size
-
-    def _seen(self, count: int) -> None:
-        if count > self._left or (count == 0 and self._left):
-            raise DataError(f"{self._where} has another length than the archive announces; {_FETCH_AGAIN}")
-        self._left -= count
-
-
-class _Unpacked(_Reader):
-    """The contents of a compressed file, counted as they come: what an archive announces may be wrong."""
-
-    def __init__(self, packed: io.BufferedReader, where: str, packed_bytes: int, limits: Limits):
-        start = packed.peek(_START)
-        opener = next((opener for magic, opener in _COMPRESSED.items() if magic.match(start)), None)
-        super().__init__(opener(packed) if opener else packed, where)
-        self._packed = packed
-        self._packed_bytes = packed_bytes
-        self._limits = limits
-        self._count = 0
-
-    def _seen(self, count: int) -> None:
-        self._count += count
-        self._limits.check(self._count, self._packed_bytes, self._where)
-
-    def close(self) -> None:
-        super().close()
-        self._packed.close()
-
-
-# ------------------------------------------------------------------------------------------------------ zip
-
-
 class _Zip(OpenArchive):
     """A zip archive: every member can be read at any time, by name."""
 
     random_access = True
 
-    def __init__(self, path: Path, limits: Limits):
-        super().__init__(str(path), path.stat().st_size, limits)
-        with _damage(self.path):
+    def __init__(self, path: Path):
+        super().__init__(path)
+        with _damage(path):
             self._zip = zipfile.ZipFile(path)
         try:
             self._members = {member.name: member for member in self._listed()}
@@ -372,8 +257,7 @@ class _Zip(OpenArchive):
                 raw = raw.replace("\\", "/")
                 is_folder = raw.endswith("/")
             name = self._admit(raw, info.file_size, is_folder)
-            kind = stat.S_IFMT(info.external_attr >> 16)
-            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise DataError(f"{self.path}: {name} is a link or a special file; {_PACK_ANEW}")
             if info.flag_bits & 0x1:
                 raise DataError(f"{self.path}: {name} is encrypted; unpack the archive with its password first")
@@ -382,12 +266,6 @@ class _Zip(OpenArchive):
 
     def __iter__(self) -> Iterator[Member]:
         return iter(self._members.values())
-
-    def __len__(self) -> int:
-        return len(self._members)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._members
 
     def __getitem__(self, name: str) -> Member:
         """The member `name`.
@@ -403,11 +281,8 @@ class _Zip(OpenArchive):
     def close(self) -> None:
         self._zip.close()
 
-    def _open(self, handle: zipfile.ZipInfo) -> _Stream:
+    def _open(self, handle: zipfile.ZipInfo) -> Any:
         return self._zip.open(handle)
-
-
-# ------------------------------------------------------------------------------------------------------ tar
 
 
 class _Tar(OpenArchive):
@@ -415,37 +290,33 @@ class _Tar(OpenArchive):
 
     random_access = False
 
-    def __init__(self, stream: io.BufferedReader, path: str, packed_bytes: int, limits: Limits):
-        super().__init__(path, packed_bytes, limits)
-        # headers and padding are unpacked too, beyond the members' own bytes
-        allowed = dataclasses.replace(limits, total_bytes=limits.total_bytes + 4 * _BLOCK * limits.members)
-        unpacked = _Unpacked(stream, path, packed_bytes, allowed)
-        self._stream = _TarStream(io.BufferedReader(unpacked, _CHUNK), path)
+    def __init__(self, path: Path):
+        super().__init__(path)
+        self._stream = _Unpacked(path)
         self._started = False
 
     def __iter__(self) -> Iterator[Member]:
         if self._started:
             raise DataError(f"{self.path} can be read once, from front to back; open it again for another pass")
         self._started = True
+        stream: Any = self._stream  # reading needs no more than it has
         with _damage(self.path):
-            stream: Any = self._stream  # reading needs no more than it has
-            tar = tarfile.TarFile(fileobj=stream)
-        while (info := self._next(tar)) is not None:
+            self._tar = tarfile.TarFile(fileobj=stream)
+        while (info := self._next()) is not None:
             name = self._admit(info.name, info.size if info.isreg() else 0, info.isdir())
             if info.isdir():
                 continue
             if not info.isreg() or info.issparse():
                 raise DataError(f"{self.path}: {name} is a link or a special file; {_PACK_ANEW}")
-            if info.size < 0:
-                raise DataError(f"{self.path}: {name} has a negative size; {_FETCH_AGAIN}")
             yield Member(self, name, info.size, info)
         # tarfile takes an archive that is cut between two members, or has a damaged header, for a complete one
-        if self._stream.last_header != bytes(_BLOCK):
+        if self._stream.last != bytes(_BLOCK):
             raise DataError(f"{self.path} ends without the end mark of a tar archive; {_FETCH_AGAIN}")
-        while self._stream.take(_CHUNK):  # the checksum of a compressed file comes at its end
+        while self._stream.piece(_CHUNK):  # the checksum of a compressed file comes at its end
             pass
 
-    def _next(self, tar: Any) -> tarfile.TarInfo | None:
+    def _next(self) -> tarfile.TarInfo | None:
+        tar: Any = self._tar
         with _damage(self.path):
             info = tar.next()
         tar.members.clear()  # tarfile keeps every header, which is gigabytes for millions of images
@@ -454,59 +325,55 @@ class _Tar(OpenArchive):
     def close(self) -> None:
         self._stream.close()
 
-    def _open(self, handle: tarfile.TarInfo) -> _Stream:
-        if self._stream.tell() > handle.offset_data:
-            raise DataError(f"{self.path}: {handle.name} was passed already; a tar archive is read front to back")
-        self._stream.seek(handle.offset_data)
-        return _TarContents(self._stream, handle.size)
+    def _open(self, handle: tarfile.TarInfo) -> Any:
+        return self._tar.extractfile(handle)
 
 
-class _TarStream:
-    """What `tarfile` reads headers from. It only goes forward, also where the archive points backwards.
+class _Unpacked:
+    """The contents of a file that may be compressed, counted as they come. It only goes forward.
 
-    A header is read into memory whole, so a large one is a trap and an error. `last_header` is the last block read.
+    `last`: what the last `read` gave.
     """
 
-    def __init__(self, stream: _Stream, where: str):
-        self._stream = stream
-        self._where = where
+    def __init__(self, path: Path):
+        self._path = path
+        self._packed: BinaryIO = _opened(path)
+        self._packed_bytes = path.stat().st_size
+        start = self._packed.read(_START)
+        self._packed.seek(0)
+        opener = next((opener for magic, opener in _COMPRESSED.items() if magic.match(start)), None)
+        self._stream: Any = opener(self._packed) if opener else self._packed
         self._position = 0
-        self.last_header = b""
+        self.last = b""
 
     def tell(self) -> int:
         return self._position
 
     def read(self, size: int) -> bytes:
-        if not 0 <= size <= _LARGEST_HEADER:
-            raise DataError(f"{self._where} has a header of {size} bytes; {_REFUSED}")
-        self.last_header = self.take(size)
-        return self.last_header
+        """The next `size` bytes, fewer at the end."""
+        if not 0 <= size <= MEMBER_BYTES:  # a header announces it
+            raise DataError(f"{self._path} asks for {size} bytes at once; {_REFUSED}")
+        pieces = []
+        while size and (piece := self.piece(min(size, _CHUNK))):
+            pieces.append(piece)
+            size -= len(piece)
+        self.last = b"".join(pieces)
+        return self.last
 
-    def take(self, size: int) -> bytes:
-        """The next bytes, which are no header."""
-        data = self._stream.read(size)
+    def piece(self, size: int) -> bytes:
+        with _damage(self._path):
+            data = self._stream.read(size)
         self._position += len(data)
+        _check_total(self._position, self._packed_bytes, self._path)
         return data
 
     def seek(self, position: int) -> None:
         if position < self._position:
-            raise tarfile.ReadError("a header points backwards")
+            raise DataError(f"{self._path}: a tar archive is read front to back, and this part of it was passed")
         while self._position < position:
-            if not self.take(min(_CHUNK, position - self._position)):
+            if not self.piece(min(_CHUNK, position - self._position)):
                 raise tarfile.ReadError("unexpected end of data")
 
     def close(self) -> None:
         self._stream.close()
-
-
-class _TarContents(io.RawIOBase):
-    """The contents of one tar member. Closing it leaves the archive open."""
-
-    def __init__(self, stream: _TarStream, size: int):
-        self._stream = stream
-        self._left = size
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._stream.take(self._left if size < 0 else min(size, self._left))
-        self._left -= len(data)
-        return data
+        self._packed.close()

@@ -21,7 +21,7 @@ from PIL import Image
 from ..core.errors import DataError
 from ..core.text import printable
 from . import safe_pickle
-from .archives import is_foreign, open_archive, open_compressed
+from .archives import is_foreign, open_archive, read_compressed
 from .folders import Listing, check, leftover, refused, shortened, walk
 from .index import Indexed, Record, folder_records, tar_records
 
@@ -296,13 +296,11 @@ def idx(raw: Path) -> RawDataset:
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
     """An array of an IDX file: bytes 0, 0, 8 (= uint8), the number of dimensions, each dimension as a
     big-endian int32, the values."""
-    with open_compressed(path) as stream:
-        head = stream.read(4 + 4 * dimensions)
-        shape = np.frombuffer(head[4:], ">u4").tolist() if len(head) == 4 + 4 * dimensions else []
-        data = stream.read() if head[:4] == bytes((0, 0, 8, dimensions)) else b""
-    if not shape or len(data) != math.prod(shape):
+    data, head = read_compressed(path), 4 + 4 * dimensions
+    shape = np.frombuffer(data[4:head], ">u4").tolist() if len(data) >= head else []
+    if data[:4] != bytes((0, 0, 8, dimensions)) or not shape or len(data) - head != math.prod(shape):
         raise DataError(f"{path} is damaged: it is not a complete IDX file of {dimensions} dimensions; fetch it again")
-    return np.frombuffer(data, np.uint8).reshape(shape)
+    return np.frombuffer(data, np.uint8, offset=head).reshape(shape)
 
 
 def svhn_mat(raw: Path) -> RawDataset:
@@ -339,8 +337,7 @@ def cifar_pickle(raw: Path) -> RawDataset:
         for member in opened:
             name = PurePosixPath(member.name).name
             if name in ("train", "test", "meta", "batches.meta", "test_batch") or name.startswith("data_batch_"):
-                with member.open() as stream:
-                    pickles[name] = safe_pickle.load(stream, arrays=True, name=f"{archive}: {member.name}")
+                pickles[name] = safe_pickle.loads(member.read(), str(member))
     batches = [f"data_batch_{number}" for number in range(1, 6)]
     lists = (["train"], ["test"]) if "train" in pickles else (batches, ["test_batch"])
     labels_key = "fine_labels" if "train" in pickles else "labels"
