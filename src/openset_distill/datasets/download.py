@@ -353,7 +353,7 @@ class _Fetch:
             raise _Unusable(f"is no URL ({error})") from error
         if scheme not in ("http", "https"):
             raise _Unusable("refused: only http and https URLs are used")
-        # one part per URL: what two servers sent must not be mixed
+        # one part per URL: what two servers sent is not mixed
         key = hashlib.sha256(url.encode()).hexdigest()[:8]
         part = self.target.parent / f".{self.archive.file}.{key}.part"
         failures, restarts, before = 0, 0, _size(part)
@@ -385,22 +385,22 @@ class _Fetch:
 
     def _transfer(self, url: str, part: Path) -> bool:
         """Brings `part` to its end; returns whether it began with bytes of an earlier transfer."""
-        memory = part.with_name(part.name + ".json")
-        earlier = _earlier(memory, url) if part.exists() else {}
-        start, validator = _size(part), earlier.get("validator")
-        # without a validator of the server only a known checksum tells whether the pieces fit
-        if not (earlier and (validator or self.expected)) or (self.size is not None and start > self.size):
+        # only a known checksum tells whether the pieces fit
+        start = _size(part) if self.expected else 0
+        if self.size is not None and start >= self.size:
+            if start == self.size:
+                return True
             start = 0
-        if start and start == earlier.get("total"):
-            return True
-        with self._answer(url, start, validator) as response:
-            if start and response.status_code == 200:
-                start = 0  # the server does not resume, or the file has changed
-            elif start and (_validator(response) not in (None, validator) or not _continues(response, start)):
-                raise _Interrupted("the file changed on the server", wait=0.0, restart=True)
+        with self._answer(url, start) as response:
+            if response.status_code == 416:  # the server has no more of it
+                return True
+            if response.status_code == 200:
+                start = 0  # also where the server does not resume
             length = _number(response.headers.get("Content-Length", ""))
             total = start + length if length is not None else None
             if self.size is not None and total not in (None, self.size):
+                if start:
+                    raise _Interrupted("it offers another part than was asked for", wait=0.0, restart=True)
                 raise _Unusable(f"offers {total} bytes where {self.size} are expected")
             free = shutil.disk_usage(part.parent).free
             if total is not None and total - start > free:
@@ -408,8 +408,6 @@ class _Fetch:
                     f"{self.archive.file} needs {total - start} bytes more in {part.parent}, which has {free} free; "
                     "free some space or choose another folder, then run again"
                 )
-            validator = validator if start else _validator(response)
-            write_json(memory, {"url": url, "validator": validator, "total": total})
             with (
                 open(part, "ab" if start else "wb") as stream,
                 _shown(self.archive.file, url, start, total, self.progress) as show,
@@ -426,13 +424,11 @@ class _Fetch:
         return start > 0
 
     @contextmanager
-    def _answer(self, url: str, start: int, validator: str | None) -> Iterator[requests.Response]:
-        """The server's answer with contents to read: status 200 or 206."""
+    def _answer(self, url: str, start: int) -> Iterator[requests.Response]:
+        """The server's answer: status 200 or, of what follows `start`, 206 with contents or 416 where nothing does."""
         headers = {"User-Agent": f"openset-distill/{__version__}", "Accept-Encoding": "identity"}
         if start:
             headers["Range"] = f"bytes={start}-"
-            if validator:
-                headers["If-Range"] = validator
         timeout = (self.retries.connect_timeout, self.retries.read_timeout)
         try:
             response = requests.get(url, headers=headers, stream=True, timeout=timeout)
@@ -443,16 +439,14 @@ class _Fetch:
             raise _Unusable(_reason(error)) from error
         with response:
             code = response.status_code
-            if code == 416:  # the part is longer than the file is now
-                raise _Interrupted("the file changed on the server", wait=0.0, restart=True)
             if code in _TEMPORARY:
                 after = _number(response.headers.get("Retry-After", ""))
                 raise _Interrupted(f"HTTP status {code}", wait=None if after is None else float(after))
-            if code not in (200, 206) or (code == 206 and not start):
+            if code != 200 and not (start and code in (206, 416)):
                 raise _Unusable(f"HTTP status {code}")
             if url.startswith("https:") and not response.url.startswith("https:"):
                 raise _Unusable("leads to a URL that is not secured")
-            if response.headers.get("Content-Type", "").startswith("text/html"):
+            if code != 416 and response.headers.get("Content-Type", "").startswith("text/html"):
                 raise _Unusable("sends a web page, not the file (it may ask for a login)")
             yield response
 
@@ -501,25 +495,6 @@ def _locked(path: Path, what: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _earlier(memory: Path, url: str) -> Mapping[str, Any]:
-    """What is known of an unfinished download; nothing where that is not certain."""
-    try:
-        known = read_json(memory)
-    except OpenSetError:
-        return {}
-    return known if isinstance(known, dict) and known.get("url") == url else {}
-
-
-def _validator(response: requests.Response) -> str | None:
-    """What tells one version of a file on the server from another; weak entity tags do not."""
-    tag = response.headers.get("ETag", "W/")
-    return response.headers.get("Last-Modified") if tag.startswith("W/") else tag
-
-
-def _continues(response: requests.Response, start: int) -> bool:
-    return response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
 
 
 def _number(text: str) -> int | None:
