@@ -80,9 +80,9 @@ rule aggregate:
     input:
         code="workflow_scripts/aggregate.py",
         splits=expand(f"{SPLIT}/split.json", **GRID),
-        tables=[path for table in TIDY_TABLES.values() for path in sources_of(table)],
+        tables=[path for name in EXPERIMENT.tidy_tables for path in sources_of(TIDY_TABLES[name])],
     output:
-        **{name: f"{RESULTS}/tidy/{name}.csv" for name in TIDY_TABLES},
+        **{name: f"{RESULTS}/tidy/{name}.csv" for name in EXPERIMENT.tidy_tables},
         headline=f"{RESULTS}/tidy/headline.json",
         checksums=f"{RESULTS}/tidy/SHA256SUMS",
         metrics=expand(f"{RESULTS}/metrics/{{run}}.json", run=EXPERIMENT.runs),

@@ -22,7 +22,6 @@ from openset_distill.config.experiment import Experiment, load
 from openset_distill.core.command import run
 from openset_distill.core.errors import OpenSetError
 from openset_distill.report.tidy import CHECKSUMS
-from openset_distill.report.tidy_tables import TIDY_TABLES
 
 CONFIGURATION = "config/config.yaml"
 RULES = {
@@ -122,7 +121,7 @@ def stages(experiment: Experiment) -> dict[str, Any]:
     }
     splits = [f"{results}/split{split}" for split in experiment.splits]
     made["runs"] = stage(RULES["runs"], ["paper_runs"], [scripts[name] for name in STEPS_OF_RUNS], prepared, splits)
-    tidy = [f"{results}/tidy/{name}.csv" for name in TIDY_TABLES]
+    tidy = [f"{results}/tidy/{name}.csv" for name in experiment.tidy_tables]
     tidy.append(f"{results}/tidy/{CHECKSUMS}")
     headline = f"{results}/tidy/headline.json"
     # a file a run: DVC shows a row for each

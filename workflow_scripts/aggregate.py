@@ -8,7 +8,10 @@ from pathlib import Path
 from openset_distill.core.command import json_object, run
 from openset_distill.report.aggregate import Collector
 
-LAYOUT = ("experiment", "dataset", "protocol", "splits", "seeds", "baseline", "embedded", "runs", "networks", "epochs")
+LAYOUT = (
+    *("experiment", "dataset", "protocol", "splits", "seeds", "baseline", "tables", "embedded", "runs", "networks"),
+    "epochs",
+)
 
 
 def main() -> None:

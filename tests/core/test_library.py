@@ -322,7 +322,7 @@ def test_collector_pairs_runs_by_split_and_seed(tmp_path):
             write_json(tmp_path / f"split{split}" / "seed0" / "split.json", classes)
     layout = {
         **{"experiment": "e", "dataset": "d", "protocol": "p", "splits": [0, 1, 2, 3, 4], "seeds": [0]},
-        **{"baseline": "ce", "embedded": []},
+        **{"baseline": "ce", "tables": [], "embedded": []},
         "runs": {run: {"label": run.upper(), "family": run} for run in values},
     }
     collector = Collector(tmp_path, layout)

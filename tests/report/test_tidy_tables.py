@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from commands import REPOSITORY
 
+from openset_distill.config.cost import cost
+from openset_distill.config.experiment import load
 from openset_distill.core.errors import DataError
 from openset_distill.report.aggregate import Collector, write_rows
 from openset_distill.report.tidy import read_tidy
@@ -49,6 +51,17 @@ def test_workflow_and_tools_take_the_tables_from_the_list():
     for path in (*Path(REPOSITORY, "rules").glob("*.smk"), *Path(REPOSITORY, "tools").glob("*.py")):
         assert not re.search(rf"tidy/({tables})\.csv", path.read_text()), path
     assert all(table.source or name == "summary" for name, table in TIDY_TABLES.items())
+
+
+def test_an_analysis_that_no_figure_shows_is_not_made():
+    every = load({}, stands_alone=False)
+    assert every.tidy_tables == tuple(TIDY_TABLES)
+    few = load({"show": {"figures": ["ablation", "attention"]}}, stands_alone=False)
+    assert [name for name in every.tidy_tables if name not in few.tidy_tables] == ["mixing", "embedding"]
+    assert few.layout()["tables"] == list(few.tidy_tables)
+    kinds = {job.kind: job.count for job in cost(few).jobs}
+    assert {"Grad-CAM", "feature geometry"} < set(kinds)
+    assert not {"mixing scans", "embeddings"} & set(kinds)
 
 
 def test_a_figure_of_a_new_quantity_takes_five_files():

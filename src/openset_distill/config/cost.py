@@ -153,6 +153,7 @@ def cost(experiment: Experiment, gflops: float | None = None) -> Cost:
     fetched = {given for run in experiment.runs.values() if (given := _fetched(run))}
     teachers, students = experiment.teacher_runs, experiment.student_runs
     one_gpu = of.train_student.model_copy(update={"gpu": min(1, of.train_student.gpu)})
+    made = experiment.tidy_tables
     jobs = [
         Jobs("downloads", datasets + len(fetched), of.download),
         Jobs("preparing", datasets, of.prepare),
@@ -161,10 +162,10 @@ def cost(experiment: Experiment, gflops: float | None = None) -> Cost:
         Jobs("cached teacher logits", grid * len(experiment.teacher_logits_keys), one_gpu, grid * recorded),
         Jobs("students", grid * len(students), of.train_student, grid * sum(map(trained.__getitem__, students))),
         Jobs("evaluations", grid * len(experiment.runs), of.light),
-        Jobs("mixing scans", grid, of.analyze, grid * sum(hours(samples * forward(run), run) for run in compared)),
+        Jobs("mixing scans", grid * ("mixing" in made), of.analyze, grid * sum(hours(samples * forward(run), run) for run in compared)),
         Jobs("feature geometry", grid, of.measure),
-        Jobs("Grad-CAM", 1, of.analyze, sum(hours(pairs * forward(run), run) for run in compared)),
-        Jobs("embeddings", len(experiment.compared_runs), of.light),
+        Jobs("Grad-CAM", int("attention" in made or "pictures" in made), of.analyze, sum(hours(pairs * forward(run), run) for run in compared)),
+        Jobs("embeddings", len(experiment.compared_runs) * ("embedding" in made), of.light),
         Jobs("tables and figures", 1 + len(experiment.figures) + len(experiment.tables), of.light),
     ]
     jobs = [Jobs(one.kind, one.count, one.asks, one.hours + one.count * start) for one in jobs if one.count]

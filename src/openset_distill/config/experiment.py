@@ -30,6 +30,7 @@ from ..models import BACKBONES
 from ..report.figures import FIGURES, Context, RunRoles, read_context
 from ..report.tables import TABLES, Configured
 from ..report.tidy import FAMILIES
+from ..report.tidy_tables import TIDY_TABLES
 from ..training.run_config import (
     Augmentation,
     ImagesSeen,
@@ -310,6 +311,13 @@ class Experiment:
         able = tuple(name for name in FIGURES if not self.lacks(name))
         return able if self.settings.show.figures is None else self.settings.show.figures
 
+    @cached_property
+    def tidy_tables(self) -> tuple[str, ...]:
+        """The tidy tables to gather: all but those of an analysis that no figure or table shows."""
+        read = {name for figure in self.figures for name in FIGURES[figure].tables}
+        read |= {name for table in self.tables for name in TABLES[table].tables}
+        return tuple(name for name, table in TIDY_TABLES.items() if name in read or not table.on_request)
+
     def lacks(self, figure: str) -> list[str]:
         """What a figure needs and the experiment does not have, in words."""
         return FIGURES[figure].needs(self.configured.families)
@@ -537,6 +545,7 @@ class Experiment:
             "splits": list(self.splits),
             "seeds": list(self.seeds),
             "baseline": self.settings.show.baseline,
+            "tables": list(self.tidy_tables),
             "embedded": self.compared_runs,
             "runs": {name: {"label": run.label, "family": run.family} for name, run in self.runs.items()},
             "networks": dict(self.configured.networks),

@@ -121,7 +121,7 @@ class Collector:
 
     Args:
         results: folder of the experiment.
-        layout: splits, seeds, runs (name -> label and family), networks and epochs (by run), baseline, experiment,
+        layout: tables (to gather), splits, seeds, runs (name -> label and family), networks and epochs (by run), baseline, experiment,
             dataset, protocol (`Experiment.layout`).
     """
 
@@ -227,7 +227,7 @@ class Collector:
         return runs
 
     def write(self, folder: Path, metrics_folder: Path) -> None:
-        """Writes all tidy tables into `folder`, and the main numbers of each run into a file of its own."""
+        """Writes the tidy tables into `folder`, and the main numbers of each run into a file of its own."""
         metrics = self.metrics()
         # tables that are computed, or whose files are checked for a lost end
         own: dict[str, Callable[[], Iterable[Row]]] = {
@@ -238,10 +238,10 @@ class Collector:
             "activations": self.activations,
             "networks": self.networks,
         }
-        for name, table in TIDY_TABLES.items():
-            write_rows(folder / f"{name}.csv", own[name]() if name in own else self.rows_of(table))
+        for name in self.layout["tables"]:
+            write_rows(folder / f"{name}.csv", own[name]() if name in own else self.rows_of(TIDY_TABLES[name]))
         headline = self.headline()
         write_json(folder / "headline.json", headline)
         for run, values in headline.items():
             write_json(metrics_folder / f"{run}.json", {name: values[name] for name in MAIN_METRICS if name in values})
-        write_checksums(folder, [*(f"{name}.csv" for name in TIDY_TABLES), "headline.json"])
+        write_checksums(folder, [*(f"{name}.csv" for name in self.layout["tables"]), "headline.json"])

@@ -17,6 +17,7 @@ class TidyTable:
             a table that is computed from another one.
         first: of the first split and seed alone.
         compared: of the runs that figures compare (`Experiment.compared_runs`), not of all.
+        on_request: an analysis of its own makes it, which runs only for a figure or table that is shown.
         keys: besides run, split and seed, what tells the rows apart; empty where nothing does.
     """
 
@@ -27,6 +28,7 @@ class TidyTable:
     source: str = ""
     first: bool = False
     compared: bool = False
+    on_request: bool = False
     keys: tuple[str, ...] = ()
 
     @property
@@ -77,6 +79,7 @@ TIDY_TABLES = {
         numbers=(*_UNIT, "value"),
         fractions=("lam",),
         source="mixing.csv",
+        on_request=True,
         keys=("mixing", "quantity", "lam"),
     ),
     "networks": TidyTable(
@@ -95,11 +98,21 @@ TIDY_TABLES = {
         blanks=("area_b", "on_b"),
         source="attention.csv",
         first=True,
+        on_request=True,
     ),
     "pictures": TidyTable(
-        text=("view", "class", "picture"), numbers=(*_UNIT, "pair"), source="pictures.csv", first=True
+        text=("view", "class", "picture"),
+        numbers=(*_UNIT, "pair"),
+        source="pictures.csv",
+        first=True,
+        on_request=True,
     ),
     "embedding": TidyTable(
-        text=(*_RUN, "class"), numbers=(*_UNIT, "x", "y"), source="{run}/embedding.csv", first=True, compared=True
+        text=(*_RUN, "class"),
+        numbers=(*_UNIT, "x", "y"),
+        source="{run}/embedding.csv",
+        first=True,
+        compared=True,
+        on_request=True,
     ),
 }
