@@ -58,7 +58,7 @@ def training() -> str:
                         continue
                     rows.append(
                         [
-                            f"{CASES[case]}: {method}{', recorded answers' if name != 'engine' else ''}",
+                            f"{CASES[case]}: {method}{', cached teacher logits' if name != 'engine' else ''}",
                             shown(found["plain"]["images_a_second"]),
                             shown(found[name]["images_a_second"]),
                             with_spread(found[name]["times_plain"]) if "times_plain" in found[name] else "",
@@ -66,7 +66,7 @@ def training() -> str:
                     )
                     n.append(found[name]["images_a_second"]["n"])
             recording = measured["recording_images_a_second"]
-            rows.append([f"{CASES[case]}: recording", "", f"{recording:.0f}" if recording else "not measured", ""])
+            rows.append([f"{CASES[case]}: caching teacher logits", "", f"{recording:.0f}" if recording else "not measured", ""])
             found = measured["methods"]["asymmetric distillation"]
             if recording:
                 seconds = (
@@ -75,14 +75,14 @@ def training() -> str:
                 plain = found["plain"]["images_a_second"]["median"]
                 rows.append(
                     [
-                        f"{CASES[case]}: asymmetric distillation, with a sixth of the recording (computed)",
+                        f"{CASES[case]}: asymmetric distillation, with a sixth of the caching (computed)",
                         f"{plain:.0f}",
                         f"{1 / seconds:.0f}",
                         f"{1 / seconds / plain:.1f}",
                     ]
                 )
-    head = ["images a second", "plain", "engine", "times plain (min to max)"]
-    return table(head, rows) + f"\n\nn = {min(n)} or more rounds of both implementations by turns."
+    head = ["images per second", "plain", "engine", "times plain (min to max)"]
+    return table(head, rows) + f"\n\nn = {min(n)} or more alternating rounds of both implementations."
 
 
 def engine() -> str:
@@ -108,9 +108,9 @@ def engine() -> str:
     head = [
         "cross entropy",
         "GFLOP/s (of the ceiling)",
-        "images a second by processes x threads",
+        "images per second by processes x threads",
         "seconds to the first step, engine / plain",
-        "peak MiB of a process, engine / plain",
+        "peak MiB per process, engine / plain",
     ]
     return table(head, rows)
 
@@ -122,10 +122,10 @@ def quality() -> str:
             for implementation, row in found.items():
                 seconds = f"{row['seconds_a_network']:.0f}"
                 if "seconds_of_recording_a_network" in row:
-                    seconds += f" + {row['seconds_of_recording_a_network']:.0f} recording"
+                    seconds += f" + {row['seconds_of_recording_a_network']:.0f} caching"
                 name = f"{CASES[result['case']]}: {method}, {implementation}"
                 rows.append([name, with_spread(row["accuracy"]), with_spread(row["auroc"]), seconds])
-    return table(["", "accuracy (%)", "AUROC (%)", "seconds a network"], rows)
+    return table(["", "accuracy (%)", "AUROC (%)", "seconds per network"], rows)
 
 
 def scale() -> str:
@@ -156,14 +156,14 @@ def analysis() -> str:
                 f"{case['inputs_mib']} / {case['peak_mib']}",
             ]
         )
-    head = ["test images", "all measures", "the teacher, once", "CKA of a student", "MiB of the inputs / at most"]
+    head = ["test images", "all measures", "the teacher, once", "CKA of a student", "MiB of the inputs / peak"]
     return table(head, rows)
 
 
 def gpu() -> str:
     found = load("gpu")
     if not found:
-        return "Not measured: no GPU was at hand. `python benchmarks/gpu.py` fills these rows in ten minutes."
+        return "Not measured: no GPU was available. `python benchmarks/gpu.py` fills these rows in ten minutes."
     rows = []
     for key, row in found["rows"].items():
         case, method, precision, count = key.rsplit(", ", 3)
@@ -172,7 +172,7 @@ def gpu() -> str:
             [f"{CASES[case]}: {method}, {precision}", count, f"{row['images_a_second']:.0f}", busy,
              f"{row['gpu_peak_mib']} MiB"]
         )  # fmt: skip
-    head = [f"on {', '.join(found['machine']['gpus'])}", "at once", "images a second", "busy", "memory of each"]
+    head = [f"on {', '.join(found['machine']['gpus'])}", "at once", "images per second", "busy", "memory of each"]
     return table(head, rows)
 
 
