@@ -66,7 +66,8 @@ def training() -> str:
                     )
                     n.append(found[name]["images_a_second"]["n"])
             recording = measured["recording_images_a_second"]
-            rows.append([f"{CASES[case]}: caching teacher logits", "", f"{recording:.0f}" if recording else "not measured", ""])
+            rate = f"{recording:.0f}" if recording else "not measured"
+            rows.append([f"{CASES[case]}: caching teacher logits", "", rate, ""])
             found = measured["methods"]["asymmetric distillation"]
             if recording:
                 seconds = (

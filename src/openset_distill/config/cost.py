@@ -154,6 +154,8 @@ def cost(experiment: Experiment, gflops: float | None = None) -> Cost:
     teachers, students = experiment.teacher_runs, experiment.student_runs
     one_gpu = of.train_student.model_copy(update={"gpu": min(1, of.train_student.gpu)})
     made = experiment.tidy_tables
+    scanned = sum(hours(samples * forward(run), run) for run in compared)
+    explained = sum(hours(pairs * forward(run), run) for run in compared)
     jobs = [
         Jobs("downloads", datasets + len(fetched), of.download),
         Jobs("preparing", datasets, of.prepare),
@@ -162,9 +164,9 @@ def cost(experiment: Experiment, gflops: float | None = None) -> Cost:
         Jobs("cached teacher logits", grid * len(experiment.teacher_logits_keys), one_gpu, grid * recorded),
         Jobs("students", grid * len(students), of.train_student, grid * sum(map(trained.__getitem__, students))),
         Jobs("evaluations", grid * len(experiment.runs), of.light),
-        Jobs("mixing scans", grid * ("mixing" in made), of.analyze, grid * sum(hours(samples * forward(run), run) for run in compared)),
+        Jobs("mixing scans", grid * ("mixing" in made), of.analyze, grid * scanned),
         Jobs("feature geometry", grid, of.measure),
-        Jobs("Grad-CAM", int("attention" in made or "pictures" in made), of.analyze, sum(hours(pairs * forward(run), run) for run in compared)),
+        Jobs("Grad-CAM", int("attention" in made or "pictures" in made), of.analyze, explained),
         Jobs("embeddings", len(experiment.compared_runs) * ("embedding" in made), of.light),
         Jobs("tables and figures", 1 + len(experiment.figures) + len(experiment.tables), of.light),
     ]

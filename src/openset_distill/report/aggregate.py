@@ -121,8 +121,8 @@ class Collector:
 
     Args:
         results: folder of the experiment.
-        layout: tables (to gather), splits, seeds, runs (name -> label and family), networks and epochs (by run), baseline, experiment,
-            dataset, protocol (`Experiment.layout`).
+        layout: tables (to gather), splits, seeds, runs (name -> label and family), networks and epochs (by run),
+            baseline, experiment, dataset, protocol (`Experiment.layout`).
     """
 
     def __init__(self, results: Path, layout: Mapping[str, Any]):
