@@ -8,7 +8,7 @@ a step keeps. Networks are built without storage (device `meta`), so the largest
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,25 +29,6 @@ from .settings import USERS_OWN, JobResources
 RATES = {"dense": 158.0, "depthwise": 20.0}
 # a core's seconds of any job: start-up, most of a small one (docs/benchmarks/workflow.json: 183 jobs, two cores)
 JOB_SECONDS = 1.6
-# images for training and for testing, and classes, of datasets that are not prepared yet
-IMAGES = {
-    "digits": (901, 896, 10),
-    "mnist": (60_000, 10_000, 10),
-    "svhn": (73_257, 26_032, 10),
-    "cifar10": (50_000, 10_000, 10),
-    "cifar10_images": (50_000, 10_000, 10),
-    "cifar100": (50_000, 10_000, 100),
-    "tinyimagenet": (100_000, 10_000, 200),
-    "cub": (5_994, 5_794, 200),
-    "aircraft": (6_667, 3_333, 100),
-    "scars": (8_144, 8_041, 196),
-    "imagenet": (1_281_167, 50_000, 1000),
-    "textures": (0, 5_640, 47),
-    "lsun_crop": (0, 10_000, 1),
-    "lsun_resize": (0, 10_000, 1),
-    "isun": (0, 8_925, 1),
-    "places365": (0, 36_500, 1),
-}
 
 
 @dataclass(frozen=True)
@@ -98,128 +79,181 @@ def cost(experiment: Experiment, gflops: float | None = None) -> Cost:
         OpenSetError: nobody knows how many images there will be before a user's own images are prepared.
         SettingsError: a network cannot be built.
     """
-    settings, grid = experiment.settings, len(experiment.splits) * len(experiment.seeds)
-    train, test, classes, unknown = _images(experiment)
-    known = sum(_known(experiment, split, classes) for split in experiment.splits) / len(experiment.splits)
-    train_images = train * known / classes
-    validation = train_images * settings.data.validation_fraction
-    train_images -= validation
-    size, channels = experiment.image_size(), experiment.channels()
-
-    def hours(operations: float, run: Run) -> float:
-        return operations / (gflops or _network(run, size, channels).rate) / 1e9 / 3600
-
-    def forward(run: Run) -> float:
-        return _network(run, size, channels).operations
-
-    # of training images, for detectors
-    answered = min(settings.evaluation.detector_samples, train_images) if experiment.detectors else 0
-    trained, largest, kept = {}, (0.0, ""), 0.0
-    resident = train_images * size * size * channels
-    for name, run in experiment.runs.items():
-        steps, network = run.optimization.epochs, _network(run, size, channels)
-        passes = _mean(run, {mixed: _passes(run, mixed) for mixed in (False, True)})
-        config = experiment.run_config(name, experiment.splits[0], experiment.seeds[0])
-        if config.caches_features:
-            spent = max(1, run.backbone["views"]) * (train_images + validation) * network.operations
-        else:
-            frozen = 3 if run.backbone.get("freeze") else 1
-            spent = steps * train_images * network.operations * passes["student"] / frozen
-        spent = hours(spent + (test + answered + steps * validation) * network.operations, run)
-        if not run.cached:
-            spent += sum(
-                hours(steps * train_images * passes["teacher"] * forward(teacher), teacher)
-                for teacher in map(experiment.runs.__getitem__, run.teachers)
-            )
-        trained[name] = spent
-        on_gpu = 12 * network.weights + run.optimization.batch_size * network.activations * max(1, passes["kept"])
-        largest = max(largest, (on_gpu + (resident if resident <= RESIDENT_BYTES else 0), name))
-        kept += 4 * network.weights + 4 * (test + answered + validation) * (network.features + known)
-    recorded, recordings = 0.0, 0.0
-    for name in experiment.teacher_logits_keys.values():
-        run = experiment.runs[name]
-        asked = 1 + _mixed_share(run) * METHODS.build(run.method).asks_on_mixed
-        images = run.optimization.epochs * train_images * asked
-        recorded += sum(
-            hours(images * forward(teacher), teacher) for teacher in map(experiment.runs.__getitem__, run.teachers)
-        )
-        recordings += 4 * images * known
-    of = settings.resources
-    start = JOB_SECONDS / 3600
-    samples = settings.analysis.mixing_samples * settings.analysis.lam_steps * len(settings.analysis.mixing)
-    pairs = 3 * 3 * settings.analysis.attention_samples
-    compared = [experiment.runs[name] for name in experiment.analyzed_runs]
-    datasets = len({settings.data.dataset, *settings.data.others})
-    fetched = {given for run in experiment.runs.values() if (given := _fetched(run))}
-    teachers, students = experiment.teacher_runs, experiment.student_runs
-    one_gpu = of.train_student.model_copy(update={"gpu": min(1, of.train_student.gpu)})
-    made = experiment.tidy_tables
-    scanned = sum(hours(samples * forward(run), run) for run in compared)
-    explained = sum(hours(pairs * forward(run), run) for run in compared)
-    jobs = [
-        Jobs("downloads", datasets + len(fetched), of.download),
-        Jobs("preparing", datasets, of.prepare),
-        Jobs("splits", grid, of.light),
-        Jobs("teachers", grid * len(teachers), of.train_teacher, grid * sum(map(trained.__getitem__, teachers))),
-        Jobs("cached teacher logits", grid * len(experiment.teacher_logits_keys), one_gpu, grid * recorded),
-        Jobs("students", grid * len(students), of.train_student, grid * sum(map(trained.__getitem__, students))),
-        Jobs("evaluations", grid * len(experiment.runs), of.light),
-        Jobs("mixing scans", grid * ("mixing" in made), of.analyze, grid * scanned),
-        Jobs("feature geometry", grid, of.measure),
-        Jobs("Grad-CAM", int("attention" in made or "pictures" in made), of.analyze, explained),
-        Jobs("embeddings", len(experiment.compared_runs) * ("embedding" in made), of.light),
-        Jobs("tables and figures", 1 + len(experiment.figures) + len(experiment.tables), of.light),
-    ]
-    jobs = [Jobs(one.kind, one.count, one.asks, one.hours + one.count * start) for one in jobs if one.count]
-    archives = [
-        archive for name in (settings.data.dataset, *settings.data.others) for archive in catalog.datasets()[name].files
-    ]
-    streamed = settings.data.dataset == "imagenet"
-    disk = {
-        "archives": sum(archive.size or 0 for archive in archives),
-        "prepared images": 0 if streamed else (train + test) * size * size * channels,
-        "cached teacher logits": grid * recordings,
-        "weights and outputs": grid * kept,
-    }
-    unknown += [f"the size of {archive.file} is not known" for archive in archives if archive.size is None]
-    name = max(trained, key=trained.__getitem__)
-    kind = of.train_teacher if name in teachers else of.train_student
+    estimate = _Estimate(experiment, gflops)
+    hours = {name: estimate.training(name) for name in experiment.runs}
+    longest = max(hours, key=hours.__getitem__)
+    resources = experiment.settings.resources
+    asks = resources.train_teacher if longest in experiment.teacher_runs else resources.train_student
+    disk, unknown = estimate.disk()
+    epochs = sum(run.optimization.epochs for run in experiment.runs.values())
     return Cost(
-        tuple(jobs),
-        round(train_images),
-        grid * train_images * sum(run.optimization.epochs for run in experiment.runs.values()),
-        (name, trained[name] + start, kind),
-        largest,
+        tuple(estimate.jobs(hours)),
+        round(estimate.train),
+        estimate.grid * estimate.train * epochs,
+        (longest, hours[longest] + JOB_SECONDS / 3600, asks),
+        max((estimate.gpu_bytes(name), name) for name in experiment.runs),
         disk,
-        tuple(unknown),
+        (*estimate.images.unknown, *unknown),
     )
 
 
-def _images(experiment: Experiment) -> tuple[int, int, int, list[str]]:
+class _Estimate:
+    """The parts of an experiment's estimate, of one split and seed where nothing else is said."""
+
+    def __init__(self, experiment: Experiment, gflops: float | None):
+        self.experiment, self.gflops = experiment, gflops
+        self.settings, self.runs = experiment.settings, experiment.runs
+        self.grid = len(experiment.splits) * len(experiment.seeds)
+        self.images = _count_images(experiment)
+        classes = self.images.classes
+        self.known = sum(_known(experiment, split, classes) for split in experiment.splits) / len(experiment.splits)
+        of_known = self.images.train * self.known / classes
+        self.validation = of_known * self.settings.data.validation_fraction
+        self.train = of_known - self.validation
+        # training images that are run through each network once more, for detectors
+        samples = self.settings.evaluation.detector_samples
+        self.for_detectors = min(samples, self.train) if experiment.detectors else 0
+        self.size, self.channels = experiment.image_size(), experiment.channels()
+
+    def network(self, run: Run) -> _Network:
+        return _network(run, self.size, self.channels)
+
+    def hours(self, images: float, run: Run) -> float:
+        """Of one core, for so many passes of an image through the network of `run`."""
+        network = self.network(run)
+        return images * network.operations / (self.gflops or network.rate) / 1e9 / 3600
+
+    def teachers(self, images: float, run: Run) -> float:
+        """Hours for so many passes of an image through each teacher of `run`."""
+        return sum(self.hours(images, self.runs[name]) for name in run.teachers)
+
+    def training(self, name: str) -> float:
+        """Hours of one training with its test."""
+        run, epochs = self.runs[name], self.runs[name].optimization.epochs
+        passes = _mean_passes(run)
+        config = self.experiment.run_config(name, self.experiment.splits[0], self.experiment.seeds[0])
+        if config.caches_features:
+            images = max(1, run.backbone["views"]) * (self.train + self.validation)
+        else:
+            frozen = 3 if run.backbone.get("freeze") else 1
+            images = epochs * self.train * passes["student"] / frozen
+        hours = self.hours(images + self.images.test + self.for_detectors + epochs * self.validation, run)
+        if not run.cached:
+            hours += self.teachers(epochs * self.train * passes["teacher"], run)
+        return hours
+
+    def gpu_bytes(self, name: str) -> float:
+        """Of a step's tensors, and of the images where they are kept on the GPU."""
+        run, network = self.runs[name], self.network(self.runs[name])
+        images = self.train * self.size * self.size * self.channels
+        kept = run.optimization.batch_size * network.activations * max(1, _mean_passes(run)["kept"])
+        return 12 * network.weights + kept + (images if images <= RESIDENT_BYTES else 0)
+
+    def asked(self, run: Run) -> float:
+        """Images for which the teacher logits of `run` are cached."""
+        each = 1 + _mixed_share(run) * METHODS.build(run.method).asks_on_mixed
+        return run.optimization.epochs * self.train * each
+
+    def jobs(self, training_hours: Mapping[str, float]) -> list[Jobs]:
+        """All jobs of the experiment, by kind, without kinds that it has none of."""
+        experiment, settings, of = self.experiment, self.settings, self.settings.resources
+        analysis, grid = settings.analysis, self.grid
+        datasets = len({settings.data.dataset, *settings.data.others})
+        fetched = {given for run in self.runs.values() if (given := _fetched(run))}
+        cached = [self.runs[name] for name in experiment.teacher_logits_keys.values()]
+        compared = [self.runs[name] for name in experiment.analyzed_runs]
+        scanned = analysis.mixing_samples * analysis.lam_steps * len(analysis.mixing)
+        pairs = 3 * 3 * analysis.attention_samples
+        one_gpu = of.train_student.model_copy(update={"gpu": min(1, of.train_student.gpu)})
+
+        made = experiment.tidy_tables
+        gradcam = "attention" in made or "pictures" in made
+
+        def trainings(kind: str, runs: Sequence[str], asks: JobResources) -> Jobs:
+            return Jobs(kind, grid * len(runs), asks, grid * sum(training_hours[name] for name in runs))
+
+        jobs = [
+            Jobs("downloads", datasets + len(fetched), of.download),
+            Jobs("preparing", datasets, of.prepare),
+            Jobs("splits", grid, of.light),
+            trainings("teachers", experiment.teacher_runs, of.train_teacher),
+            Jobs(
+                "cached teacher logits",
+                grid * len(cached),
+                one_gpu,
+                grid * sum(self.teachers(self.asked(run), run) for run in cached),
+            ),
+            trainings("students", experiment.student_runs, of.train_student),
+            Jobs("evaluations", grid * len(self.runs), of.light),
+            Jobs(
+                "mixing scans",
+                grid * ("mixing" in made),
+                of.analyze,
+                grid * sum(self.hours(scanned, run) for run in compared),
+            ),
+            Jobs("feature geometry", grid, of.measure),
+            Jobs("Grad-CAM", int(gradcam), of.analyze, sum(self.hours(pairs, run) for run in compared)),
+            Jobs("embeddings", len(experiment.compared_runs) * ("embedding" in made), of.light),
+            Jobs("tables and figures", 1 + len(experiment.figures) + len(experiment.tables), of.light),
+        ]
+        start = JOB_SECONDS / 3600
+        return [Jobs(one.kind, one.count, one.asks, one.hours + one.count * start) for one in jobs if one.count]
+
+    def disk(self) -> tuple[dict[str, float], list[str]]:
+        """Bytes that are kept, by what they are; and what is not known."""
+        data = self.settings.data
+        archives = [file for name in (data.dataset, *data.others) for file in catalog.datasets()[name].files]
+        prepared = (self.images.train + self.images.test) * self.size * self.size * self.channels
+        cached = [self.runs[name] for name in self.experiment.teacher_logits_keys.values()]
+        outputs = self.images.test + self.for_detectors + self.validation
+        networks = [self.network(run) for run in self.runs.values()]
+        disk = {
+            "archives": sum(archive.size or 0 for archive in archives),
+            "prepared images": 0 if data.dataset == "imagenet" else prepared,  # which is streamed
+            "cached teacher logits": self.grid * sum(4 * self.asked(run) * self.known for run in cached),
+            "weights and outputs": self.grid
+            * sum(4 * network.weights + 4 * outputs * (network.features + self.known) for network in networks),
+        }
+        return disk, [f"the size of {archive.file} is not known" for archive in archives if archive.size is None]
+
+
+@dataclass(frozen=True)
+class _Images:
     """Training images of the known dataset, test images of all, classes of the known one; and what is not known."""
-    train, test, classes, unknown = 0, 0, 0, []
-    for name in (experiment.settings.data.dataset, *experiment.settings.data.others):
-        try:
-            manifest = read_json(f"{experiment.prepared(name)}/manifest.json")
-            found = (manifest["counts"]["train"], manifest["counts"]["test"], len(manifest["classes"]))
-        except (OpenSetError, OSError, KeyError, TypeError):
-            found = IMAGES.get(name)
-        if found is None and name == experiment.settings.data.dataset:
-            raise OpenSetError(
-                f"how many images {name} has is known when they are prepared; run `snakemake --cores all "
-                f"{experiment.prepared(name)}/manifest.json` with this configuration first"
-                if name == USERS_OWN
-                else f"the number of images of {name} is not known; prepare it first"
-            )
-        if found is None:
-            unknown.append(
-                f"the number of images of {name} is not known before it is prepared, and counts as none here"
-            )
-            continue
-        test += found[1]
-        if name == experiment.settings.data.dataset:
-            train, classes = found[0], found[2]
-    return train, test, classes, unknown
+
+    train: int
+    test: int
+    classes: int
+    unknown: tuple[str, ...]
+
+
+def _count_images(experiment: Experiment) -> _Images:
+    data = experiment.settings.data
+    own = _counts(experiment, data.dataset)
+    if own is None:
+        raise OpenSetError(
+            f"how many images {data.dataset} has is known when they are prepared; run `snakemake --cores all "
+            f"{experiment.prepared(data.dataset)}/manifest.json` with this configuration first"
+            if data.dataset == USERS_OWN
+            else f"the number of images of {data.dataset} is not known; prepare it first"
+        )
+    others = {name: _counts(experiment, name) for name in data.others}
+    unknown = tuple(
+        f"the number of images of {name} is not known before it is prepared, and counts as none here"
+        for name, counts in others.items()
+        if counts is None
+    )
+    return _Images(own.train, own.test + sum(of.test for of in others.values() if of), own.classes, unknown)
+
+
+def _counts(experiment: Experiment, name: str) -> catalog.Counts | None:
+    """The counts of a dataset as it is prepared here, or else as the catalog has them."""
+    try:
+        manifest = read_json(f"{experiment.prepared(name)}/manifest.json")
+        counts = manifest["counts"]
+        return catalog.Counts(train=counts["train"], test=counts["test"], classes=len(manifest["classes"]))
+    except (OpenSetError, OSError, KeyError, TypeError, ValueError):
+        return catalog.datasets()[name].counts
 
 
 def _known(experiment: Experiment, split: int, classes: int) -> int:
@@ -306,8 +340,10 @@ def _mixed_share(run: Run) -> float:
     return run.multi["probability"] * run.multi_until if run.multi else 0.0
 
 
-def _mean(run: Run, passes: Mapping[bool, Mapping[str, float]]) -> dict[str, float]:
+def _mean_passes(run: Run) -> dict[str, float]:
+    """`_passes` over mixed and other steps: the mean of what is computed, the most of what is kept."""
     share = _mixed_share(run)
+    passes = {mixed: _passes(run, mixed) for mixed in (False, True)}
     mean = {key: (1 - share) * passes[False][key] + share * passes[True][key] for key in ("student", "teacher")}
     return mean | {"kept": max(passes[mixed]["kept"] for mixed in (False, share > 0))}
 

@@ -63,6 +63,14 @@ class Archive(Strict):
             raise ValueError(str(error)) from error
 
 
+class Counts(Strict):
+    """The images of the training and the test part of a dataset, and its classes."""
+
+    train: Annotated[int, Field(ge=0, le=10**9)]
+    test: Annotated[int, Field(ge=0, le=10**9)]
+    classes: Annotated[int, Field(ge=1, le=10**6)]
+
+
 class Dataset(Strict):
     """A dataset of the catalog; `catalog.yaml` explains the keys."""
 
@@ -75,6 +83,7 @@ class Dataset(Strict):
     size: tuple[Pixels, Pixels] | None = None
     channels: Literal[1, 3]
     classes: Annotated[tuple[Line, ...], Field(min_length=1)] | Line
+    counts: Counts | None = None
     archives: tuple[Archive, ...] = ()
     auxiliary: tuple[Archive, ...] = ()
 
