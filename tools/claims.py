@@ -11,8 +11,9 @@ from pathlib import Path
 
 from openset_distill.core.command import run
 from openset_distill.core.files import atomic_write
-from openset_distill.report.claims import read_claims, write
+from openset_distill.report.claims import of_today, read_claims
 from openset_distill.report.claims_figure import draw
+from openset_distill.report.claims_output import write
 from openset_distill.report.figures.style import rendered
 
 
@@ -28,8 +29,7 @@ def main() -> None:
     claims = read_claims(arguments.claims)
     judged, results = write(claims, arguments.csv, arguments.markdown, arguments.page)
     if arguments.figure:
-        shown = {name: results[name] for name, evidence in claims.data.items() if not evidence.earlier}
-        figure = draw(judged, claims, shown)
+        figure = draw(judged, claims, of_today(claims, results))
         with atomic_write(arguments.figure) as partial:
             partial.write_bytes(rendered(figure, "png"))
     for one in judged:

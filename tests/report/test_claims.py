@@ -19,17 +19,9 @@ from commands import REPOSITORY
 from scipy import stats
 
 from openset_distill.core.errors import DataError, OpenSetError, SettingsError
-from openset_distill.report.claims import (
-    EARLIER_MARKS,
-    PAGE_MARKS,
-    judge,
-    put_into_page,
-    read_claims,
-    verdict,
-    with_accuracy,
-    write,
-)
+from openset_distill.report.claims import judge, read_claims, verdict, with_accuracy
 from openset_distill.report.claims_figure import draw
+from openset_distill.report.claims_output import EARLIER_MARKS, PAGE_MARKS, put_into_page, to_runs, write
 
 CONFIRMED, CONTRADICTED = "confirmed", "contradicted"
 NO_DIFFERENCE, UNDECIDED = "no difference within the margin", "undecided"
@@ -118,6 +110,7 @@ def claims_file(path: Path, folders: list, claims: list[dict] | None = None, **c
         "scores": ["maximum_logit", "msp"],
         "margin": 1.0,
         "accuracy_loss": 0.5,
+        "baseline": "ce",
         "data": {"Digits": {"folders": folders, "settings": {"optimization": {"epochs": 5}}}},
         "runs": RUNS,
         "claims": claims or [{"claim": "Mixing costs", "run": "cutmix", "against": "ce", "expected": "lower"}],
@@ -326,6 +319,20 @@ def test_the_figure_draws_each_verdict_and_interval(tmp_path):
     assert {text.get_text() for text in figure.legends[0].get_texts()} >= {one.verdict for one in deciding}
     with pytest.raises(ValueError, match="no claim"):
         draw(judged, claims, {})
+
+
+def test_the_table_of_runs_says_over_how_many_class_sets_a_mean_is(tmp_path):
+    both, few = results(tmp_path / "both", sets="a"), results(tmp_path / "few", sets="b")
+    folders = [both, {"folder": few, "runs": ["ce"]}]
+    claims = read_claims(claims_file(tmp_path / "claims.yaml", folders))
+    _, found = judge(claims)
+    header, _, *rows = [line.strip("| ").split(" | ") for line in to_runs(claims, found).splitlines()[2:]]
+    table = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    of_both = found["Digits"][0].runs
+    (ce, cutmix) = table.values()
+    assert (int(ce["n"]), int(cutmix["n"])) == (2 * of_both["class_set"].nunique(), of_both["class_set"].nunique())
+    accuracy = of_both[(of_both["metric"] == "accuracy") & (of_both["run"] == "cutmix")]["value"].mean()
+    assert float(cutmix["Accuracy"]) == pytest.approx(100 * accuracy, abs=0.051)
 
 
 def test_the_data_of_earlier_studies_has_a_table_of_its_own():

@@ -7,8 +7,6 @@ follows from the interval and the margin alone.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,33 +17,21 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from ..core.errors import DataError, SettingsError, nearest
-from ..core.files import atomic_write, read_json, read_text
+from ..core.files import read_json
 from ..core.registry import settings_class
 from ..core.yaml_files import read_yaml
-from ..datasets.protocols import twins
 from ..evaluation.metrics import METRICS
-from ..evaluation.statistics import CONFIDENCE, PairedDifference, Unit, paired_difference
+from ..evaluation.statistics import PairedDifference, Unit, paired_difference
 from . import tidy
-from .context import SCORE_TITLES, counted, listed, score_words
-from .tables import METRIC_TITLES
-from .tables.common import DASH, interval
-from .tables.formats import markdown_escape
+from .context import SCORE_TITLES, listed
 
 Expected = Literal["higher", "lower", "same", "not_lower"]
 Points = Annotated[float, pydantic.Field(ge=0, le=100)]
 Split = Annotated[int, pydantic.Field(ge=0, le=999_999)]
 CONFIRMED, CONTRADICTED = "confirmed", "contradicted"
 NO_DIFFERENCE, UNDECIDED = "no difference within the margin", "undecided"
-EXPECTED_WORDS = {"higher": "higher", "lower": "lower", "same": "the same", "not_lower": "not lower"}
 # of a training's settings, what differs between the units of one run by design
 OF_UNIT = ("experiment", "split", "seed", "run")
-COLUMNS = (
-    *("claim", "data", "run", "against", "outcome", "score", "decides", "expected", "n", "pairs"),
-    *("difference", "low", "high", "accuracy_difference", "accuracy_low", "accuracy_high", "verdict"),
-)
-# a page's generated tables stand between these: the claims on today's data, and on that of earlier studies
-PAGE_MARKS = ("<!-- claims: made by tools/claims.py -->", "<!-- end of claims -->")
-EARLIER_MARKS = ("<!-- earlier claims: made by tools/claims.py -->", "<!-- end of earlier claims -->")
 # borders are compared in points up to rounding
 DIGITS = 9
 
@@ -103,7 +89,8 @@ class ClaimsFile:
     """The rule, the data, the runs and the claims.
 
     `scores`: the first decides, the others are printed beside it. `margin`: points below which a difference does not
-    matter. `runs`: what the settings of each run must say, as far as it is written.
+    matter. `runs`: what the settings of each run must say, as far as it is written; it goes before the data's.
+    `baseline`: the run that the table of runs compares the others with.
     """
 
     scores: Annotated[tuple[str, ...], pydantic.Field(min_length=1)]
@@ -111,6 +98,7 @@ class ClaimsFile:
     accuracy_loss: Points
     data: Annotated[dict[str, Evidence], pydantic.Field(min_length=1)]
     runs: dict[str, dict[str, Any]]
+    baseline: str
     claims: Annotated[tuple[Claim, ...], pydantic.Field(min_length=1)]
 
 
@@ -195,6 +183,7 @@ def read_claims(path: str | os.PathLike) -> ClaimsFile:
             raise SettingsError(f"{where} compares {claim.run!r} with itself; name another run")
         if claim.less and claim.outcome == "accuracy":
             raise SettingsError(f"{where}: accuracy has no score that another could be taken from; remove `less`")
+    _known(f"the file of claims {path}: baseline", "run", claims.baseline, claims.runs)
     for name in (*claims.scores, *(claim.less for claim in claims.claims if claim.less)):
         _known(f"the file of claims {path}: scores", "score", name, SCORE_TITLES)
     return claims
@@ -219,6 +208,10 @@ class Results:
         self.class_sets = {int(s): c for s, c in zip(self.runs["split"], self.runs["class_set"], strict=True)}
         kept = self.folder / "provenance.json"
         self._kept = read_json(kept) if kept.is_file() else None
+
+    def holds(self, run: str) -> bool:
+        """Whether these results are to be asked for a run, and have it."""
+        return run in (self.described.runs or set(self.runs["run"])) and run in set(self.runs["run"])
 
     @property
     def units(self) -> list[tuple[str, int, int]]:
@@ -279,7 +272,6 @@ def judge(claims: ClaimsFile) -> tuple[list[Judged], dict[str, list[Results]]]:
     results = {name: [Results(folder) for folder in evidence.listed()] for name, evidence in claims.data.items()}
     for name, of_data in results.items():
         _check_joined(name, of_data)
-    checked: set[tuple[str, str]] = set()
     judged = []
     for claim in claims.claims:
         for data in claim.data or tuple(claims.data):
@@ -294,10 +286,13 @@ def judge(claims: ClaimsFile) -> tuple[list[Judged], dict[str, list[Results]]]:
                     f"{claim.claim!r} compares; add a folder, or leave {data} out of its `data`"
                 )
             judged += _judge_on(claim, data, used, claims)
-            for run in (claim.run, claim.against):
-                if (data, run) not in checked:
-                    _check_settings(run, data, results[data], claims)
-                    checked.add((data, run))
+    for data, of_data in results.items():
+        # earlier studies have no table of runs
+        compared = dict.fromkeys(
+            run for one in claims.claims if not one.data or data in one.data for run in (one.run, one.against)
+        )
+        for run in claims.runs if not claims.data[data].earlier else compared:
+            _check_settings(run, data, [one for one in of_data if one.holds(run)], claims)
     return judged, results
 
 
@@ -353,17 +348,14 @@ def _check_settings(run: str, data: str, of_data: Sequence[Results], claims: Cla
     """A run has the settings that the file names, and the same ones for every class set and seed."""
     first: tuple[str, dict[str, Any]] | None = None
     for results in of_data:
-        if results.described.runs and run not in results.described.runs:
-            continue
         for _, split, seed in results.units:
             where = f"{results.folder}, split {split}, seed {seed}, run {run!r}"
             found = results.settings(run, split, seed)
-            for wanted in (claims.data[data].settings, claims.runs[run]):
-                for key, (should, is_) in _contradictions(wanted, found):
-                    raise DataError(
-                        f"{where}: {key} is {is_!r}, and the file of claims names {should!r}; these are results of "
-                        "another training"
-                    )
+            for key, (should, is_) in _contradictions(claims.data[data].settings | claims.runs[run], found):
+                raise DataError(
+                    f"{where}: {key} is {is_!r}, and the file of claims names {should!r}; these are results of "
+                    "another training"
+                )
             own = {key: value for key, value in found.items() if key not in OF_UNIT}
             if first is None:
                 first = (where, own)
@@ -389,162 +381,11 @@ def _contradictions(wanted: Any, found: Any, key: str = "") -> Iterator[tuple[st
         yield key, (wanted, found)
 
 
-# --------------------------------------------------------------------------------------------------- output
-
-
-def write(
-    claims: ClaimsFile,
-    table: str | os.PathLike,
-    markdown: str | os.PathLike,
-    page: str | os.PathLike | None = None,
-) -> tuple[list[Judged], dict[str, list[Results]]]:
-    """Judges the claims and writes them as CSV (all scores) and Markdown; the same input gives the same bytes.
-
-    Args:
-        page: a Markdown file whose marked parts become the tables of deciding scores: one of the data, and one of
-            the data of earlier studies, where there are any.
-
-    Raises:
-        OpenSetError: as `judge`, the page has no place for the table, or a file cannot be written.
-    """
-    judged, results = judge(claims)
-    contents = {table: to_csv(judged), markdown: to_markdown(judged, claims, results)}
-    if page is not None:
-        text = read_text(page)
-        for earlier, marks in ((False, PAGE_MARKS), (True, EARLIER_MARKS)):
-            shown = [name for name, evidence in claims.data.items() if evidence.earlier == earlier]
-            if shown:
-                text = put_into_page(text, to_page(judged, {name: results[name] for name in shown}), marks)
-        contents[page] = text
-    for path, content in contents.items():
-        with atomic_write(path) as partial:
-            partial.write_text(content, encoding="utf-8")
-    return judged, results
-
-
-def to_csv(judged: Sequence[Judged]) -> str:
-    """A row for each claim, data and score; differences in points, empty where there is no interval."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for one in judged:
-        claim, found, accuracy = one.claim, one.found, one.accuracy
-        outcome = f"{claim.outcome} less that of {claim.less}" if claim.less else claim.outcome
-        numbers = (found.difference, found.low, found.high)
-        numbers += (accuracy.difference, accuracy.low, accuracy.high) if accuracy else (math.nan,) * 3
-        row = (claim.claim, one.data, claim.run, claim.against, outcome, one.score, int(one.decides), claim.expected)
-        writer.writerow((*row, found.n, found.pairs, *map(_number, numbers), one.verdict))
-    return stream.getvalue()
-
-
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.4f}".replace("-0.0000", "0.0000")
-
-
-def to_markdown(judged: Sequence[Judged], claims: ClaimsFile, results: Mapping[str, Sequence[Results]]) -> str:
-    """A row for each claim and data: what the deciding score says, and what the others would."""
-    first, *others = claims.scores
-    header = ["Claim", "Data", "Outcome", SCORE_TITLES[first], *(SCORE_TITLES[score] for score in others)]
-    header += ["Accuracy", "n", "Verdict"]
-    lines = [_cells(header), _cells([":---"] * 3 + ["---:"] * (len(claims.scores) + 2) + [":---"])]
-    by_place: dict[tuple[int, str], dict[str, Judged]] = {}
-    for one in judged:
-        by_place.setdefault((claims.claims.index(one.claim), one.data), {})[one.score] = one
-    for (_, data), of_scores in by_place.items():
-        deciding = next(one for one in of_scores.values() if one.decides)
-        claim = deciding.claim
-        of_accuracy = claim.outcome == "accuracy"
-        cells = [_difference(deciding.found) if not of_accuracy else DASH]
-        for score in others:
-            other = of_scores.get(score)
-            cells.append(f"{_difference(other.found)} ({other.verdict})" if other else DASH)
-        accuracy = deciding.found if of_accuracy else deciding.accuracy
-        cells.append(_difference(accuracy) if accuracy else DASH)
-        words = (
-            f"{METRIC_TITLES[claim.outcome]} of {claim.run} {EXPECTED_WORDS[claim.expected]} than of {claim.against}"
-        )
-        if claim.expected == "same":
-            words = f"{METRIC_TITLES[claim.outcome]} of {claim.run} the same as of {claim.against}"
-        if claim.less:
-            words += f", less that by the {score_words(claim.less)}"
-        if claim.keeps_accuracy:
-            words += ", accuracy kept"
-        row = [claim.claim, data, words, *cells, str(deciding.found.n), f"**{deciding.verdict}**"]
-        lines.append(_cells([*map(markdown_escape, row[:-1]), row[-1]]))
-    return "\n".join([rule_words(claims), "", *lines, "", *_data_words(results), ""])
-
-
-def to_page(judged: Sequence[Judged], results: Mapping[str, Sequence[Results]]) -> str:
-    """A row for each claim on some of the `results`, a column for each of these: difference, accuracy, verdict."""
-    data = list(results)
-    header = ["Claim", *(f"{name}, {counted(class_sets(results[name]), 'class set')}" for name in data)]
-    lines = [_cells([*map(markdown_escape, header)]), _cells([":---"] * len(header))]
-    rows: dict[str, dict[str, str]] = {}
-    for one in judged:
-        if one.decides and one.data in results:
-            rows.setdefault(one.claim.claim, {})[one.data] = _cell(one)
-    lines += [
-        _cells([markdown_escape(claim), *(cells.get(name, "not run") for name in data)])
-        for claim, cells in rows.items()
-    ]
-    return "\n".join(lines)
-
-
-def _cell(one: Judged) -> str:
-    outcome = "accuracy" if one.claim.outcome == "accuracy" else METRIC_TITLES[one.claim.outcome]
-    parts = [f"{outcome} {_difference(one.found)}"]
-    if one.accuracy:
-        parts.append(f"accuracy {_difference(one.accuracy)}")
-    return f"{markdown_escape(', '.join(parts))}: **{one.verdict}**"
-
-
-def put_into_page(text: str, table: str, marks: tuple[str, str] = PAGE_MARKS) -> str:
-    """A page's text with `table` between the two `marks` that it has for it.
-
-    Raises:
-        DataError: the page does not have both marks, once each and in order.
-    """
-    before, begin, rest = text.partition(marks[0])
-    _, end, after = rest.partition(marks[1])
-    if not begin or not end or any(text.count(mark) != 1 for mark in marks):
-        raise DataError(f"the page has no place for the claims; it needs one line {marks[0]} and one {marks[1]}")
-    return f"{before}{begin}\n\n{table}\n\n{end}{after}"
-
-
-def rule_words(claims: ClaimsFile) -> str:
-    """The rule in words, from the numbers of the file."""
-    return (
-        f"Differences in points with {100 * CONFIDENCE:.0f} % intervals of Student's t over distinct class sets, "
-        f"replicates of a class set averaged; n: class sets. The {score_words(claims.scores[0])} decides. An interval "
-        f"within ±{claims.margin:g} points is no difference within the margin; else a claim is confirmed by an "
-        "interval on its side of 0, contradicted by one on the other side, and undecided where it contains 0. "
-        f"Accuracy is kept where its interval does not go below -{claims.accuracy_loss:g}, and lost where it lies "
-        "wholly below that."
-    )
-
-
-def _data_words(results: Mapping[str, Sequence[Results]]) -> Iterator[str]:
-    for name, of_data in results.items():
-        parts = []
-        for one in of_data:
-            splits, seeds = sorted(one.class_sets), sorted({seed for _, _, seed in one.units})
-            words = (
-                f"{one.folder.name}, {counted(len(splits), 'split')} ({listed(splits)}), {counted(len(seeds), 'seed')}"
-            )
-            same = "; ".join(f"splits {listed(group)} have the same classes" for group in twins(one.class_sets))
-            parts.append(f"{words}: {same}" if same else words)
-        sets = counted(class_sets(of_data), "class set")
-        yield markdown_escape(f"{name}: {sets} of {'; '.join(parts)}.") + "\n"
+def of_today(claims: ClaimsFile, results: Mapping[str, list[Results]]) -> dict[str, list[Results]]:
+    """The results on the data that are not of earlier studies."""
+    return {name: of_data for name, of_data in results.items() if not claims.data[name].earlier}
 
 
 def class_sets(of_data: Sequence[Results]) -> int:
     """How many distinct class sets results have together."""
     return len({class_set for one in of_data for class_set in one.class_sets.values()})
-
-
-def _difference(found: PairedDifference) -> str:
-    return interval(found.difference, found.low, found.high)
-
-
-def _cells(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
