@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .recognition.model import OpenSetClassifier as OpenSetClassifier
 
 __all__ = ["OpenSetClassifier"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> object:

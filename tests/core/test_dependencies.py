@@ -1,8 +1,26 @@
-"""What the package needs without its extras: an import hook refuses every package that only an extra names."""
+"""The version, and what the package needs without its extras: an import hook refuses what only an extra names."""
 
 from __future__ import annotations
 
+import re
+import tomllib
+
+import yaml
 from bare import bare
+from commands import REPOSITORY
+
+import openset_distill
+
+
+def test_every_place_states_the_same_version():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    changes = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    released = re.search(r"^## (\d\S+) - (\d{4}-\d\d-\d\d)$", changes, re.MULTILINE)
+    assert released, "CHANGELOG.md has no section of a released version with its date"
+    assert re.search(r"^## Unreleased$", changes[: released.start()], re.MULTILINE)
+    assert {project["version"], citation["version"], openset_distill.__version__} == {released[1]}
+    assert str(citation["date-released"]) == released[2]
 
 
 def test_the_hook_refuses():
