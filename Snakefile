@@ -80,6 +80,8 @@ check_targets()
 onstart:
     if workflow.executor_plugin.name == "slurm":
         begin_on_slurm()
+    elif workflow.executor_plugin.name == "local":
+        begin_here()
 
 
 onsuccess:

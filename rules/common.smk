@@ -21,8 +21,9 @@ from openset_distill.models import BACKBONES
 from openset_distill.report.screen import introduction, show
 from openset_distill.report.tidy_tables import TIDY_TABLES
 
-# the logic of slurm.smk and screen.smk
+# the logic of slurm.smk, screen.smk and begin_here
 sys.path.insert(0, str(Path(workflow.basedir, "workflow_scripts")))
+import fork_server
 import screen
 import slurm
 
@@ -49,14 +50,22 @@ try:
 except OpenSetError as error:
     raise WorkflowError(str(error))
 
-# braces doubled: the prefix is a format string
-SOURCE = shlex.quote(str(Path(workflow.basedir, "src"))).replace("{", "{{").replace("}", "}}")
+
+def quoted(*parts):
+    """A path of the repository for the shell, with braces doubled: the prefix is a format string."""
+    return shlex.quote(str(Path(workflow.basedir, *parts))).replace("{", "{{").replace("}", "}}")
+
+
+SOURCE = quoted("src")
 # Jobs find the library of this very checkout, also in an environment where it is not installed. A scheduler's SIGTERM
 # goes to the whole job: the shell outlives it, so that a training has the time to save its state.
 # The GPUs that a scheduler gave to the job are passed on: a job that finds none of them must not train on the CPU.
 EXPORTS = "export OPENSET_GPUS=${{SLURM_JOB_GPUS:-}}; "
 # nodes often have no internet: weights were fetched where the workflow runs, and a job does not look for newer ones
 EXPORTS += "export HF_HUB_OFFLINE=1; " if workflow.remote_exec else ""
+# Short jobs are forked from a process that has imported their modules, where there is one (begin_here).
+FORKED = "python() {{ command python -I -S " + quoted("workflow_scripts", "fork_server.py") + ' "$@"; }}'
+EXPORTS += f'[ -z "${{{{{fork_server.VARIABLE}:-}}}}" ] || {FORKED}; '
 shell.prefix(f"set -euo pipefail; trap : TERM; {EXPORTS}export PYTHONPATH={SOURCE}; ")
 
 ENVIRONMENT = "../environment.yml"
@@ -183,6 +192,18 @@ def samples_of_trainings():
                 break
     os.environ |= {"OPENSET_TRAINING_OUTPUTS": str(samples)}
     return samples
+
+
+def begin_here():
+    """Starts the servers that fork short jobs; without them, each job is started plainly.
+
+    Jobs on other machines and in environments of their own are, and all where the variable is set to nothing.
+    """
+    own_environments = workflow.deployment_settings.deployment_method
+    if fork_server.VARIABLE not in os.environ and fork_server.worthwhile(EXPERIMENT) and not own_environments:
+        with contextlib.suppress(OSError):
+            environment = {**os.environ, "PYTHONPATH": str(Path(workflow.basedir, "src"))}
+            os.environ[fork_server.VARIABLE] = fork_server.start_servers(environment)
 
 
 def check_targets():

@@ -15,11 +15,14 @@ from small_repository import BIN, copy_of_the_repository, snakemake
 pytestmark = pytest.mark.stories
 
 WEIGHTS = "results/digits/split0/seed0/ce/weights.safetensors"
+LOG = "results/digits/logs/split0_seed0_ce_train.log"
 LONG = "runs={ce: {optimization: {epochs: 3000}}}"
 
 
-def training_of(group: int) -> int | None:
-    """The process of this group that trains and waits for signals, once there is one."""
+def training_of(group: int, log: Path) -> int | None:
+    """The process of this group that stands for a training and waits for signals, once it trains."""
+    if not log.exists() or "device: " not in log.read_text():
+        return None
     for process in Path("/proc").iterdir():
         try:
             words = (process / "cmdline").read_bytes().split(b"\0")
@@ -54,7 +57,9 @@ def interrupted(folder: Path) -> None:
     """Starts the long training through Snakemake and sends SIGINT to the whole group after some steps."""
     process = started(folder, "snakemake", "--cores", "2", WEIGHTS, "--config", LONG)
     deadline = time.monotonic() + 240
-    while training_of(process.pid) is None:
+    log = folder / LOG
+    log.unlink(missing_ok=True)
+    while training_of(process.pid, log) is None:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -63,13 +68,13 @@ def interrupted(folder: Path) -> None:
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0 and "Traceback" not in output, output
     assert output.splitlines()[-1].startswith("interrupted: ") and "error" not in output, output
-    assert training_of(process.pid) is None
+    assert training_of(process.pid, log) is None
 
 
 def test_ctrl_c_saves_what_trains_and_the_next_call_resumes_without_unlocking(tmp_path):
     folder = copy_of_the_repository(tmp_path / "repository")
     state = folder / WEIGHTS.replace("weights", "state")
-    log = folder / "results/digits/logs/split0_seed0_ce_train.log"
+    log = folder / LOG
     interrupted(folder)
     assert state.exists()
     assert not (folder / WEIGHTS).exists()
