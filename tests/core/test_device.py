@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from openset_distill.core.device import least_taken
+from openset_distill.core.device import derive_seed, least_taken, seed_layers
 from openset_distill.core.files import lock
 from openset_distill.models.from_timm import pool_2x2
 
@@ -166,3 +166,12 @@ def test_the_deterministic_2x2_pool_is_the_adaptive_one(size):
     torch.testing.assert_close(ours, theirs)
     weight = torch.arange(float(ours.numel())).view_as(ours)
     torch.testing.assert_close(*(torch.autograd.grad((y * weight).sum(), maps)[0] for y in (ours, theirs)))
+
+
+def test_layers_draw_as_after_manual_seed_and_no_call_keeps_anything():
+    kept = len(torch.cuda._queued_calls)
+    seed_layers(torch.device("cpu"), 1, "dropout", 2)
+    drawn = torch.rand(5)
+    assert len(torch.cuda._queued_calls) == kept
+    torch.manual_seed(derive_seed(1, "dropout", 2))
+    assert torch.equal(drawn, torch.rand(5))

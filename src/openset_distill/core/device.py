@@ -213,6 +213,17 @@ def derive_seed(*parts: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+def seed_layers(device: torch.device, *parts: str | int) -> None:
+    """Seeds the generators of layers that draw without one of their own, such as dropout, by `derive_seed`.
+
+    `torch.manual_seed` would keep a stack trace for each kind of device that this process does not use, at every call.
+    """
+    seed = derive_seed(*parts)
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(seed)
+
+
 def generator(*parts: str | int) -> torch.Generator:
     """A CPU generator seeded by `derive_seed`."""
     return torch.Generator().manual_seed(derive_seed(*parts))

@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..core.device import autocast_dtype, derive_seed, precision_name
+from ..core.device import autocast_dtype, precision_name, seed_layers
 from ..core.errors import CheckpointError, TrainingError
 from ..core.signals import GracefulShutdown, Interrupted
 from ..datasets.loader import Shown
@@ -115,7 +114,7 @@ def train(
         while progress.step < steps:
             number = progress.epoch * steps + progress.step
             batch = batches[number]
-            torch.manual_seed(derive_seed(*key, "dropout", number, *([processes.rank] if processes else [])))
+            seed_layers(device, *key, "dropout", number, *([processes.rank] if processes else []))
             terms, statistics = method.loss(network, teacher, batch)
             loss = total(terms.values())
             loss.backward()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core.device import autocast_dtype, derive_seed, generator, precision_name
+from ..core.device import autocast_dtype, derive_seed, generator, precision_name, seed_layers
 from ..core.errors import CheckpointError, DataError
 from ..core.files import AGAIN, atomic_write, read_npz, read_record, sha256
 from ..core.names import UNKNOWN_LABEL
@@ -185,7 +185,7 @@ def _check_indices(name: str, index: np.ndarray, count: int) -> None:
 
 def make_student(config: RunConfig, data: SplitData, device: torch.device) -> Classifier:
     """A new network; runs of one seed and split that share backbone and head start from the same weights."""
-    torch.manual_seed(derive_seed(config.seed, config.split, "weights"))
+    seed_layers(device, config.seed, config.split, "weights")
     model = build_classifier(config.backbone, classes=len(data.classes), channels=data.channels, head=config.head)
     return channels_last(model, device)
 
