@@ -29,7 +29,7 @@ from torchvision import transforms
 
 from openset_distill.models import build_classifier
 from openset_distill.models.checkpoint import load_classifier
-from openset_distill.training.loop import learning_rate
+from openset_distill.training.schedule import learning_rate
 
 # name -> the per-image version
 TRANSFORMS = {

@@ -18,7 +18,7 @@ from openset_distill.core.names import any_of
 from openset_distill.config.experiment import load
 from openset_distill.config.loading import read_configuration
 from openset_distill.models import BACKBONES
-from openset_distill.report.screen import introduction, show
+from openset_distill.report.overview import introduction, show
 from openset_distill.report.tidy_tables import TIDY_TABLES
 
 # the logic of slurm.smk, screen.smk and begin_here

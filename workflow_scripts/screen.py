@@ -20,7 +20,7 @@ from typing import Any, TextIO
 from snakemake.logging import get_event
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from openset_distill.report.screen import last_error
+from openset_distill.report.overview import last_error
 
 DOING = {
     "download_dataset": "fetching {dataset}",

@@ -23,7 +23,7 @@ from openset_distill.evaluation.statistics import paired_difference
 from openset_distill.report import tables, tidy
 from openset_distill.report.context import SCORE_TITLES
 from openset_distill.report.figures import read_context
-from openset_distill.report.screen import introduction
+from openset_distill.report.overview import introduction
 from openset_distill.report.tables import TABLES, Block, Cell, Configured, Table, read_published, table_spec
 from openset_distill.report.tables.common import interval, spread
 from openset_distill.report.tables.comparison import compare

@@ -22,9 +22,9 @@ from openset_distill.evaluation.evaluate import load_outputs
 from openset_distill.methods import METHODS
 from openset_distill.models.checkpoint import load_classifier, load_tensors, save_tensors
 from openset_distill.training.batches import Batches
-from openset_distill.training.loop import learning_rate
 from openset_distill.training.loop import train as train_in_place
 from openset_distill.training.run_config import OptimizationSettings
+from openset_distill.training.schedule import learning_rate
 from openset_distill.training.setup import identity, make_student, open_split
 
 

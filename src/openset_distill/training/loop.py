@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,26 +23,12 @@ from .compilation import compiled
 from .distributed import ProcessGroup, Sharded, synchronize_batch_norm
 from .features import HeadOnly
 from .optimizer import SGD
-from .run_config import OptimizationSettings, RunConfig
+from .run_config import RunConfig
+from .schedule import learning_rate
 from .state import Progress, restore, save
 
 # a training that has gone on for longer than this since its last state saves its end as well
 LAST_STATE_SECONDS = 60
-
-
-def learning_rate(settings: OptimizationSettings, step: int, steps_per_epoch: int) -> float:
-    """The rate of one step: `learning_rate * batch / 128`, linear warm-up, then the schedule."""
-    peak = settings.learning_rate * settings.batch_size / 128
-    total, warmup = settings.epochs * steps_per_epoch, settings.warmup_epochs * steps_per_epoch
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    if settings.schedule == "cosine":
-        return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
-    if settings.schedule == "linear":
-        return peak * (total - step) / max(total - warmup, 1)
-    if settings.schedule == "step":
-        return peak * settings.decay ** sum(step >= fraction * total for fraction in settings.milestones)
-    return peak
 
 
 def train(

@@ -1,4 +1,4 @@
-"""The one screen at the end: the headline numbers, and where to look."""
+"""A finished experiment at a glance: the table on the terminal, the page that a report opens on, the last error."""
 
 from __future__ import annotations
 
