@@ -6,8 +6,8 @@
 A step is skipped whose outputs are all there, unless another command made them: where a setting was changed, the step
 and what hangs on it run again. By which command is known of outputs that this tool made (`.run_commands.json`); others,
 copied or made by the workflow, are taken as they are, which the last line counts. Changes of code or data are not seen.
-When the minutes are over, a training saves its state and the command ends with status 3: the same command goes on from
-there, to the same bits. Run it in the repository's folder. The files lie where the workflow puts them: copied back with
+When the minutes are over, a training saves its state and the command ends with status 3: the same command resumes, to
+the same bits. Run it in the repository's folder. The files lie where the workflow puts them: copied back with
 their times (`tar`, `rsync -a`), Snakemake takes them for its own.
 """
 
@@ -55,56 +55,80 @@ def main() -> int:
     except (OSError, ValueError) as error:
         print(f"error: {RECORD}: {error}; delete it: what is there is then taken as it is", file=sys.stderr)
         return 2
-    wanted, taken = keys(steps), 0
     deadline = time.monotonic() + 60 * arguments.minutes if arguments.minutes is not None else float("inf")
-    waiting, running, failed = list(enumerate(steps, start=1)), Running(), 0
+    queue, running = Queue(steps, made), Running()
     try:
-        while waiting or running:
-            for number, step in [] if failed else list(waiting):
-                if len(running) == arguments.together:
-                    break
-                unmade = {output for _, other in (*waiting, *running.steps) for output in other["outputs"]}
-                if unmade & set(step["inputs"]):
-                    continue
-                waiting.remove((number, step))
-                found = {made.get(output, "") for output in step["outputs"]}
-                there = all(Path(output).exists() for output in step["outputs"])
-                if there and found <= {wanted[step["outputs"][0]], ""}:
-                    taken += "" in found
-                    continue
-                again = " again, by another command than before" if there else ""
-                print(f"{number}/{len(steps)} {step['rule']}: {step['outputs'][0]}{again}", flush=True)
-                running.start(number, step)
-            if waiting and not running and not failed:
-                print(
-                    "error: the steps wait for one another; write them again with export_commands.py", file=sys.stderr
-                )
-                return 2
-            over = not running.wait(deadline)
-            for number, step, status in running.stopped(arguments.grace) if over else running.ended():
-                if status == 0:
-                    made |= {output: wanted[output] for output in step["outputs"]}
-                    write_record(made)
-                elif not over:
-                    failed = number
-                    print(
-                        f"step {number} failed with status {status}; its log:",
-                        *step["logs"],
-                        sep="\n  ",
-                        file=sys.stderr,
-                    )
-            if over:
-                left = f"{len(waiting)} of {len(steps)} steps are not begun"
-                print(f"the time is over, {left}; the same command goes on from there", flush=True)
-                return UNFINISHED
-            if failed and not running:
-                return 1
+        return run_all(queue, running, arguments.together, deadline, arguments.grace)
     except KeyboardInterrupt:
         running.stopped(arguments.grace)
         raise
-    as_they_are = f"; the outputs of {taken} were there before and are taken as they are" if taken else ""
-    print(f"all {len(steps)} steps are done{as_they_are}")
+
+
+def run_all(queue: Queue, running: Running, together: int, deadline: float, grace: float) -> int:
+    """Runs steps side by side until all are done, one fails or the time is over; returns the exit status."""
+    while queue.waiting or running:
+        queue.start(running, together)
+        if queue.waiting and not running and not queue.failed:
+            print("error: the steps wait for one another; write them again with export_commands.py", file=sys.stderr)
+            return 2
+        over = not running.wait(deadline)
+        for number, step, status in running.stopped(grace) if over else running.ended():
+            queue.ended(number, step, status, stopped=over)
+        if over:
+            left = f"{len(queue.waiting)} of {queue.total} steps are not begun"
+            print(f"the time is over, {left}; the same command resumes", flush=True)
+            return UNFINISHED
+        if queue.failed and not running:
+            return 1
+    as_they_are = f"; the outputs of {queue.taken} were there before and are taken as they are" if queue.taken else ""
+    print(f"all {queue.total} steps are done{as_they_are}")
     return 0
+
+
+class Queue:
+    """The steps that wait, in order, and what is known of the outputs.
+
+    `taken`: how many steps had outputs of which nobody knows what made them; `failed`: whether a step has failed, so
+    that no other is started.
+    """
+
+    def __init__(self, steps: list[dict[str, Any]], made: dict[str, str]) -> None:
+        self.total, self.waiting = len(steps), list(enumerate(steps, start=1))
+        self.taken, self.failed = 0, False
+        self._made, self._keys = made, keys(steps)
+
+    def start(self, running: Running, together: int) -> None:
+        """Starts the steps whose inputs are all made, until so many run; those whose outputs are made are done."""
+        for number, step in [] if self.failed else list(self.waiting):
+            if len(running) == together:
+                return
+            unmade = {output for _, other in (*self.waiting, *running.steps) for output in other["outputs"]}
+            if unmade & set(step["inputs"]):
+                continue
+            self.waiting.remove((number, step))
+            there = all(Path(output).exists() for output in step["outputs"])
+            if there and self._made_by(step):
+                continue
+            again = " again, by another command than before" if there else ""
+            print(f"{number}/{self.total} {step['rule']}: {step['outputs'][0]}{again}", flush=True)
+            running.start(number, step)
+
+    def _made_by(self, step: dict[str, Any]) -> bool:
+        """Whether the outputs of `step` were made by its command, or by what nobody knows, which is counted."""
+        found = {self._made.get(output, "") for output in step["outputs"]}
+        if not found <= {self._keys[step["outputs"][0]], ""}:
+            return False
+        self.taken += "" in found
+        return True
+
+    def ended(self, number: int, step: dict[str, Any], status: int, *, stopped: bool) -> None:
+        """Records what a step has made, or says that it failed. One that was `stopped` runs again next time."""
+        if status == 0:
+            self._made |= {output: self._keys[output] for output in step["outputs"]}
+            write_record(self._made)
+        elif not stopped:
+            self.failed = True
+            print(f"step {number} failed with status {status}; its log:", *step["logs"], sep="\n  ", file=sys.stderr)
 
 
 def keys(steps: list[dict[str, Any]]) -> dict[str, str]:
