@@ -85,7 +85,7 @@ def dead_lock() -> Iterator[str]:
 
 
 def orphans() -> Iterator[str]:
-    """Trainings that go on although the Snakemake that started them is gone."""
+    """Trainings that still run although the Snakemake that started them is gone."""
     here = str(Path.cwd())
     for process in psutil.process_iter(["cwd", "cmdline"]):
         words = process.info["cmdline"] or []
@@ -111,7 +111,7 @@ def half_written() -> Iterator[str]:
         for path in sorted(folder.rglob(".*.partial")):
             yield f"{path} is what a killed process had begun to write; the next run of that job removes it"
         for path in sorted(folder.rglob("*state.safetensors")):
-            yield f"{path} is the state of a job that was stopped: the same command goes on from there"
+            yield f"{path} is the state of a job that was stopped: the same command resumes"
 
 
 def from_the_future() -> Iterator[str]:

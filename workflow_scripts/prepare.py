@@ -1,4 +1,4 @@
-"""Decodes a downloaded dataset once, into memory-mapped arrays. A run that was stopped goes on where it was.
+"""Decodes a downloaded dataset once, into memory-mapped arrays. A run that was stopped resumes.
 
     python workflow_scripts/prepare.py --dataset digits --size 8 --train-images out/train_images.npy \\
         --train-labels out/train_labels.npy --test-images out/test_images.npy --test-labels out/test_labels.npy \\

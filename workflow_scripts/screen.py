@@ -1,4 +1,4 @@
-"""What a run of the workflow shows on the terminal: one line a job, and below these a line of what goes on.
+"""What a run of the workflow shows on the terminal: one line a job, and below these a line of what is running.
 
 `rules/screen.smk` puts it in the place of Snakemake's own words, which are in its log file.
 """
@@ -137,7 +137,7 @@ class Jobs(logging.Filter):
         return f"{self.done}/{self.total}, {clock(left)} left"
 
     def status(self) -> str:
-        """What goes on now: progress, and each running job with its epoch."""
+        """What is running: progress, and each running job with its epoch."""
         running = [", ".join(filter(None, (words, epoch_of(log)))) for words, log in list(self.running.values())]
         return ": ".join(filter(None, (self.progress(), "; ".join(running)))) if running else ""
 
@@ -147,7 +147,7 @@ class Jobs(logging.Filter):
         if _interrupted(reasons):
             return ["interrupted: what was complete is kept, trainings saved their state, and the same command resumes"]
         return [
-            "The workflow stopped at an error. What was complete stays, and the same command goes on from there. "
+            "The workflow stopped at an error. What was complete stays, and the same command resumes. "
             "`make doctor` looks for what is in the way.",
             *reasons,
         ]
@@ -194,7 +194,7 @@ class OneLine(logging.Formatter):
 
 
 class Terminal(logging.StreamHandler):
-    """Lines on a terminal, with one below them that says what goes on and is drawn anew each second."""
+    """Lines on a terminal, with one below them that says what is running and is drawn anew each second."""
 
     def __init__(self, stream: TextIO, jobs: Jobs, *, colored: bool):
         super().__init__(stream)

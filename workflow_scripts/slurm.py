@@ -321,7 +321,7 @@ class Ended:
             self._silent = now
         elif now - self._silent >= SILENCE_SECONDS:
             print(
-                f"warning: squeue has failed for {SILENCE_SECONDS // 60} minutes; jobs that were submitted go on, and "
+                f"warning: squeue has failed for {SILENCE_SECONDS // 60} minutes; submitted jobs keep running, and "
                 "are waited for. After Ctrl-C the same command continues",
                 file=sys.stderr,
             )

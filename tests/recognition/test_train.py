@@ -402,18 +402,18 @@ def test_a_killed_training_continues_with_the_same_command(folder: Path):
             process.send_signal(signal.SIGTERM)
             break
     _, error = process.communicate(timeout=60)
-    assert process.returncode != 0 and "run again to go on from there" in error.splitlines()[-1], error
+    assert process.returncode != 0 and "run again to resume" in error.splitlines()[-1], error
     said: list[str] = []
     assert (request(folder).work / "ce" / "state.safetensors").exists()
     state = (request(folder).work / "ce" / "state.safetensors").stat().st_mtime_ns
     process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     for line in process.stderr:
         said.append(line)
-        if "going on from epoch" in line:
+        if "resuming from epoch" in line:
             process.send_signal(signal.SIGTERM)
             break
     process.communicate(timeout=60)
-    assert any("going on from epoch" in line for line in said), said
+    assert any("resuming from epoch" in line for line in said), said
     assert (request(folder).work / "ce" / "state.safetensors").stat().st_mtime_ns >= state
     assert not (folder.parent / "model").exists()
 

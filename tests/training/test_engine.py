@@ -432,7 +432,7 @@ def test_two_processes_that_are_interrupted_go_on_to_the_same_bits(digits, split
         process = torchrun(tmp_path / name, settings, digits, split)
         _, errors = process.communicate(timeout=180)
         assert process.returncode == 0, errors
-        assert ("going on from epoch" in errors) == (name == "cut")
+        assert ("resuming from epoch" in errors) == (name == "cut")
     assert same(tmp_path / "cut", tmp_path / "whole")
 
 
@@ -483,7 +483,7 @@ def test_a_compiler_that_fails_is_reported_and_the_network_stays_as_it_was(monke
         assert compiled(network, torch.rand(4, 1, 8, 8), said.append, mode) is network
         assert len(said) == 1
         assert "torch.compile failed" in said[0]
-        assert "goes on without it" in said[0]
+        assert "continues without it" in said[0]
         assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
 
 

@@ -139,7 +139,7 @@ def test_a_stopped_computation_of_features_continues_to_the_same_bits(backbone, 
     with pytest.raises(Interrupted, match=f"after {3 * CHUNK} of"):
         stopped.run(typed(given), student, None, data, CPU)
     assert torch.equal(run(tmp_path / "stopped"), expected)
-    assert any(f"going on with {3 * CHUNK} of" in line for line in said)
+    assert any(f"resuming with {3 * CHUNK} of" in line for line in said)
 
 
 @pytest.mark.parametrize("damage", ["array", "record", "key"])
@@ -270,7 +270,7 @@ def test_other_weights_in_the_same_file_start_a_training_anew(data, tmp_path: Pa
     assert (tmp_path / "state.safetensors").exists()
     said.clear()
     trained(1)
-    assert any("going on from" in line for line in said)
+    assert any("resuming from" in line for line in said)
     assert not any("other weights" in line for line in said)
     said.clear()
     trained(2)

@@ -138,7 +138,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(number, digits, split,
     assert not (tmp_path / "cut" / "weights.safetensors").exists()
 
     continued = succeed(train(tmp_path / "cut", settings, digits, split))
-    assert "going on from epoch" in continued.stderr
+    assert "resuming from epoch" in continued.stderr
     succeed(train(tmp_path / "whole", settings, digits, split))
     assert same(tmp_path / "cut", tmp_path / "whole")
     assert history(tmp_path / "cut") == history(tmp_path / "whole")

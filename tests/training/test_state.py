@@ -104,7 +104,7 @@ def test_a_training_killed_at_any_step_ends_with_the_same_bytes_in_every_file(di
         for at in (1, 2, 3, steps - 1, steps, steps + 1, 2 * steps - 2, 3 * steps - 1):
             cut = tmp_path / f"{run}_{at}"
             killed(cut, made, data, teachers, at=at)
-            assert "going on from epoch" in lines_of(cut, made, data, teachers)[0]
+            assert "resuming from epoch" in lines_of(cut, made, data, teachers)[0]
             for name in ("weights.safetensors", "history.csv", "outputs.npz"):
                 assert (cut / name).read_bytes() == (whole / name).read_bytes(), (run, at, name)
 
@@ -156,7 +156,7 @@ def test_a_state_of_another_split_or_of_other_classes_is_left_aside(change, word
     said = lines_of(folder, made, other)
     assert words in said[0]
     assert "training starts anew" in said[0]
-    assert not any("going on" in line for line in said)
+    assert not any("resuming" in line for line in said)
     (tmp_path / "fresh").mkdir()
     lines_of(tmp_path / "fresh", made, other)
     assert (folder / "weights.safetensors").read_bytes() == (tmp_path / "fresh" / "weights.safetensors").read_bytes()
@@ -172,7 +172,7 @@ def test_a_state_of_other_images_teachers_settings_or_precision_is_left_aside(di
         (folder / "state.safetensors").write_bytes(state)
         return lines_of(folder, made, data, teachers)[0]
 
-    assert "going on from" in first_line(made, data, [weights])
+    assert "resuming from" in first_line(made, data, [weights])
     # the same split of images that were prepared otherwise
     changed = tmp_path / "changed"
     shutil.copytree(digits, changed)

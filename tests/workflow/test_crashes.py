@@ -117,7 +117,7 @@ def test_a_full_disk_keeps_the_last_good_state_and_says_so(digits, split, small_
 
     larger = tmp_path / "larger"
     shutil.copytree(folder, larger)
-    assert "going on from epoch" in succeed(train(larger, described, digits, split)).stderr
+    assert "resuming from epoch" in succeed(train(larger, described, digits, split)).stderr
     succeed(train(tmp_path / "whole", described, digits, split))
     assert (larger / "weights.safetensors").read_bytes() == (tmp_path / "whole" / "weights.safetensors").read_bytes()
 

@@ -80,7 +80,7 @@ def test_ctrl_c_saves_what_trains_and_the_next_call_resumes_without_unlocking(tm
     assert not (folder / WEIGHTS).exists()
     assert log.read_text().splitlines()[-1].startswith("error: stopped by a signal in epoch")
     interrupted(folder)
-    assert "going on from epoch" in log.read_text()
+    assert "resuming from epoch" in log.read_text()
 
 
 def test_ctrl_c_while_snakemake_starts_is_one_line(tmp_path):

@@ -44,7 +44,7 @@ def test_run_in_pieces_it_ends_at_the_bits_of_the_workflow_and_snakemake_takes_t
         statuses.append(process.returncode)
     assert statuses[-1] == 0 and len(statuses) > 1, process.stdout + process.stderr
     logs = [path.read_text() for path in (planned / "results" / "digits" / "logs").glob("*.log")]
-    assert any("going on from" in log for log in logs)
+    assert any("resuming from" in log for log in logs)
     assert jobs(snakemake(planned, "-n", METRICS, *LONGER)) == {}
     at_once = copy_of_the_repository(tmp_path / "at_once")
     assert snakemake(at_once, METRICS, *LONGER).returncode == 0

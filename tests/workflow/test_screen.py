@@ -102,7 +102,7 @@ def test_snakemakes_repeated_words_about_a_signal_are_said_once():
 
 def test_only_interruptions_are_no_error(tmp_path):
     logs = {name: tmp_path / f"{name}.log" for name in ("stopped", "broken")}
-    logs["stopped"].write_text("error: stopped by a signal in epoch 3; run again to go on from there\n")
+    logs["stopped"].write_text("error: stopped by a signal in epoch 3; run again to resume\n")
     logs["broken"].write_text("error: the disk is full\n")
     jobs = screen.Jobs(nothing_to_do=lambda: None)
     assert not jobs.filter(record(LogEvent.JOB_ERROR, jobid=1, log=[logs["stopped"]]))

@@ -264,12 +264,12 @@ def test_a_cancelled_job_is_named_and_the_next_call_goes_on_to_the_same_bits(clu
     assert f"SLURM-job '{number}' failed, SLURM status is: 'CANCELLED'" in stopped.output
     assert "gres/gpu=1" in states(cluster, [number], "AllocTRES")[0]
     assert str(LOG) in stopped.output
-    assert "goes on from there" in stopped.output
+    assert "resumes" in stopped.output
     assert f"SLURM job {number}: CANCELLED" in stopped.output
     assert f"{number}.log" in stopped.output
     again = run(cluster, copy, *longer())
     assert jobs_of(again) == {"train_student": 1}
-    assert "going on from epoch" in (copy / LOG).read_text()
+    assert "resuming from epoch" in (copy / LOG).read_text()
     assert weights(copy) == weights(uninterrupted)
 
 
@@ -290,15 +290,15 @@ def test_a_time_limit(cluster, limited):
     assert set(ended[:-1]) == {"FAILED"}
     assert ended[-1] == "COMPLETED"
     assert "stopped by a signal" in first.output
-    assert "going on from epoch" in (warned / LOG).read_text()
+    assert "resuming from epoch" in (warned / LOG).read_text()
     assert second.returncode != 0 and "SLURM status is: 'TIMEOUT'" in second.output, second.output
     assert "DUE TO TIME LIMIT" in second.output
     assert str(LOG) in second.output
-    # it would train for minutes more: it is enough to see that it goes on, and that nothing else is done again
+    # it would train for minutes more: it is enough to see that it resumes, and that nothing else is done again
     assert jobs_of(run(cluster, unwarned, "-n", *longer(epochs))) == {"train_student": 1}
     again = begin(cluster, unwarned, "--retries", "0", *longer(epochs))
     log = unwarned / LOG
-    wait_for(lambda: log.exists() and "going on from epoch" in log.read_text(), again)
+    wait_for(lambda: log.exists() and "resuming from epoch" in log.read_text(), again)
     slurm_cluster.cancel_jobs(cluster)
     assert finish(again).returncode != 0
 
@@ -315,7 +315,7 @@ def test_a_preempted_training_goes_on_by_itself_to_the_same_bits(cluster, copy, 
     assert "stopped by a signal" in finished.output
     assert number in finished.submitted
     assert "gres/gpu=1" in states(cluster, [number], "AllocTRES")[0]
-    assert "going on from epoch" in (copy / LOG).read_text()
+    assert "resuming from epoch" in (copy / LOG).read_text()
     assert weights(copy) == weights(uninterrupted)
 
 
@@ -335,7 +335,7 @@ def test_a_preempted_training_that_is_cancelled_is_found_and_goes_on(cluster, co
     assert f"SLURM job {number} has ended as PREEMPTED" in finished.output, finished.output
     assert finished.returncode == 0
     assert len(finished.submitted) == 2
-    assert "going on from epoch" in (copy / LOG).read_text()
+    assert "resuming from epoch" in (copy / LOG).read_text()
     assert weights(copy) == weights(uninterrupted)
 
 
@@ -377,7 +377,7 @@ def test_a_node_that_goes_down_and_comes_back(cluster, copy, uninterrupted, tmp_
     assert "slurm-requeue: true" in text
     profile.write_text(text.replace("slurm-requeue: true", "slurm-no-requeue: true"))
 
-    # a lost node gives no warning: a training goes on from the last state that it saved by its clock
+    # a lost node gives no warning: a training resumes from the last state that it saved by its clock
     wanted, began = longer(checkpoint_minutes=0.01), time.time()
     processes = [begin(cluster, copy, *wanted), begin(cluster, without, "--retries", "0", *wanted)]
     queued, lost = (
@@ -393,8 +393,8 @@ def test_a_node_that_goes_down_and_comes_back(cluster, copy, uninterrupted, tmp_
     # the node reports the end of a job's processes a moment after they are gone: it would be the next turn's end, by
     # which the controller of SLURM 22.05 was seen to crash
     time.sleep(5)
-    goes_on = "going on from epoch"
-    wait_for(lambda: slurm_cluster.begins(cluster, queued, node) and goes_on in (copy / LOG).read_text())
+    resumed = "resuming from epoch"
+    wait_for(lambda: slurm_cluster.begins(cluster, queued, node) and resumed in (copy / LOG).read_text())
 
     stopped = finish(processes[1])
     assert stopped.returncode != 0 and f"SLURM job {lost}: NODE_FAIL" in stopped.output, stopped.output
@@ -403,7 +403,7 @@ def test_a_node_that_goes_down_and_comes_back(cluster, copy, uninterrupted, tmp_
     assert continued.returncode == 0 and continued.submitted == [queued], continued.output
     assert weights(copy) == weights(uninterrupted)
     assert jobs_of(run(cluster, without, *wanted)) == {"train_student": 1}
-    assert goes_on in (without / LOG).read_text()
+    assert resumed in (without / LOG).read_text()
     assert weights(without) == weights(uninterrupted)
 
 

@@ -199,7 +199,7 @@ def test_a_damaged_checkpoint_is_named_and_trained_again_on_request(copy):
     assert "error: checkpoint" in output
     assert "is damaged" in output
     assert "the same command makes it again" in output
-    assert "goes on from there" in output
+    assert "resumes" in output
     # the student was not trained from it: what it was is still there
     trained = teacher.parents[1] / "kd_mixed" / "config.json"
     assert json.loads(trained.read_text())["optimization"]["epochs"] == 2

@@ -207,7 +207,7 @@ def derive_seed(*parts: str | int) -> int:
     """A 63-bit seed from what the random draw is for, e.g. `derive_seed(seed, split, "order", epoch)`.
 
     Draws that have nothing in common but the seed number are independent, and a draw needs no history: training
-    can go on from any step without storing the state of a generator.
+    can resume from any step without storing the state of a generator.
     """
     text = "/".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

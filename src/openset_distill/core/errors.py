@@ -28,7 +28,7 @@ class CheckpointError(OpenSetError):
 
 
 class TrainingError(OpenSetError):
-    """Training cannot go on, for example because a loss is not finite."""
+    """Training cannot continue, for example because a loss is not finite."""
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:

@@ -53,7 +53,7 @@ def prepared_archives(_results: Path, data: Path) -> Iterator[Path]:
 
 
 def finished_states(results: Path, _data: Path) -> Iterator[Path]:
-    """States of trainings whose network is there and newer: a training that goes on has none."""
+    """States of trainings whose network is there and newer: one that still runs has none."""
     for path in results.glob("*/split*/seed*/*/state.safetensors"):
         network = path.with_name(NETWORK)
         if network.exists() and network.stat().st_mtime >= path.stat().st_mtime:

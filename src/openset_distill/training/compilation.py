@@ -31,7 +31,7 @@ def compiled(
         report(f"compiled in {time.monotonic() - started:.0f} s")
     except Exception as error:  # whatever the compiler stumbles over, training does not depend on it
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        report(f"torch.compile failed ({reason}); training goes on without it, set optimization.compile to false")
+        report(f"torch.compile failed ({reason}); training continues without it, set optimization.compile to false")
         fast = network
     for name, buffer in network.named_buffers():
         buffer.copy_(kept[name])

@@ -28,7 +28,7 @@ def epoch_hook(config: RunConfig, report: Callable[[str], None]) -> Hook | None:
     """The hook that the environment names, for one training; None where it names none.
 
     Args:
-        report: is told in a line when the hook fails; the training goes on without it.
+        report: is told in a line when the hook fails; the training continues without it.
 
     Raises:
         SettingsError: it is neither `tensorboard` nor FILE.py:FUNCTION, cannot be loaded, or did not begin.
@@ -55,7 +55,7 @@ def epoch_hook(config: RunConfig, report: Callable[[str], None]) -> Hook | None:
             hook(dict(row))
         except Exception as error:
             broken = True
-            report(f"{VARIABLE}={name} failed ({_words(error)}); the training goes on without it")
+            report(f"{VARIABLE}={name} failed ({_words(error)}); the training continues without it")
 
     return guarded
 

@@ -154,7 +154,7 @@ class FeatureStore:
                         saved = time.monotonic()
                     if stop.requested:
                         raise Interrupted(
-                            f"stopped by a signal after {done} of {shape[0]} features; run again to go on from there",
+                            f"stopped by a signal after {done} of {shape[0]} features; run again to resume",
                             stop.number,
                         )
                 first += len(loader)
@@ -172,7 +172,7 @@ class FeatureStore:
             if record.get("key") == self.key and path.exists():
                 array = np.lib.format.open_memmap(path, mode="r+")
                 if array.shape == shape and array.dtype == np.float32 and 0 < record["done"] <= shape[0]:
-                    self.report(f"going on with {record['done']} of {shape[0]} features")
+                    self.report(f"resuming with {record['done']} of {shape[0]} features")
                     return array, record["done"]
         except (OpenSetError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             self.report(f"{path} cannot be continued ({' '.join(str(error).split())}); features are computed anew")

@@ -121,7 +121,7 @@ def train(
             if stopping:
                 bar.close()
                 raise Interrupted(
-                    f"stopped by a signal in epoch {progress.epoch + 1}; run again to go on from there", stop.number
+                    f"stopped by a signal in epoch {progress.epoch + 1}; run again to resume", stop.number
                 )
 
         progress.check_finite(state_path)

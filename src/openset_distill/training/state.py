@@ -155,7 +155,7 @@ def restore(
     student.load_state_dict(groups["model"])
     best.update(groups["best"])
     optimizer.restore([groups["momentum"][str(index)] for index in range(len(groups["momentum"]))])
-    report(f"going on from epoch {progress.epoch + 1}, step {progress.step}")
+    report(f"resuming from epoch {progress.epoch + 1}, step {progress.step}")
     return progress
 
 
