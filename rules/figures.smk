@@ -9,7 +9,28 @@ from openset_distill.report.tables import TABLES
 FIGURE_FILES = [f"{FIGURES_FOLDER}/{name}.{kind}" for name in EXPERIMENT.figures for kind in ("pdf", "png", "csv")]
 TABLE_FILES = [f"{TABLES_FOLDER}/{name}.{kind}" for name in EXPERIMENT.tables for kind in ("md", "tex", "csv")]
 
-if "--report" in sys.argv and Path(TIDY, "runs.csv").exists():
+REPORTS = "--report" in sys.argv
+
+
+def drawing(name, specification):
+    """Parameters of the rule of a figure or table. A report shows them by their names and runs no rule: there they say
+    in words what is drawn."""
+    if REPORTS:
+        return {key: literal(words) for key, words in CONTEXT.in_words().items()}
+    return {
+        "name": name,
+        "caption": literal(rst_escape(specification.caption_for(CONTEXT))),
+        "context": literal(as_json(dataclasses.asdict(CONTEXT))),
+        "tables": literal(options("--table", [f"{table}={TIDY}/{table}.csv" for table in specification.tables])),
+    }
+
+
+def reported(specification):
+    """The caption in a report, without a name, so that it is not shown as a parameter again."""
+    return [literal(rst_escape(specification.caption_for(CONTEXT)))] if REPORTS else []
+
+
+if REPORTS and Path(TIDY, "runs.csv").exists():
     # the page that a report opens on
     INTRODUCTION = Path(".snakemake/introduction.rst")
     INTRODUCTION.parent.mkdir(exist_ok=True)
@@ -67,10 +88,8 @@ for figure in EXPERIMENT.figures:
         resources:
             **resources_of("light"),
         params:
-            name=figure,
-            caption=literal(rst_escape(FIGURES[figure].caption_for(CONTEXT))),
-            context=literal(as_json(dataclasses.asdict(CONTEXT))),
-            tables=literal(options("--table", [f"{name}={TIDY}/{name}.csv" for name in FIGURES[figure].tables])),
+            *reported(FIGURES[figure]),
+            **drawing(figure, FIGURES[figure]),
         shell:
             "python {input.code} --name {params.name} {params.tables:q} --context {params.context:q} "
             "--pdf {output.pdf:q} --png {output.png:q} --csv {output.csv:q} > {log:q} 2>&1"
@@ -112,10 +131,8 @@ for table in EXPERIMENT.tables:
         resources:
             **resources_of("light"),
         params:
-            name=table,
-            caption=literal(rst_escape(TABLES[table].caption_for(CONTEXT))),
-            context=literal(as_json(dataclasses.asdict(CONTEXT))),
-            tables=literal(options("--table", [f"{name}={TIDY}/{name}.csv" for name in TABLES[table].tables])),
+            *reported(TABLES[table]),
+            **drawing(table, TABLES[table]),
         shell:
             "python {input.code} --name {params.name} {params.tables:q} --context {params.context:q} "
             "--published {input.published:q} --csv {output.csv:q} --markdown {output.markdown:q} "

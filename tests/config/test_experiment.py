@@ -212,6 +212,19 @@ def test_facts_in_a_title_or_label_are_those_of_the_settings():
     assert told.layout()["runs"]["ce"]["label"] == told.runs["ce"].label
 
 
+def test_what_a_label_says_of_a_run_beside_the_others_is_computed():
+    runs = {
+        "ce": {"label": "CE, {times} times as long"},
+        "cutmix": {"label": "CutMix, not in the last {unmixed}", "augment": {"multi": "cutmix", "multi_until": 0.7}},
+    }
+    told = changed({"defaults": {"optimization": {"epochs": 6}}, "runs": runs})
+    assert told.runs["ce"].label == "CE, 1 times as long"
+    assert told.runs["cutmix"].label == "CutMix, not in the last 30 %"
+    runs["ce"]["optimization"] = {"epochs": 9}
+    told = changed({"defaults": {"optimization": {"epochs": 6}}, "runs": runs})
+    assert told.runs["ce"].label == "CE, 1.5 times as long"
+
+
 def test_the_headline_is_any_score_or_detector():
     default = changed({})
     assert default.context().score == default.evaluation_job()["headline"] == "maximum_logit"

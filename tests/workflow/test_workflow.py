@@ -280,6 +280,10 @@ def test_the_report_holds_figures_and_captions(finished):
     html = (finished / "report.html").read_text()
     assert "two_sides.png" in html
     assert "AUROC of the maximum logit" in html
+    shown = re.search(r'"params": "(.*?[^\\])"', html)
+    assert shown
+    assert "protocol=mnist, 2" in shown[1], "words"
+    assert not {"{", "caption=", "context="} & {word for word in ("{", "caption=", "context=") if word in shown[1]}
 
 
 def test_the_code_for_a_notebook_reads_a_finished_run(finished):

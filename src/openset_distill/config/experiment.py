@@ -77,9 +77,13 @@ def _checked(where: str, function, *arguments):
 
 
 class Run:
-    """One configured run, resolved: every name looked up, every default filled in."""
+    """One configured run, resolved: every name looked up, every default filled in.
 
-    def __init__(self, name: str, settings: RunSettings):
+    Args:
+        usual_epochs: of the experiment's defaults, which a label may compare the run's own with.
+    """
+
+    def __init__(self, name: str, settings: RunSettings, usual_epochs: int):
         where = f"runs.{name}"
         self.name = name
         self.backbone = _checked(f"{where}.backbone", BACKBONES.resolve, settings.backbone)
@@ -111,8 +115,15 @@ class Run:
         self.cached = needs_teacher and settings.teacher_logits == "cached"
         own = self.backbone["model"] if self.backbone["name"] == "timm" else self.backbone["name"]
         self.network = " ".join([own, "-".join(map(str, self.backbone.get("widths", ())))]).strip()
-        facts = {"epochs": self.optimization.epochs, "network": TITLES.get(own, own)}
-        self.label = with_facts(settings.label or name, facts)
+        self.label = with_facts(
+            settings.label or name,
+            {
+                "epochs": self.optimization.epochs,
+                "network": TITLES.get(own, own),
+                "times": f"{self.optimization.epochs / usual_epochs:.3g}",
+                "unmixed": f"{100 * (1 - self.multi_until):.3g} %",
+            },
+        )
         self.family = settings.family or self._family()
         if self.family not in FAMILIES:
             raise SettingsError(
@@ -143,12 +154,12 @@ class Experiment:
         self.name = settings.experiment
         self.splits = self._splits()
         self.seeds = settings.seeds
-        validated(RunSettings, settings.defaults, "defaults")
+        usual_epochs = validated(RunSettings, settings.defaults, "defaults").optimization.epochs
         _checked("runs", check_distinct, settings.runs)
         self.runs: dict[str, Run] = {}
         for name, overrides in settings.runs.items():
             merged = merge(settings.defaults, overrides)
-            self.runs[name] = Run(name, validated(RunSettings, merged, f"runs.{name}"))
+            self.runs[name] = Run(name, validated(RunSettings, merged, f"runs.{name}"), usual_epochs)
         self._check_labels()
         self._check_references()
 

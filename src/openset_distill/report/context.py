@@ -127,6 +127,17 @@ class Context:
         """Setting and scale note as sentences."""
         return " ".join(filter(None, map(sentence, (self.setting, self.scale_note))))
 
+    def in_words(self) -> dict[str, str]:
+        """What a figure or table is of, for readers: part -> words."""
+        parts = {
+            "experiment": self.title,
+            "dataset": self.dataset_title,
+            "protocol": self.scale().removeprefix("protocol "),
+            "setting": self.about(),
+            "compared_by": score_words(self.score),
+        }
+        return {part: words for part, words in parts.items() if words}
+
     def words(self) -> dict[str, str]:
         """What a caption template may name."""
         return {
