@@ -22,7 +22,7 @@ help:
 	@echo "make test_attacks                bad and hostile input, faults, kills and fuzzing (minutes)"
 	@echo "make test_slurm                  the tests on a SLURM cluster that they start themselves"
 	@echo "make report                      report.html: figures, tables and how they were made"
-	@echo "make crate [RESULTS=FOLDER]      a finished experiment as an RO-Crate, in crate/"
+	@echo "make crate [RESULTS=FOLDER]      a finished experiment as an RO-Crate, in crate/ and crate.zip"
 	@echo "make doctor                      what keeps Snakemake or DVC from working here, and what helps"
 	@echo "make docs                        the documentation site, in build/site; open build/site/index.html"
 	@echo "make lint | format | lock | benchmark | dvc_yaml"
@@ -69,7 +69,7 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	@touch $@
 
 crate: environment
-	python tools/crate.py --results $(RESULTS) --folder crate
+	python tools/crate.py --results $(RESULTS) --folder crate --zip
 
 doctor: environment
 	python tools/doctor.py

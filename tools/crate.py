@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from rocrate.rocrate import ROCrate
 
 from openset_distill.core.command import run
 from openset_distill.core.errors import OpenSetError
-from openset_distill.core.files import read_json, sha256
+from openset_distill.core.files import atomic_write, read_json, sha256
 from openset_distill.core.folders import replaced_folder
 
 CODE = (
@@ -227,10 +228,20 @@ def main() -> None:
         type=Path,
         help="where the crate goes; an earlier one is replaced, a folder with other files is refused",
     )
+    parser.add_argument("--zip", action="store_true", help="also write FOLDER.zip, which repositories take")
     arguments = parser.parse_args()
     crate = Crate(arguments.results).build()
     with replaced_folder(arguments.folder, tool="crate", own=written, apart=[arguments.results]) as folder:
         crate.write(folder)
+    files = sorted(path for path in arguments.folder.rglob("*") if path.is_file())
+    size = sum(path.stat().st_size for path in files) / 1e6
+    print(f"{arguments.folder}: {len(files)} files, {size:.1f} MB, described in {METADATA}")
+    if arguments.zip:
+        archive = arguments.folder.with_name(arguments.folder.name + ".zip")
+        with atomic_write(archive) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as packed:
+            for path in files:
+                packed.write(path, path.relative_to(arguments.folder))
+        print(f"{archive}: {archive.stat().st_size / 1e6:.1f} MB")
 
 
 def written(folder: Path) -> set[str]:

@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     datasets.set_defaults(command=show_datasets)
 
     listing = commands.add_parser("list", help="names that a configuration may use, with their settings")
-    listing.add_argument("kind", choices=LISTINGS, help="what to list")
+    listing.add_argument("kind", choices=LISTINGS, nargs="?", help="what to list (default: the names of every kind)")
     listing.set_defaults(command=show_list)
 
     cleaning = commands.add_parser("clean", help="what may be deleted, with sizes; deletes it when told to")
@@ -203,7 +203,11 @@ def _megabytes(size: int | None) -> str:
 
 
 def show_list(arguments: argparse.Namespace) -> None:
-    """A line for each name of a kind: the name, its settings with their defaults, what it is."""
+    """A line for each name of a kind: the name, its settings with their defaults, what it is; or one for each kind."""
+    if arguments.kind is None:
+        names = [(kind, ", ".join(entry[0] for entry in entries())) for kind, entries in LISTINGS.items()]
+        _print_table(("kind", "names"), names)
+        return
     rows = [tuple(_plain(text) for text in entry) for entry in LISTINGS[arguments.kind]()]
     _print_table(("name", "settings", "what it is"), rows)
 

@@ -447,6 +447,9 @@ def test_a_mirror_with_another_checksum_is_passed_over_unless_that_is_stated(ser
     path = fetch(archive(server.url), tmp_path / "b", mirror=tmp_path / "mirror", checksum=sha256(repacked))
     assert path.read_bytes() == repacked
     assert fetch(archive(), tmp_path / "b", checksum=sha256(repacked)) == path
+    refused = failure(archive(), tmp_path / "c", mirror=tmp_path / "mirror")
+    assert f"data.checksum: {{images.zip: {sha256(repacked)}}}" in refused
+    assert refused.endswith("try one of: state the checksum of your file, as told above"), "no copy of it would help"
 
 
 def test_a_mirror_that_is_no_folder_is_told(tmp_path, monkeypatch):

@@ -73,6 +73,13 @@ def test_names_are_listed_with_settings(kind: str, names: set[str], expected: li
         assert part in text
 
 
+def test_without_a_kind_the_names_of_every_kind_are_listed() -> None:
+    rows = {line.split()[0]: line for line in output("list").splitlines()[1:]}
+    assert list(rows) == ["augmentations", "methods", "backbones", "scores", "detectors", "protocols"]
+    assert "cutmix" in rows["augmentations"]
+    assert "maximum_logit" in rows["scores"]
+
+
 def test_config_prints_the_resolved_experiment() -> None:
     resolved = json.loads(output("config", "--set", "protocol.splits=[1]", "defaults.optimization.epochs=3"))
     assert resolved["experiment"] == "digits"

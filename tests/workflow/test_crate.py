@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -38,8 +39,14 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pack(folder: Path) -> None:
-    process = run(folder, "python", "tools/crate.py", "--results", "results/digits", "--folder", "crate")
+    process = run(folder, "python", "tools/crate.py", "--results", "results/digits", "--folder", "crate", "--zip")
     assert process.returncode == 0, process.stderr
+    files = {path.relative_to(folder / "crate").as_posix() for path in (folder / "crate").rglob("*") if path.is_file()}
+    assert process.stdout.startswith(f"crate: {len(files)} files, ")
+    assert "\ncrate.zip: " in process.stdout
+    with zipfile.ZipFile(folder / "crate.zip") as archive:
+        assert set(archive.namelist()) == files
+        assert archive.testzip() is None
 
 
 @pytest.mark.parametrize("profile", ["workflow-ro-crate", "process-run-crate"])

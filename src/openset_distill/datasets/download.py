@@ -81,6 +81,10 @@ class _Unusable(Exception):
     """This source cannot give the file; the next one is tried."""
 
 
+class _Mistrusted(_Unusable):
+    """A user's own file, with other bytes than are expected: more copies of it would not help."""
+
+
 class _Interrupted(Exception):
     """The transfer broke; it is tried again, after `wait` seconds where the server says so.
 
@@ -296,12 +300,13 @@ class _Fetch:
 
     def obtain(self, mirrors: list[Path]) -> Origin:
         """Fetches the file from the first source that gives it."""
-        tried = []
+        tried, mistrusted = [], False
         for source, attempt in self._sources(mirrors):
             try:
                 sha256 = attempt(source)
             except _Unusable as reason:
                 tried.append(f"  {source}: {reason}")
+                mistrusted |= isinstance(reason, _Mistrusted)
                 continue
             for line in tried:
                 _logger.warning("not used:%s", line)
@@ -313,10 +318,12 @@ class _Fetch:
         if not self.archive.urls:
             tried.append("  no URL serves it to everybody")
         remedies = [
-            *filter(None, [self.archive.by_hand]),
             f"put the file into {self.target.parent} by hand",
             f"name a folder that holds it as the mirror ({MIRROR_VARIABLE}, or --mirror of the download command)",
         ]
+        if mistrusted:
+            remedies = ["state the checksum of your file, as told above"]
+        remedies = [*filter(None, [self.archive.by_hand]), *remedies]
         raise DataError(
             "\n".join([f"cannot fetch {self.archive.file}; tried:", *tried, "try one of: " + "; or ".join(remedies)])
         )
@@ -340,7 +347,7 @@ class _Fetch:
             with open(partial, "wb") as copy:
                 sha256, problem = self._verify(source, copy)
             if problem:
-                raise _Unusable(f"it has {problem}; if you trust it, {self._stating(sha256)}")
+                raise _Mistrusted(f"it has {problem}; if you trust it, {self._stating(sha256)}")
         return sha256
 
     # -- URLs
