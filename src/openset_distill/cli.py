@@ -145,6 +145,7 @@ def show_datasets(arguments: argparse.Namespace) -> None:
         (row.name, f"[{colours[row.state]}]{row.state}", _megabytes(row.size), row.licence)
         for row in status(arguments.folder / "raw")
     ]
+    rows.append(("image_folder", "yours", "", "your own images, named by data.images"))
     _print_table(("dataset", "archives", "size", "licence"), rows)
 
 
