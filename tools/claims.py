@@ -1,4 +1,4 @@
-"""Judges claims by their written rule, from kept results: claims.csv, claims.md, and the claims as a figure.
+"""Judges claims by a written rule from stored results; writes claims.csv, claims.md and a figure.
 
     python tools/claims.py --claims docs/results/claims.yaml --csv docs/results/claims.csv \\
         --markdown docs/results/claims.md --page docs/results/README.md --figure docs/results/claims.png

@@ -1,4 +1,4 @@
-"""Sets several experiments side by side, with the published numbers for their datasets.
+"""Puts several experiments into one table, with published numbers for their datasets.
 
     python tools/compare.py --runs Tiny-ImageNet=results/tinyimagenet/tidy/runs.csv \\
         --runs CIFAR-10=results/cifar10/tidy/runs.csv --csv comparison.csv --markdown comparison.md \\
@@ -25,15 +25,15 @@ def main() -> None:
         action="append",
         required=True,
         metavar="NAME=PATH",
-        help="what to call an experiment, and its tidy table runs.csv; repeatable, in the order of the columns",
+        help="name of an experiment and its tidy table runs.csv; repeatable, in the order of the columns",
     )
     parser.add_argument(
         "--published", type=Path, default=Path("config/reference/published_results.csv"), help="published numbers"
     )
-    parser.add_argument("--score", default="maximum_logit", help="by which the runs are compared")
+    parser.add_argument("--score", default="maximum_logit", help="score by which the runs are compared")
     parser.add_argument("--csv", required=True, type=Path, help="output: the numbers")
-    parser.add_argument("--markdown", required=True, type=Path, help="output: for a web page")
-    parser.add_argument("--latex", required=True, type=Path, help="output: for a paper; needs booktabs and graphicx")
+    parser.add_argument("--markdown", required=True, type=Path, help="output: Markdown")
+    parser.add_argument("--latex", required=True, type=Path, help="output: LaTeX; needs booktabs and graphicx")
     arguments = parser.parse_args()
 
     experiments = {}

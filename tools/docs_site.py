@@ -1,9 +1,9 @@
-"""Gathers the pages of the documentation site, and generates those that are made from code.
+"""Collects the pages of the documentation site, and generates those made from code.
 
     python tools/docs_site.py --folder build/docs    # then `mkdocs build --strict`; `make docs` does both
 
-The Markdown files lie there as they lie in the repository, so their links hold. Two kinds of pages are generated: the
-keys of a configuration file, from the schema that checks it, and the library, a page a package, from its docstrings.
+Markdown files are copied with the repository's layout, so that their links work. Two kinds of pages are generated: the
+keys of a configuration file, from the schema that checks it, and one page per package, from the library's docstrings.
 """
 
 from __future__ import annotations

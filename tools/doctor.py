@@ -1,8 +1,8 @@
-"""Looks for what keeps Snakemake or DVC from working here, and says for each what helps.
+"""Diagnoses problems that keep Snakemake or DVC from working here, and suggests fixes.
 
     python tools/doctor.py
 
-It changes nothing. Status 2 where something was found.
+It changes nothing. The exit status is 2 if a problem was found.
 """
 
 from __future__ import annotations

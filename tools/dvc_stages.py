@@ -1,11 +1,11 @@
-"""Writes dvc.yaml from the workflow, or checks that it still says what the workflow does.
+"""Generates dvc.yaml from the workflow, or checks that it is up to date.
 
     python tools/dvc_stages.py --write
     python tools/dvc_stages.py --check
 
 Snakemake owns the commands and their order. A DVC stage is coarse: it calls Snakemake for some rules and records the
-hashes of what they made, so that `dvc push` and `dvc pull` carry it elsewhere. The last stage, `records`, carries
-Snakemake's own records of what it made from what, so that it finds nothing to do elsewhere either.
+hashes of their outputs, so that `dvc push` and `dvc pull` can transfer them. The last stage, `records`, versions
+Snakemake's metadata, so that Snakemake finds nothing to do in a clone either.
 """
 
 from __future__ import annotations

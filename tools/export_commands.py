@@ -1,11 +1,11 @@
-"""Writes what the workflow would do as a list of commands, for a machine that has no Snakemake.
+"""Writes the commands that the workflow would run to a file, for a machine without Snakemake.
 
     python tools/export_commands.py --steps steps.json --cores 16 \\
         results/tinyimagenet/split0/seed0/ce/metrics.json --configfile config/experiments/tinyimagenet.yaml
-    python tools/run_commands.py steps.json --minutes 9       # there, until it says that all is done
+    python tools/run_commands.py steps.json --minutes 9       # there, until all is done
 
-What follows the options goes to Snakemake: targets, `--configfile`, `--config`. The list is that of a run from nothing,
-so it holds the steps from download to metrics.
+Further arguments are passed to Snakemake: targets, `--configfile`, `--config`. The list is complete, from the download
+to the targets, even if some outputs already exist here.
 """
 
 from __future__ import annotations

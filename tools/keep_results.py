@@ -1,13 +1,13 @@
-"""Copies what is worth keeping of a finished experiment: figures, tables, tidy tables, and where each run comes from.
+"""Copies the publishable part of a finished experiment: figures, tables, tidy tables, and the origin of each run.
 
     python tools/keep_results.py --results results/tinyimagenet_cpu --folder docs/results/tinyimagenet_cpu \\
         --configuration config/experiments/tinyimagenet_cpu.yaml
 
-Weights and outputs are not copied, nor pictures: most datasets may not be passed on, not even a few of their images.
-`provenance.json` holds, for each run, its resolved settings and its record of versions, hardware, inputs, time and
-memory. `experiment.yaml` draws the figures and tables again from the kept files:
-`snakemake --cores all paper_figures --configfile docs/results/tinyimagenet_cpu/experiment.yaml`. It knows what the
-configuration file says, not what was changed by `--config`: to keep a part of an experiment, extend its file.
+Weights, outputs and pictures are not copied: most datasets may not be redistributed, not even a few of their images.
+`provenance.json` holds the resolved settings of each run and its record of versions, hardware, inputs, time and memory.
+`experiment.yaml` redraws the figures and tables from the copied files:
+`snakemake --cores all paper_figures --configfile docs/results/tinyimagenet_cpu/experiment.yaml`. It is made from the
+configuration file and does not include changes by `--config`: to keep a part of an experiment, extend its file.
 """
 
 from __future__ import annotations

@@ -1,14 +1,16 @@
-"""Runs the steps that `export_commands.py` wrote in order, with nothing but Python and the packages of the steps.
+"""Runs the steps written by `export_commands.py`; needs only Python and the packages of the steps.
 
     python tools/run_commands.py steps.json --minutes 9
-    python tools/run_commands.py steps.json --together 4     # four trainings share the GPU, or spread over several
+    python tools/run_commands.py steps.json --together 4     # four at a time, on one GPU or several
 
-A step is skipped whose outputs are all there, unless another command made them: where a setting was changed, the step
-and what hangs on it run again. By which command is known of outputs that this tool made (`.run_commands.json`); others,
-copied or made by the workflow, are taken as they are, which the last line counts. Changes of code or data are not seen.
-When the minutes are over, a training saves its state and the command ends with status 3: the same command resumes, to
-the same bits. Run it in the repository's folder. The files lie where the workflow puts them: copied back with
-their times (`tar`, `rsync -a`), Snakemake takes them for its own.
+Run it in the repository's folder. A step is skipped if all its outputs exist and were made by the same command. If a
+setting was changed, the affected steps and everything downstream run again. The commands of outputs made by this tool
+are recorded in `.run_commands.json`; outputs that were copied or made by the workflow are accepted as they are, and the
+last line counts them. Changes of code or data are not detected.
+
+When the time is up, running trainings save their state and the exit status is 3; the same command resumes, with bitwise
+identical results. Outputs are written where the workflow writes them: if they are copied back with their times (`tar`,
+`rsync -a`), Snakemake accepts them as its own.
 """
 
 from __future__ import annotations
@@ -36,12 +38,14 @@ _MACHINE = re.compile(r" --(threads|workers) \d+")
 def main() -> int:
     """Runs the steps of a file in order; the status says whether all are done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("steps", type=Path, help="the file that export_commands.py wrote")
-    parser.add_argument("--minutes", type=float, help="time after which training saves its state and stops")
+    parser.add_argument("steps", type=Path, help="file written by export_commands.py")
+    parser.add_argument("--minutes", type=float, help="time limit, after which trainings save their state and stop")
     parser.add_argument(
-        "--together", type=int, default=1, help="steps side by side, such as trainings that share a GPU"
+        "--together", type=int, default=1, help="number of steps to run at once, such as trainings that share a GPU"
     )
-    parser.add_argument("--grace", type=float, default=60, help="seconds that a step has for that")
+    parser.add_argument(
+        "--grace", type=float, default=60, help="seconds that a step may take to save and stop (default: 60)"
+    )
     arguments = parser.parse_args()
     if arguments.together < 1:
         parser.error(f"--together {arguments.together}: at least 1")
@@ -53,7 +57,7 @@ def main() -> int:
     try:
         made = read_record()
     except (OSError, ValueError) as error:
-        print(f"error: {RECORD}: {error}; delete it: what is there is then taken as it is", file=sys.stderr)
+        print(f"error: {RECORD}: {error}; delete it, and existing outputs are accepted as they are", file=sys.stderr)
         return 2
     deadline = time.monotonic() + 60 * arguments.minutes if arguments.minutes is not None else float("inf")
     queue, running = Queue(steps, made), Running()
@@ -69,18 +73,18 @@ def run_all(queue: Queue, running: Running, together: int, deadline: float, grac
     while queue.waiting or running:
         queue.start(running, together)
         if queue.waiting and not running and not queue.failed:
-            print("error: the steps wait for one another; write them again with export_commands.py", file=sys.stderr)
+            print("error: the steps wait for each other; write them again with export_commands.py", file=sys.stderr)
             return 2
         over = not running.wait(deadline)
         for number, step, status in running.stopped(grace) if over else running.ended():
             queue.ended(number, step, status, stopped=over)
         if over:
-            left = f"{len(queue.waiting)} of {queue.total} steps are not begun"
-            print(f"the time is over, {left}; the same command resumes", flush=True)
+            left = f"{len(queue.waiting)} of {queue.total} steps have not started"
+            print(f"the time is up, and {left}; the same command resumes", flush=True)
             return UNFINISHED
         if queue.failed and not running:
             return 1
-    as_they_are = f"; the outputs of {queue.taken} were there before and are taken as they are" if queue.taken else ""
+    as_they_are = f"; the outputs of {queue.taken} already existed and were accepted as they are" if queue.taken else ""
     print(f"all {queue.total} steps are done{as_they_are}")
     return 0
 
@@ -109,7 +113,7 @@ class Queue:
             there = all(Path(output).exists() for output in step["outputs"])
             if there and self._made_by(step):
                 continue
-            again = " again, by another command than before" if there else ""
+            again = " again, because its command has changed" if there else ""
             print(f"{number}/{self.total} {step['rule']}: {step['outputs'][0]}{again}", flush=True)
             running.start(number, step)
 

@@ -1,9 +1,9 @@
-"""Writes environment.yml, the conda face of the pinned stack, or checks that it still fits.
+"""Generates environment.yml, the conda version of the pinned stack, or checks that it is up to date.
 
     python tools/write_environment.py --write
     python tools/write_environment.py --check
 
-pyproject.toml says what the project needs and requirements.lock which versions were chosen; this file repeats both.
+pyproject.toml lists the dependencies and requirements.lock their pinned versions; environment.yml repeats both.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Gathers the results of all runs of an experiment into tidy tables."""
+"""Collects the results of all runs of an experiment into tidy tables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def main() -> None:
         help="JSON: splits, seeds, runs with label and family, baseline...",
     )
     parser.add_argument("--folder", required=True, type=Path, help="output: folder of the tidy tables")
-    parser.add_argument("--metrics", required=True, type=Path, help="output: folder of the main numbers, a file a run")
+    parser.add_argument(
+        "--metrics", required=True, type=Path, help="output: folder of the headline numbers, one file per run"
+    )
     arguments = parser.parse_args()
     Collector(arguments.results, arguments.layout).write(arguments.folder, arguments.metrics)
 

@@ -1,4 +1,4 @@
-"""Caches the teacher logits of every training batch, once for all students that see the same images."""
+"""Caches the teacher logits of every training batch for all students that see the same images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from openset_distill.core.command import positive, renamed, run
 def main() -> None:
     """Writes the teacher's logits, by step, from its weights and the images that its students see."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--job", required=True, help="which images its students see: JSON text, or a .json file")
+    parser.add_argument(
+        "--job", required=True, help="settings that determine the images its students see: JSON text, or a .json file"
+    )
     parser.add_argument("--prepared", required=True, type=Path, help="folder of the prepared dataset")
     parser.add_argument(
         "--other", action="append", default=[], type=Path, help="prepared dataset of unknowns, in order"

@@ -1,4 +1,4 @@
-"""Fetches the archives of one dataset, verified, and records what came from where."""
+"""Downloads and verifies the archives of one dataset, and records their sources."""
 
 from __future__ import annotations
 
@@ -15,24 +15,28 @@ def main() -> None:
     """Fetches the archives that the catalog names for a dataset, and writes the record of the download."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", required=True, help="name in the catalog, or published_checkpoints")
-    parser.add_argument("--folder", required=True, type=Path, help="where the archives go, for example data/raw/NAME")
+    parser.add_argument("--folder", required=True, type=Path, help="folder for the archives, for example data/raw/NAME")
     parser.add_argument("--record", required=True, type=Path, help="JSON file to write: files, sources, checksums")
-    parser.add_argument("--mirror", type=Path, help="folder to look in first (else the one OPENSET_MIRROR names)")
+    parser.add_argument(
+        "--mirror", type=Path, help="folder to search before downloading (default: that of the variable OPENSET_MIRROR)"
+    )
     parser.add_argument(
         "--checksum",
         action="append",
         default=[],
         metavar="FILE=ALGORITHM:DIGITS",
-        help="checksum of a re-packed archive that you trust, instead of the official one; may be repeated",
+        help="checksum of a re-packed archive that you trust, used instead of the official one; repeatable",
     )
     parser.add_argument(
         "--url",
         action="append",
         default=[],
         metavar="FILE=ADDRESS",
-        help="where a file is served, instead of its official URLs; may be repeated",
+        help="URL of a file, used instead of the official ones; repeatable",
     )
-    parser.add_argument("--only", action="append", default=[], metavar="FILE", help="leave the other files out")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="FILE", help="download only this file; repeatable"
+    )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     renamed(parser, "--address", "--url")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""A two-dimensional picture of the test features of one run."""
+"""Computes a two-dimensional embedding of the test features of one run."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--outputs", required=True, type=Path, help="features, logits and labels of the test images")
     parser.add_argument("--description", required=True, type=Path, help="split.json, for the class names")
-    parser.add_argument("--samples", type=positive, default=1000, help="at most this many test images")
-    parser.add_argument("--seed", type=natural, default=0, help="seed of the choice of images and of the embedding")
+    parser.add_argument("--samples", type=positive, default=1000, help="maximum number of test images")
+    parser.add_argument("--seed", type=natural, default=0, help="seed for choosing images and for the embedding")
     parser.add_argument("--embedding", required=True, type=Path, help="output: x, y and class of each image, CSV")
     arguments = parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""Metrics, curves and a sample of the activations of one run, from its outputs; no network is needed."""
+"""Computes metrics, curves and a sample of the activations of one run from its stored outputs."""
 
 from __future__ import annotations
 
@@ -29,16 +29,20 @@ def main() -> None:
         type=json_object("scores", "detectors", "sampling", "bootstrap", "activation_samples"),
         help="JSON: scores, headline, detectors, sampling, bootstrap, activation_samples",
     )
-    parser.add_argument("--training", type=Path, help="outputs on training images, for the detectors")
-    parser.add_argument("--seed", type=natural, default=0, help="seed of the bootstrap and of balanced sampling")
+    parser.add_argument("--training", type=Path, help="outputs for training images, needed by detectors")
+    parser.add_argument("--seed", type=natural, default=0, help="seed for the bootstrap and balanced sampling")
     parser.add_argument("--metrics", required=True, type=Path, help="output: headline and all rows, JSON")
     parser.add_argument("--curves", required=True, type=Path, help="output: ROC and OSCR curves, CSV")
     parser.add_argument("--activations", required=True, type=Path, help="output: maximum logit and norm of images, CSV")
-    parser.add_argument("--predictions", type=Path, help="output: the prediction for each test image by its file, CSV")
-    parser.add_argument("--split", type=Path, help="split.npz, which --predictions needs")
-    parser.add_argument("--description", type=Path, help="split.json, likewise")
+    parser.add_argument("--predictions", type=Path, help="output: prediction for each test file, CSV")
+    parser.add_argument("--split", type=Path, help="split.npz, required by --predictions")
+    parser.add_argument("--description", type=Path, help="split.json, required by --predictions")
     parser.add_argument(
-        "--prepared", action="append", default=[], type=Path, help="prepared datasets in the split's order, likewise"
+        "--prepared",
+        action="append",
+        default=[],
+        type=Path,
+        help="prepared datasets in the split's order, required by --predictions",
     )
     arguments = parser.parse_args()
     settings = arguments.settings

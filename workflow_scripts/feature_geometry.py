@@ -1,4 +1,4 @@
-"""Measures the geometry of the test features of all runs of a split and seed; no network is needed.
+"""Measures the geometry of the test features of all runs of a split and seed, from their stored outputs.
 
 python workflow_scripts/feature_geometry.py --run ce=outputs.npz --head ce=weights.safetensors --features features.csv
 """
@@ -22,12 +22,22 @@ def main() -> None:
     """Writes one row a run and part of the images, from the outputs and heads of all runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--run", type=named_path, action="append", required=True, metavar="RUN=PATH", help="outputs.npz; repeatable"
+        "--run",
+        type=named_path,
+        action="append",
+        required=True,
+        metavar="RUN=PATH",
+        help="outputs.npz of a run; repeatable",
     )
     parser.add_argument(
-        "--head", type=named_path, action="append", default=[], metavar="RUN=PATH", help="its weights, for nc3"
+        "--head",
+        type=named_path,
+        action="append",
+        default=[],
+        metavar="RUN=PATH",
+        help="weights of a run, for nc3; repeatable",
     )
-    parser.add_argument("--teacher", help="the run that the others are compared with by CKA")
+    parser.add_argument("--teacher", help="reference run for CKA")
     parser.add_argument("--features", required=True, type=Path, help="output: run, quantity, group and value, CSV")
     arguments = parser.parse_args()
     runs, heads = dict(arguments.run), dict(arguments.head)

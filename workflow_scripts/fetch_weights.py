@@ -1,4 +1,4 @@
-"""Fetches pretrained weights into timm's cache, where there is internet: jobs on nodes read them from there."""
+"""Downloads pretrained weights into timm's cache, where jobs on nodes without internet find them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from openset_distill.core.command import run
 
 
 def main() -> None:
-    """Fetches one model's weights into timm's cache, and writes the record that jobs wait for."""
+    """Downloads the weights of one model into timm's cache, and writes the record that jobs wait for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="timm's name of the model")
+    parser.add_argument("--model", required=True, help="name of the timm model")
     parser.add_argument(
         "--record", required=True, type=Path, help="output: the model and the hash of its weights, JSON"
     )

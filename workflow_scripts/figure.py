@@ -16,14 +16,14 @@ from openset_distill.report.figures import figure_spec, read_context
 def main() -> None:
     """Draws the figure of that name as PDF and PNG, with a CSV of what it shows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--name", required=True, help="figure in the registry")
+    parser.add_argument("--name", required=True, help="name of a figure in the registry")
     parser.add_argument(
         "--table", type=named_path, action="append", default=[], metavar="NAME=PATH", help="a tidy table; repeatable"
     )
     parser.add_argument("--context", required=True, help="JSON text, or a .json file: experiment, splits, seeds ...")
-    parser.add_argument("--pdf", required=True, type=Path, help="output: fonts embedded")
-    parser.add_argument("--png", required=True, type=Path, help="output: 200 dots an inch")
-    parser.add_argument("--csv", required=True, type=Path, help="output: the numbers that the figure shows")
+    parser.add_argument("--pdf", required=True, type=Path, help="output: PDF with embedded fonts")
+    parser.add_argument("--png", required=True, type=Path, help="output: PNG at 200 dpi")
+    parser.add_argument("--csv", required=True, type=Path, help="output: the plotted numbers")
     arguments = parser.parse_args()
 
     spec = figure_spec(arguments.name)

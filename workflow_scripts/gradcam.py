@@ -1,4 +1,4 @@
-"""Grad-CAM of teacher and students on raw and on mixed test images of one split."""
+"""Computes Grad-CAM of teacher and students on raw and mixed test images of one split."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from openset_distill.core.command import natural, positive, run
 
 
 def main() -> None:
-    """Writes the Grad-CAM measures of pairs of images, and the pictures of a few, from weights and a split."""
+    """Writes the Grad-CAM statistics of pairs of images, and the images of a few pairs."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=positive, default=200, help="pairs of known test images, at most")
-    parser.add_argument("--shown", type=positive, default=4, help="so many of them are kept with their pictures")
-    parser.add_argument("--seed", type=natural, default=0, help="seed of the images, their partners and the mixing")
+    parser.add_argument("--pairs", type=positive, default=200, help="maximum number of pairs of known test images")
+    parser.add_argument("--shown", type=positive, default=4, help="number of pairs stored with their images")
+    parser.add_argument("--seed", type=natural, default=0, help="seed for choosing images and partners and for mixing")
     parser.add_argument("--prepared", required=True, type=Path, help="folder of the prepared dataset")
     parser.add_argument(
         "--other", action="append", default=[], type=Path, help="prepared dataset of unknowns, in order"
@@ -22,7 +22,9 @@ def main() -> None:
     parser.add_argument("--description", required=True, type=Path, help="split.json")
     parser.add_argument("--weights", action="append", required=True, type=Path, help="weights of a run (repeatable)")
     parser.add_argument("--config", action="append", required=True, type=Path, help="its resolved settings, same order")
-    parser.add_argument("--attention", required=True, type=Path, help="output: a row a run and pair, with maps, CSV")
+    parser.add_argument(
+        "--attention", required=True, type=Path, help="output: one row per run and pair, with maps, CSV"
+    )
     parser.add_argument("--pictures", required=True, type=Path, help="output: the images of the shown pairs, CSV")
     parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
     arguments = parser.parse_args()

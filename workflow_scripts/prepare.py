@@ -1,4 +1,4 @@
-"""Decodes a downloaded dataset once, into memory-mapped arrays. A run that was stopped resumes.
+"""Decodes a downloaded dataset once, into memory-mapped arrays. After an interruption the same command resumes.
 
     python workflow_scripts/prepare.py --dataset digits --size 8 --train-images out/train_images.npy \\
         --train-labels out/train_labels.npy --test-images out/test_images.npy --test-labels out/test_labels.npy \\
@@ -27,11 +27,13 @@ def main() -> None:
     parser.add_argument("--dataset", required=True, help="name in the catalog")
     parser.add_argument("--raw", type=Path, help="folder with the downloaded archives, or your own images")
     parser.add_argument("--size", type=int, required=True, help="height and width in pixels")
-    parser.add_argument("--channels", type=int, choices=(1, 3), help="1 grey, 3 RGB; default: as the dataset has it")
-    parser.add_argument("--workers", type=int, default=1, help="processes that decode")
+    parser.add_argument("--channels", type=int, choices=(1, 3), help="1 grey, 3 RGB (default: those of the dataset)")
+    parser.add_argument("--workers", type=int, default=1, help="number of decoding processes")
     for name in OUTPUTS:
         option = "--" + name.partition(".")[0].replace("_", "-")
-        parser.add_argument(option, type=Path, required=True, dest=name, help=f"output: {name}, all in one folder")
+        parser.add_argument(
+            option, type=Path, required=True, dest=name, help=f"output: {name}; all outputs in one folder"
+        )
     arguments = parser.parse_args()
     outputs = [getattr(arguments, name) for name in OUTPUTS]
     folder = outputs[0].parent

@@ -1,10 +1,10 @@
-"""Evaluates the VGG32 classifiers that Vaze et al. 2022 published, on the real Tiny-ImageNet: a check from outside.
+"""Evaluates the VGG32 classifiers published by Vaze et al. 2022 on Tiny-ImageNet, as an external check.
 
     python workflow_scripts/published_checkpoints.py --prepared data/prepared/tinyimagenet/64x3 \\
         --checkpoint 0=data/raw/published_checkpoints/vgg32_tinyimagenet_split0.pth \\
         --published config/reference/published_results.csv --csv table.csv --markdown table.md
 
-Every test image takes part, 1,000 known and 9,000 unknown ones a split, in float32; the score is the maximum logit.
+All test images of a split are used, 1,000 known and 9,000 unknown, in float32; the score is the maximum logit.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def parse() -> argparse.Namespace:
         action="append",
         type=numbered_path,
         metavar="SPLIT=PATH",
-        help="the checkpoint of a split; repeatable",
+        help="checkpoint of a split; repeatable",
     )
     parser.add_argument("--published", required=True, type=Path, help="numbers from the literature, CSV")
     parser.add_argument("--reference", type=Path, default=Path("config/reference"), help="folder with protocols.json")

@@ -1,4 +1,4 @@
-"""Scans lambda from 0 to 1 and records how teacher and students answer to the mixed images of one split."""
+"""Records the outputs of teacher and students for mixed images of one split as lambda goes from 0 to 1."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--description", required=True, type=Path, help="split.json")
     parser.add_argument("--weights", action="append", required=True, type=Path, help="weights of a run (repeatable)")
     parser.add_argument("--config", action="append", required=True, type=Path, help="its resolved settings, same order")
-    parser.add_argument("--mixing", required=True, type=Path, help="output: one row a run, lambda and quantity, CSV")
+    parser.add_argument("--mixing", required=True, type=Path, help="output: one row per run, lambda and quantity, CSV")
     parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
     arguments = parser.parse_args()
 

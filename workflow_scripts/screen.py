@@ -1,6 +1,6 @@
-"""What a run of the workflow shows on the terminal: one line a job, and below these a line of what is running.
+"""The terminal output of the workflow: one line per job, and a progress line below them.
 
-`rules/screen.smk` puts it in the place of Snakemake's own words, which are in its log file.
+`rules/screen.smk` shows it instead of Snakemake's own output, which is in its log file.
 """
 
 from __future__ import annotations

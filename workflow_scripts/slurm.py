@@ -1,6 +1,6 @@
-"""SLURM as plain functions: what a site adds to the resources of a job, and what SLURM is asked before the first one.
+"""SLURM logic as plain functions: a site's additions to job resources, and checks before the first submission.
 
-`rules/slurm.smk` calls them; this file knows neither Snakemake's objects nor the experiment.
+`rules/slurm.smk` calls them; nothing here depends on Snakemake's objects or the experiment.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Chooses the known and unknown classes of one split, and the images that train, validate and test.
+"""Chooses the known and unknown classes of one split, and its training, validation and test images.
 
     python workflow_scripts/split.py --prepared data/prepared/digits/8 --protocol '{"name": "random", "known": 6}' \\
         --split 0 --seed 0 --validation-fraction 0.1 --arrays split.npz --description split.json
@@ -47,14 +47,19 @@ def main() -> None:
     parser.add_argument("--prepared", type=Path, required=True, help="prepared folder of the known dataset")
     parser.add_argument(
         "--other", type=named_folder, action="append", default=[], metavar="NAME=FOLDER",
-        help="a prepared dataset with unknown classes; may be given several times",
+        help="prepared dataset with unknown classes; repeatable",
     )  # fmt: skip
     parser.add_argument("--protocol", type=specification, required=True, help="name, or JSON with settings")
-    parser.add_argument("--published", type=Path, help="authors' file of a semantic shift split (.pkl)")
+    parser.add_argument("--published", type=Path, help="the authors' file of a semantic shift split (.pkl)")
     parser.add_argument("--reference", type=Path, default=REFERENCE, help="folder with protocols.json")
     parser.add_argument("--split", type=natural, default=0, help="number of the split, from 0")
-    parser.add_argument("--seed", type=natural, default=0, help="seed of the draw of validation images")
-    parser.add_argument("--validation-fraction", type=float, default=0.1, help="of the known training images")
+    parser.add_argument("--seed", type=natural, default=0, help="seed for drawing validation images")
+    parser.add_argument(
+        "--validation-fraction",
+        type=float,
+        default=0.1,
+        help="fraction of the known training images held out for validation",
+    )
     parser.add_argument("--arrays", type=Path, required=True, help="output: image indices and labels (.npz)")
     parser.add_argument("--description", type=Path, required=True, help="output: class names and sources (.json)")
     arguments = parser.parse_args()

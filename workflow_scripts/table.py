@@ -19,16 +19,16 @@ from openset_distill.report.tidy import read_tables
 def main() -> None:
     """Writes the table of that name as CSV, Markdown, LaTeX and HTML, from tidy tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--name", required=True, help="table in the registry")
+    parser.add_argument("--name", required=True, help="name of a table in the registry")
     parser.add_argument(
         "--table", type=named_path, action="append", default=[], metavar="NAME=PATH", help="a tidy table; repeatable"
     )
-    parser.add_argument("--published", type=Path, help="numbers from the literature, for a table that prints them")
+    parser.add_argument("--published", type=Path, help="numbers from the literature, for tables that show them")
     parser.add_argument("--context", required=True, help="JSON text, or a .json file: experiment, splits, seeds ...")
     parser.add_argument("--csv", required=True, type=Path, help="output: the numbers")
-    parser.add_argument("--markdown", required=True, type=Path, help="output: for a web page")
-    parser.add_argument("--latex", required=True, type=Path, help="output: for a paper; needs booktabs and graphicx")
-    parser.add_argument("--html", type=Path, help="output: a page of its own, for the report")
+    parser.add_argument("--markdown", required=True, type=Path, help="output: Markdown")
+    parser.add_argument("--latex", required=True, type=Path, help="output: LaTeX; needs booktabs and graphicx")
+    parser.add_argument("--html", type=Path, help="output: a standalone page for the report")
     arguments = parser.parse_args()
 
     spec = table_spec(arguments.name)

@@ -1,4 +1,4 @@
-"""Trains one network, teacher or student, and stores its outputs on every test image."""
+"""Trains one network, teacher or student, and stores its outputs for every test image."""
 
 from __future__ import annotations
 
@@ -32,13 +32,16 @@ def parse() -> argparse.Namespace:
         "--samples",
         type=natural,
         default=0,
-        help="of training images in training_outputs.npz, next to the weights",
+        help="number of training images in training_outputs.npz, which is written next to the weights",
     )
     parser.add_argument("--config", required=True, type=Path, help="output: the resolved settings")
     parser.add_argument("--provenance", required=True, type=Path, help="output: versions, hardware, inputs, time")
-    parser.add_argument("--threads", type=positive, default=1, help="CPU threads, of all processes together")
+    parser.add_argument("--threads", type=positive, default=1, help="CPU threads of all processes together")
     parser.add_argument(
-        "--processes", type=natural, default=1, help="share the training between as many, each with a GPU; 0 is 1"
+        "--processes",
+        type=natural,
+        default=1,
+        help="number of processes that share the training, each with one GPU; 0 means 1",
     )
     return parser.parse_args()
 

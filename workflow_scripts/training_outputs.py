@@ -1,4 +1,4 @@
-"""Records what a trained network says to its training images without augmentation: what detectors are fitted to."""
+"""Records a network's outputs for its training images, without augmentation; detectors are fitted to them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ def main() -> None:
     parser.add_argument("--description", required=True, type=Path, help="split.json")
     parser.add_argument("--weights", required=True, type=Path, help="weights of the run")
     parser.add_argument("--config", required=True, type=Path, help="resolved settings of the run")
-    parser.add_argument("--samples", type=positive, default=50_000, help="training images at most, evenly by class")
+    parser.add_argument(
+        "--samples",
+        type=positive,
+        default=50_000,
+        help="maximum number of training images, drawn evenly from the classes",
+    )
     parser.add_argument("--training", required=True, type=Path, help="output: features, logits, labels and the head")
     parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
     arguments = parser.parse_args()

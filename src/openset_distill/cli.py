@@ -1,4 +1,4 @@
-"""The command `openset`: from a folder of images to answers about new ones, and what there is to choose from."""
+"""Train and use open-set classifiers; list, resolve and estimate the experiments of the workflow."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from . import __version__
 from .core.command import run
 from .core.errors import SettingsError, nearest
 from .report import clean
@@ -32,15 +33,15 @@ WIDE = 400
 # A command's name -> what it does. Its module in `recognition.commands` has `add_arguments(parser)` and
 # `run(arguments)`; one that is added here needs nothing else.
 MODEL_COMMANDS = {
-    "train": "a model from a folder of images, in one command",
-    "package": "a finished run of the workflow as a model folder",
-    "predict": "answer images with a class, or with unknown",
-    "evaluate": "how good a model is, or anybody's logits or scores",
-    "export": "write a model as an ONNX file",
-    "calibrate": "set a model's thresholds from images that it was not trained on",
+    "train": "train a model on a folder of images",
+    "package": "turn a finished run of the workflow into a model folder",
+    "predict": "predict a class, or unknown, for images",
+    "evaluate": "measure how good a model is, or logits or scores from any program",
+    "export": "export a model to ONNX",
+    "calibrate": "set a model's thresholds on images it was not trained on",
 }
 
-# name, settings, what it is
+# name, settings, description
 Entry = tuple[str, str, str]
 
 
@@ -56,6 +57,7 @@ def _main(words: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="openset", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"openset-distill {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     for name, words in MODEL_COMMANDS.items():
@@ -64,51 +66,51 @@ def _parser() -> argparse.ArgumentParser:
         module.add_arguments(command)
         command.set_defaults(command=module.run)
 
-    datasets = commands.add_parser("datasets", help="the datasets, and which of them are here")
+    datasets = commands.add_parser("datasets", help="list the datasets, and which of them are available locally")
     datasets.add_argument("--folder", type=Path, default=Path("data"), help="folder of the data (default: data)")
     datasets.set_defaults(command=show_datasets)
 
-    listing = commands.add_parser("list", help="names that a configuration may use, with their settings")
+    listing = commands.add_parser("list", help="list the names that a configuration may use, with their settings")
     listing.add_argument("kind", choices=LISTINGS, nargs="?", help="what to list (default: the names of every kind)")
     listing.set_defaults(command=show_list)
 
-    cleaning = commands.add_parser("clean", help="what may be deleted, with sizes; deletes it when told to")
+    cleaning = commands.add_parser("clean", help="list files that can be deleted, with sizes; delete them on request")
     cleaning.add_argument("kinds", nargs="*", metavar="KIND", help="delete these kinds: " + ", ".join(KINDS))
-    cleaning.add_argument(
-        "--yes", action="store_true", help="delete every kind but those that are deleted by name only"
-    )
+    cleaning.add_argument("--yes", action="store_true", help="delete all kinds except dvc, which must be named")
     cleaning.add_argument("--results", type=Path, default=Path("results"), help="folder of results (default: results)")
     cleaning.add_argument("--data", type=Path, default=Path("data"), help="folder of the data (default: data)")
     cleaning.set_defaults(command=show_clean)
 
-    trace = commands.add_parser("trace", help="the runs, settings and commits behind a number of a figure or table")
+    trace = commands.add_parser(
+        "trace", help="show the runs, settings and commits behind a number of a figure or table"
+    )
     trace.add_argument("shown", type=Path, help="a figure or table, such as results/digits/figures/two_sides.png")
     trace.add_argument("run", help="name or label of a run")
     trace.add_argument("metric", nargs="?", default="auroc", help="accuracy, auroc, fpr95, oscr ... (default: auroc)")
-    trace.add_argument("--score", default="maximum_logit", help="for all but accuracy (default: maximum_logit)")
+    trace.add_argument(
+        "--score", default="maximum_logit", help="score of the metric; not used for accuracy (default: maximum_logit)"
+    )
     trace.set_defaults(command=show_trace)
 
-    cost = commands.add_parser("cost", help="how long and how large an experiment is, before it is started")
-    cost.add_argument(
-        "experiment", nargs="?", help="file, or name in config/experiments, of an experiment (default: the digits)"
-    )
+    cost = commands.add_parser("cost", help="estimate time, memory and disk of an experiment before it is started")
+    cost.add_argument("experiment", nargs="?", help="YAML file, or name in config/experiments (default: the digits)")
     _add_changes(cost)
     cost.add_argument(
         "--gflops",
         type=_above_zero,
-        help="GFLOP/s of a training on your hardware, in place of one measured core (python benchmarks/training.py)",
+        help="GFLOP/s of a training on your hardware, instead of one measured core (python benchmarks/training.py)",
     )
     cost.set_defaults(command=show_cost)
 
     config = commands.add_parser(
-        "config", help="a configuration with every name looked up and every default filled in, as JSON"
+        "config", help="print a configuration as JSON, with all names resolved and all defaults filled in"
     )
     config.add_argument(
-        "--schema", action="store_true", help="print the JSON schema of configuration files instead, for an editor"
+        "--schema", action="store_true", help="print the JSON schema of configuration files (for editors) instead"
     )
-    config.add_argument("--configfile", type=Path, help="an experiment (default: changes to config/config.yaml)")
+    config.add_argument("--configfile", type=Path, help="YAML file of an experiment (default: config/config.yaml)")
     _add_changes(config)
-    config.add_argument("--run", help="print what the training of this run is given")
+    config.add_argument("--run", help="print the run configuration that the training of this run receives")
     config.add_argument("--split", type=int, help="split of that run (default: the first)")
     config.add_argument("--seed", type=int, help="seed of that run (default: the first)")
     config.set_defaults(command=show_config)
@@ -122,14 +124,14 @@ def _add_changes(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="change a setting, for example protocol.splits=[0] defaults.optimization.epochs=5; the value is YAML",
+        help="change settings, for example protocol.splits=[0] defaults.optimization.epochs=5; values are YAML",
     )
 
 
 def _above_zero(text: str) -> float:
     number = float(text)
     if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return number
 
 
@@ -137,7 +139,7 @@ def _above_zero(text: str) -> float:
 
 
 def show_datasets(arguments: argparse.Namespace) -> None:
-    """A line for each dataset of the catalog: name, here / partial / missing, size, licence."""
+    """Prints a line for each dataset of the catalog: name, here / partial / missing, size, licence."""
     from .datasets.download import status
 
     colours = {"here": "green", "partial": "yellow", "missing": "dim"}
@@ -150,10 +152,10 @@ def show_datasets(arguments: argparse.Namespace) -> None:
 
 
 def show_clean(arguments: argparse.Namespace) -> None:
-    """A row for each kind of file that may be deleted; deletes the named ones, or with --yes all harmless ones."""
+    """Prints a row for each kind of file that can be deleted; deletes those named, or with --yes all harmless ones."""
     for name in arguments.kinds:
         if name not in KINDS:
-            raise SettingsError(f"openset clean: there is no kind {name!r}; {nearest(name, KINDS)}")
+            raise SettingsError(f"openset clean: unknown kind {name!r}; {nearest(name, KINDS)}")
     found = clean.find(arguments.results, arguments.data)
     harmless = {name for name, kind in KINDS.items() if not kind.named_only}
     chosen = set(arguments.kinds) or (harmless if arguments.yes else set())
@@ -164,10 +166,10 @@ def show_clean(arguments: argparse.Namespace) -> None:
             clean.delete(files)
         done = "deleted" if name in chosen and files else ""
         rows.append((name, str(len(files)), room, done, _plain(KINDS[name].costs)))
-    _print_table(("kind", "files", "size", "", "what its absence costs"), rows)
+    _print_table(("kind", "files", "size", "", "consequence of deleting it"), rows)
     if not chosen:
         _console().print(
-            "nothing was deleted: `openset clean KIND ...` deletes kinds, `openset clean --yes` all but dvc"
+            "nothing was deleted; `openset clean KIND ...` deletes these kinds, `openset clean --yes` all but dvc"
         )
 
 
@@ -190,13 +192,13 @@ def show_trace(arguments: argparse.Namespace) -> None:
     varying = ("split", "seed")
     settings = [{key: value for key, value in one.settings.items() if key not in varying} for one in found.origins]
     same = all(one == settings[0] for one in settings)
-    console.print(f"settings{'' if same else ' of the first, others differ'}:")
+    console.print(f"settings{'' if same else ' of the first run (others differ)'}:")
     console.print(_plain(json.dumps(settings[0])), soft_wrap=True)
 
 
 def _megabytes(size: int | None) -> str:
     if size is None:
-        return "not known"
+        return "unknown"
     return f"{size / 1e6:,.1f} MB" if size else "no download"
 
 
@@ -204,13 +206,13 @@ def _megabytes(size: int | None) -> str:
 
 
 def show_list(arguments: argparse.Namespace) -> None:
-    """A line for each name of a kind: the name, its settings with their defaults, what it is; or one for each kind."""
+    """Prints a line for each name of a kind: the name, its settings, a description; or without a kind all names."""
     if arguments.kind is None:
         names = [(kind, ", ".join(entry[0] for entry in entries())) for kind, entries in LISTINGS.items()]
         _print_table(("kind", "names"), names)
         return
     rows = [tuple(_plain(text) for text in entry) for entry in LISTINGS[arguments.kind]()]
-    _print_table(("name", "settings", "what it is"), rows)
+    _print_table(("name", "settings", "description"), rows)
 
 
 def _augmentations() -> list[Entry]:
@@ -244,7 +246,7 @@ def _protocols() -> list[Entry]:
 def _scores() -> list[Entry]:
     from .evaluation import scores
 
-    # many are registered as a lambda around the function that has their name and their words
+    # many are registered as a lambda around the function of the same name, which has the docstring
     return [(name, "", _first_line(getattr(scores, name, score))) for name, score in scores.SCORES.items()]
 
 
@@ -276,7 +278,7 @@ def _entries(registry: Mapping[str, type]) -> list[Entry]:
 
 
 def _setting(field: dataclasses.Field) -> str:
-    """`name=default`, or `name` alone where the user must say it."""
+    """`name=default`, or `name` alone if the setting is required."""
     if field.default is not dataclasses.MISSING:
         default = field.default
     elif field.default_factory is not dataclasses.MISSING:
@@ -294,7 +296,7 @@ def _first_line(documented: object) -> str:
 
 
 def show_config(arguments: argparse.Namespace) -> None:
-    """The resolved experiment, or the resolved settings of one run, as JSON."""
+    """Prints the resolved experiment, or the resolved settings of one run, as JSON."""
     if arguments.schema:
         from .config.schema import configuration_schema
 
@@ -303,7 +305,7 @@ def show_config(arguments: argparse.Namespace) -> None:
     experiment = _experiment(arguments.configfile, arguments.set)
     if arguments.run is None:
         if arguments.split is not None or arguments.seed is not None:
-            raise SettingsError("--split and --seed belong to a run; name it with --run")
+            raise SettingsError("--split and --seed need --run RUN")
         resolved = experiment.resolved()
     else:
         split = experiment.splits[0] if arguments.split is None else arguments.split
@@ -342,7 +344,7 @@ EXPERIMENTS = Path("config/experiments")
 
 
 def show_cost(arguments: argparse.Namespace) -> None:
-    """A row for each kind of job, and time, memory and disk of the whole experiment."""
+    """Prints a row for each kind of job, and time, memory and disk of the whole experiment."""
     from .config.cost import RATES, cost
 
     experiment = _experiment(_named_experiment(arguments.experiment), arguments.set)
@@ -350,31 +352,31 @@ def show_cost(arguments: argparse.Namespace) -> None:
     console = _console()
     console.print(
         f"{experiment.name}: {len(experiment.runs)} runs, {grid} splits and seeds; {found.train_images:,} training "
-        f"images a split, {found.images_seen / 1e6:,.1f} million images seen"
+        f"images per split, {found.images_seen / 1e6:,.1f} million images seen"
     )
     rows = [(jobs.kind, f"{jobs.count:,}", _asks(jobs.asks), _hours(jobs.hours)) for jobs in found.jobs]
-    rows.append(("together", f"{sum(jobs.count for jobs in found.jobs):,}", "", _hours(found.hours)))
+    rows.append(("total", f"{sum(jobs.count for jobs in found.jobs):,}", "", _hours(found.hours)))
     unit = "core-hours" if arguments.gflops is None else "hours"
-    _print_table(("jobs", "number", "each asks for", unit), rows)
+    _print_table(("jobs", "number", "each requests", unit), rows)
     run, hours, asks = found.longest
     line = f"longest training: {run}, {_hours(hours)} {unit}"
     if arguments.gflops or not asks.gpu:
         wall, limit = hours / (1 if arguments.gflops else asks.threads), asks.runtime_min / 60
-        late = "; it would be stopped and continued, so raise resources.train_*.runtime_min" if wall > limit else ""
-        line += f" of {limit:,.1f} h that its job asks for{late}"
+        late = "; longer than its time limit, so raise resources.train_*.runtime_min" if wall > limit else ""
+        line += f" of the {limit:,.1f} h that its job requests{late}"
     console.print(line)
     memory, run = found.gpu_bytes
-    console.print(f"GPU memory of one training, with its images: at most about {_size(memory)} ({run})")
+    console.print(f"GPU memory of one training, including its images: at most about {_size(memory)} ({run})")
     parts = ", ".join(f"{name} {_size(size)}" for name, size in found.disk.items())
     console.print(f"disk: {_size(sum(found.disk.values()))} ({parts})")
     for sentence in found.unknown:
         console.print(f"not counted: {_plain(sentence)}")
-    measured = f"{RATES['dense']:.0f} GFLOP/s of a core (depthwise networks {RATES['depthwise']:.0f})"
+    measured = f"{RATES['dense']:.0f} GFLOP/s per core (depthwise networks {RATES['depthwise']:.0f})"
     console.print(
-        f"An estimate: operations over {measured}, measured on an AMD EPYC in bfloat16 (docs/benchmarks.md). No GPU "
-        "was measured; --gflops takes the rate of yours."
+        f"An estimate: operations divided by {measured}, measured on an AMD EPYC in bfloat16 (docs/benchmarks.md). "
+        "No GPU was measured; give the rate of yours with --gflops."
         if arguments.gflops is None
-        else f"An estimate: operations over {arguments.gflops:,g} GFLOP/s, as given."
+        else f"An estimate: operations divided by {arguments.gflops:,g} GFLOP/s, as given."
     )
 
 
@@ -384,7 +386,7 @@ def _named_experiment(text: str | None) -> Path | None:
     path = EXPERIMENTS / f"{text}.yaml"
     if not path.is_file():
         names = [found.stem for found in sorted(EXPERIMENTS.glob("[!_]*.yaml"))]
-        raise SettingsError(f"there is no experiment {text!r} in {EXPERIMENTS}; {nearest(text, names)}")
+        raise SettingsError(f"unknown experiment {text!r} in {EXPERIMENTS}; {nearest(text, names)}")
     return path
 
 

@@ -255,7 +255,7 @@ def test_names_of_classes_may_be_numbers_in_any_order(own, tmp_path):
 
 def test_mistakes(packaged, own, pictures, refused, tmp_path):
     assert "give MODEL and FOLDER, or --outputs" in refused("evaluate")
-    assert "name the folder" in refused("evaluate", packaged)
+    assert "give the folder" in refused("evaluate", packaged)
     assert "no class folders" in refused("evaluate", packaged, pictures / "unknown")
     foreign = tmp_path / "foreign" / "zebra"
     foreign.mkdir(parents=True)
@@ -267,5 +267,5 @@ def test_mistakes(packaged, own, pictures, refused, tmp_path):
     assert f"for example {whole / 'test'}" in refused("evaluate", packaged, whole)
     path = npz(tmp_path / "own.npz", own)
     assert "feature_norm" in refused("evaluate", "--outputs", path, "--score", "feature_norm")
-    assert "leave out folders" in refused("evaluate", "--outputs", path, "--unknown", pictures)
+    assert "leave out FOLDER" in refused("evaluate", "--outputs", path, "--unknown", pictures)
     assert "cannot write" in refused("evaluate", "--outputs", path, "--bootstrap", 0, "--out", path / "below")

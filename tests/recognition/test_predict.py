@@ -175,7 +175,7 @@ def test_an_empty_list(packaged, refused, openset, tmp_path):
 
 def test_mistakes(packaged, few, refused, tmp_path):
     assert "no model folder" in refused("predict", few, few)
-    assert "at least 1 class" in refused("predict", packaged, few, "--top", 0)
+    assert "give at least 1" in refused("predict", packaged, few, "--top", 0)
     uncalibrated = tmp_path / "model"
     shutil.copytree(packaged, uncalibrated)
     plain = json.loads((uncalibrated / DESCRIPTION).read_text())

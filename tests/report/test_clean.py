@@ -112,7 +112,7 @@ def test_logits_that_were_made_after_the_results_were_gathered_stay(folder, monk
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["logit"], "error: openset clean: there is no kind 'logit'; did you mean 'logits'?"),
+        (["logit"], "error: openset clean: unknown kind 'logit'; did you mean 'logits'?"),
         (["--results", "nowhere", "--data", "none"], "error: neither nowhere nor none is a folder here"),
     ],
 )

@@ -52,7 +52,7 @@ def test_datasets_are_listed_with_what_is_here(tmp_path: Path) -> None:
     [cifar] = [line for line in lines if line.startswith("cifar100 ")]
     assert "169.0 MB" in cifar
     [isun] = [line for line in lines if line.startswith("isun ")]
-    assert "not known" in isun
+    assert "unknown" in isun
     assert "not stated by the authors" in isun
 
 
@@ -115,7 +115,7 @@ def test_config_prints_the_job_of_a_run() -> None:
         (["--run", "cutmx"], "error: experiment digits has no run 'cutmx'; did you mean 'cutmix'"),
         (["--run", "ce", "--split", "9"], "error: experiment digits has no split 9"),
         (["--run", "ce", "--seed", "9"], "error: experiment digits has no seed 9"),
-        (["--split", "0"], "error: --split and --seed belong to a run; name it with --run"),
+        (["--split", "0"], "error: --split and --seed need --run RUN"),
     ],
 )
 def test_bad_configurations_are_one_error(words: list[str], message: str) -> None:

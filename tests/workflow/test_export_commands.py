@@ -72,8 +72,8 @@ def test_a_changed_command_runs_again_with_what_hangs_on_it(planned, tmp_path):
     assert called("x", 8).stdout == "all 3 steps are done\n", "how many threads says nothing about the outputs"
     again = called("y", 8).stdout
     assert again.splitlines()[:-1] == [
-        "1/3 one: a.txt again, by another command than before",
-        "2/3 two: b.txt again, by another command than before",
+        "1/3 one: a.txt again, because its command has changed",
+        "2/3 two: b.txt again, because its command has changed",
     ]
     assert (tmp_path / "b.txt").read_text() == "y\n"
     assert (tmp_path / "c.txt").read_text() == "c\n"
@@ -82,7 +82,7 @@ def test_a_changed_command_runs_again_with_what_hangs_on_it(planned, tmp_path):
     assert "2/3 two: b.txt again" in called("z").stdout
     assert (tmp_path / "b.txt").read_text() == "z\n"
     (tmp_path / ".run_commands.json").unlink()  # copied from elsewhere: nobody knows by what they were made
-    assert "the outputs of 3 were there before and are taken as they are" in called("w").stdout
+    assert "the outputs of 3 already existed and were accepted as they are" in called("w").stdout
     (tmp_path / ".run_commands.json").write_text("[")
     assert called("w").returncode == 2
 
@@ -122,14 +122,14 @@ def test_when_the_time_is_over_all_are_told_to_stop(tmp_path):
     steps = [sleeps | {"rule": name, "outputs": [f"{name}.txt"]} for name in "abc"]
     process = together(tmp_path, steps, "--together", "2", "--minutes", "0.01", "--grace", "30")
     assert process.returncode == 3
-    assert "1 of 3 steps are not begun" in process.stdout
+    assert "1 of 3 steps have not started" in process.stdout
     assert together(tmp_path, steps, "--together", "0").returncode == 2
 
 
 def test_steps_in_a_circle_are_an_error(tmp_path):
     process = together(tmp_path, [meeting("a", "b", ("b.txt",)), meeting("b", "a", ("a.txt",))])
     assert process.returncode == 2
-    assert "wait for one another" in process.stderr
+    assert "wait for each other" in process.stderr
 
 
 def test_a_step_that_fails_is_named_with_its_log(planned, tmp_path):

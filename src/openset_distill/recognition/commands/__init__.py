@@ -1,5 +1,5 @@
-"""The commands of `openset` that work with a model, a module each.
+"""The commands of `openset` that work with a model, one module each.
 
-A module has `add_arguments(parser)` and `run(arguments)`. The command line reads them all, so
-what is heavy is imported inside `run`.
+A module has `add_arguments(parser)` and `run(arguments)`. The command line imports all of them, so heavy imports are
+inside `run`.
 """

@@ -1,7 +1,7 @@
-"""Sets a model's thresholds from images that it was not trained on, for every score.
+"""Sets the thresholds of all scores of a model, on images that it was not trained on.
 
-A threshold accepts at least the wanted fraction of knowns or, with examples of unknowns, at most the wanted fraction of
-these. The first rate that is asked for is the model's default from then on.
+A threshold accepts at least the given fraction of knowns or, with examples of unknowns, at most the given fraction of
+unknowns. The first rate given becomes the model's default.
 """
 
 from __future__ import annotations
@@ -23,18 +23,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `openset calibrate`."""
     parser.add_argument("model", type=Path, metavar="MODEL", help="folder of the model; its thresholds are replaced")
     parser.add_argument(
-        "--known", required=True, metavar="FOLDER", help="images of known classes, in class folders or not"
+        "--known", required=True, metavar="FOLDER", help="images of known classes (class folders are optional)"
     )
     parser.add_argument("--unknown", metavar="FOLDER", help="images of anything else")
-    parser.add_argument("--accept", type=rates, metavar="RATES", help="wanted rates of accepted knowns (default: 0.95)")
     parser.add_argument(
-        "--false-accept", type=rates, default=[], metavar="RATES", help="wanted rates of accepted unknowns"
+        "--accept", type=rates, metavar="RATES", help="rates of knowns to accept, such as 0.95,0.99 (default: 0.95)"
     )
-    parser.add_argument("--score", help="which score decides from now on (default: the model's)")
+    parser.add_argument(
+        "--false-accept", type=rates, default=[], metavar="RATES", help="rates of unknowns to accept at most"
+    )
+    parser.add_argument("--score", help="score that decides from now on (default: the model's)")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Replaces the thresholds of a model by those of the images given."""
+    """Replaces the thresholds of a model by those calibrated on the given images."""
     from ...core.errors import SettingsError
     from ...evaluation.thresholds import DEFAULT_ACCEPTANCE
     from ..card import rate_in_words
@@ -42,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ..model import OpenSetClassifier
 
     if arguments.false_accept and arguments.unknown is None:
-        raise SettingsError("--false-accept needs examples of unknowns; name their folder with --unknown")
+        raise SettingsError("--false-accept needs examples of unknowns; give their folder with --unknown")
     model = OpenSetClassifier.load(arguments.model)
     if arguments.score:
         model = model.with_score(arguments.score)

@@ -1,9 +1,9 @@
-"""Says how good a model is on a folder of images, or anybody's model from its outputs.
+"""Measures how good a model is on a folder of images, or any other model by its outputs.
 
     openset evaluate MODEL FOLDER --unknown OTHERS
     openset evaluate --outputs FILE.npz|FILE.csv
 
-FOLDER holds a folder for each class. FILE holds labels (-1 or `unknown` for unknowns) and logits or scores.
+FOLDER has one folder per class. FILE has labels (-1 or `unknown` for unknowns) and logits or scores.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", nargs="?", metavar="FOLDER", help="images of known classes in class folders")
     parser.add_argument("--unknown", metavar="FOLDER", help="images of anything else")
     parser.add_argument("--outputs", type=Path, metavar="FILE", help="labels with logits or scores, .npz or .csv")
-    parser.add_argument("--score", action="append", help="judge by this score (repeatable; the first one decides)")
+    parser.add_argument("--score", action="append", help="evaluate this score (repeatable; the first one decides)")
     add_operating_point(parser)
-    parser.add_argument("--bootstrap", type=int, default=1000, help="resamples behind the intervals (default: 1000)")
+    parser.add_argument(
+        "--bootstrap", type=int, default=1000, help="bootstrap resamples for the intervals (default: 1000)"
+    )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="output: evaluation.json, predictions.csv, curves and histograms"
@@ -33,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prints metrics of a model or of somebody's outputs; writes the tables and figures that are asked for."""
+    """Prints metrics of a model or of an outputs file; writes tables and figures if --out is given."""
     from ...core.errors import SettingsError
     from ...core.files import write_json
     from ..judgement import as_text, draw, judge, write_predictions
@@ -62,11 +64,11 @@ def _of_file(arguments: argparse.Namespace):
     from ..own_outputs import read_outputs
 
     if arguments.unknown or arguments.folder:
-        raise SettingsError("with --outputs the file says which images are unknown (label -1); leave out folders")
+        raise SettingsError("with --outputs, labels in the file mark the unknowns (-1); leave out FOLDER and --unknown")
     outputs = read_outputs(arguments.outputs)
     point = None
     if arguments.accept is not None or arguments.false_accept is not None:
-        # chosen on the images that it is then applied to: what it says about these is too good by a little
+        # chosen on the same images that it is applied to, so the result is slightly optimistic
         judged = judge(outputs, scores=arguments.score, resamples=0)
         values, known, source = judged.scores[judged.score], judged.known, f"{arguments.outputs} itself"
         if arguments.accept is not None:
@@ -83,14 +85,14 @@ def _of_model(arguments: argparse.Namespace):
     from ..model import OpenSetClassifier
 
     if arguments.folder is None:
-        raise SettingsError("name the folder with images of the known classes: openset evaluate MODEL FOLDER")
+        raise SettingsError("give the folder with images of the known classes: openset evaluate MODEL FOLDER")
     model = OpenSetClassifier.load(arguments.model)
     if arguments.score:
         model = model.with_score(arguments.score[0])
     if not classes_of(arguments.folder, model.description.classes) and Path(arguments.folder).is_dir():
         raise DataError(
             f"{arguments.folder} has no class folders; put the images into {arguments.folder}/<class>, with the "
-            "model's names of classes"
+            "model's class names"
         )
     point = None
     wanted = arguments.accept is not None or arguments.false_accept is not None

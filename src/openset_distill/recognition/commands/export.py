@@ -1,4 +1,4 @@
-"""Writes a model for programs without PyTorch: one ONNX file with normalisation and score inside."""
+"""Exports a model for programs without PyTorch: one ONNX file that includes normalisation and score."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `openset export`."""
     parser.add_argument("model", type=Path, metavar="MODEL", help="folder of the model")
     parser.add_argument("--onnx", type=Path, required=True, metavar="FILE", help="output: the ONNX file")
-    parser.add_argument("--score", help="which score the file computes (default: the model's)")
+    parser.add_argument("--score", help="score that the file computes (default: the model's)")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes a model as an ONNX file."""
+    """Exports a model to an ONNX file."""
     from ..export import export_onnx
     from ..model import OpenSetClassifier
 

@@ -1,4 +1,4 @@
-"""A finished run of the workflow becomes a model folder."""
+"""Turns a finished run of the workflow into a model folder."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `openset package`."""
     parser.add_argument("run", type=Path, metavar="RUN", help="results/<experiment>/split<k>/seed<s>/<run>")
     parser.add_argument("--out", type=Path, required=True, metavar="MODEL", help="output: folder of the model")
-    parser.add_argument("--split", type=Path, help="split.json (default: the one in the folder around RUN)")
-    parser.add_argument("--score", default="maximum_logit", help="which score decides (default: maximum_logit)")
+    parser.add_argument("--split", type=Path, help="split.json (default: the one above RUN)")
+    parser.add_argument("--score", default="maximum_logit", help="score that decides (default: maximum_logit)")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -1,8 +1,8 @@
-"""Answers images with one of a model's classes, or with `unknown`: none of these.
+"""Predicts one of a model's classes, or `unknown`, for each image.
 
-PATH is a file, a folder (at any depth), a zip or tar archive, a pattern in quotes, or `-` for a list on standard input,
-one path a line or separated by zero bytes. An image that cannot be read is one line on standard error and does not stop
-the others; the exit status is then 2.
+PATH is a file, a folder (searched recursively), a zip or tar archive, a quoted pattern, or `-` for a list on standard
+input, one path per line or separated by zero bytes. An image that cannot be read causes one line on standard error; the
+other images are still predicted, and the exit status is 2.
 """
 
 from __future__ import annotations
@@ -23,12 +23,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL", help="folder of the model")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="file, folder, archive, pattern, or - for a list")
     add_operating_point(parser)
-    parser.add_argument("--top", type=int, default=3, help="how many classes with their probabilities (default: 3)")
+    parser.add_argument(
+        "--top", type=int, default=3, help="number of classes shown with their probabilities (default: 3)"
+    )
     forms = parser.add_mutually_exclusive_group()
     for name in FORMATS[1:]:
         forms.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=f"print {name}")
-    parser.add_argument("--out", type=Path, help="output: file instead of standard output")
-    parser.add_argument("--gallery", type=Path, metavar="HTML", help="output: a page of thumbnails to sort and filter")
+    parser.add_argument("--out", type=Path, help="output: a file instead of standard output")
+    parser.add_argument(
+        "--gallery", type=Path, metavar="HTML", help="output: a page of thumbnails that can be sorted and filtered"
+    )
     parser.set_defaults(form="table")
 
 
@@ -42,7 +46,7 @@ def add_operating_point(parser: argparse.ArgumentParser) -> None:
 
 
 def listed(paths: list[str]) -> Iterator[str]:
-    """The paths, with the list on standard input in the place of `-`."""
+    """The paths, with `-` replaced by the list on standard input."""
     for path in paths:
         if path != "-":
             yield path
@@ -58,7 +62,7 @@ def listed(paths: list[str]) -> Iterator[str]:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prints a class, or `unknown`, for every image; a problem with one is a line and status 2."""
+    """Prints a class, or `unknown`, for every image; an unreadable image causes one line and status 2."""
     from ...core.errors import DataError, SettingsError
     from ...core.files import atomic_write
     from ...core.text import printable
@@ -68,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ..writers import FORMATS as WRITERS
 
     if arguments.top < 1:
-        raise SettingsError(f"--top is {arguments.top}; at least 1 class is shown")
+        raise SettingsError(f"--top is {arguments.top}; give at least 1")
     model = OpenSetClassifier.load(arguments.model)
     point = model.operating_point(accept=arguments.accept, false_accept=arguments.false_accept)
     classes = model.description.classes
@@ -110,7 +114,7 @@ def run(arguments: argparse.Namespace) -> None:
             output.flush()
         note_failures()
         if not answered and not broken:
-            raise DataError("there is no image to look at: the list of paths is empty; name files or folders")
+            raise DataError("there is no image to predict: the list of paths is empty; give files or folders")
         writer.close()
         if page:
             page.close()
@@ -123,5 +127,5 @@ def run(arguments: argparse.Namespace) -> None:
     )
     if broken:
         raise DataError(
-            f"{broken} of {answered + broken} images could not be read, as the lines above say; mend or remove them"
+            f"{broken} of {answered + broken} images could not be read (see the lines above); repair or remove them"
         )
