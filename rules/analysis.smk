@@ -18,9 +18,9 @@ rule scan_mixing:
         f"{BENCHMARKS}/split{{split}}_seed{{seed}}_analyze.tsv"
     conda:
         ENVIRONMENT
-    threads: wanted("analyze").threads
+    threads: wanted("inference").threads
     resources:
-        **resources_of("analyze"),
+        **resources_of("inference"),
     params:
         settings=literal(as_json(EXPERIMENT.analysis_job())),
         prepared=lambda wildcards, input: folder_of(input.manifest),
@@ -47,9 +47,9 @@ rule measure_feature_geometry:
         f"{BENCHMARKS}/split{{split}}_seed{{seed}}_measure.tsv"
     conda:
         ENVIRONMENT
-    threads: wanted("measure").threads
+    threads: wanted("feature_geometry").threads
     resources:
-        **resources_of("measure"),
+        **resources_of("feature_geometry"),
     params:
         runs=lambda wildcards, input: options("--run", named(EXPERIMENT.runs, input.outputs)),
         heads=lambda wildcards, input: options("--head", named(EXPERIMENT.runs, input.weights)),
@@ -78,9 +78,9 @@ rule compute_gradcam:
         f"{BENCHMARKS}/split{{split}}_seed{{seed}}_explain.tsv"
     conda:
         ENVIRONMENT
-    threads: wanted("analyze").threads
+    threads: wanted("inference").threads
     resources:
-        **resources_of("analyze"),
+        **resources_of("inference"),
     params:
         prepared=lambda wildcards, input: folder_of(input.manifest),
         others=literal(options("--other", OTHERS.values())),
@@ -108,9 +108,9 @@ rule embed_features:
         f"{BENCHMARKS}/split{{split}}_seed{{seed}}_{{run}}_embed.tsv"
     conda:
         ENVIRONMENT
-    threads: wanted("light").threads
+    threads: wanted("small").threads
     resources:
-        **resources_of("light"),
+        **resources_of("small"),
     params:
         samples=SETTINGS.analysis.embedding_samples,
     shell:

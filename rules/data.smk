@@ -95,9 +95,9 @@ rule make_split:
         f"{BENCHMARKS}/split{{split}}_seed{{seed}}_make_split.tsv"
     conda:
         ENVIRONMENT
-    threads: wanted("light").threads
+    threads: wanted("small").threads
     resources:
-        **resources_of("light"),
+        **resources_of("small"),
     params:
         prepared=lambda wildcards, input: folder_of(input.manifest),
         others=literal(options("--other", [f"{name}={folder}" for name, folder in OTHERS.items()])),

@@ -25,9 +25,9 @@ rule training_outputs:
         f"{BENCHMARKS}/split{{split}}_seed{{seed}}_{{run}}_training_outputs.tsv"
     conda:
         ENVIRONMENT
-    threads: wanted("analyze").threads
+    threads: wanted("inference").threads
     resources:
-        **resources_of("analyze"),
+        **resources_of("inference"),
     params:
         prepared=lambda wildcards, input: folder_of(input.manifest),
         others=literal(options("--other", OTHERS.values())),
@@ -61,9 +61,9 @@ rule evaluate:
         f"{BENCHMARKS}/split{{split}}_seed{{seed}}_{{run}}_evaluate.tsv"
     conda:
         ENVIRONMENT
-    threads: wanted("light").threads
+    threads: wanted("small").threads
     resources:
-        **resources_of("light"),
+        **resources_of("small"),
     params:
         settings=literal(as_json(EXPERIMENT.evaluation_job())),
         training=lambda wildcards, input: options("--training", input.training),
@@ -92,9 +92,9 @@ rule aggregate:
         f"{BENCHMARKS}/aggregate.tsv"
     conda:
         ENVIRONMENT
-    threads: wanted("light").threads
+    threads: wanted("small").threads
     resources:
-        **resources_of("light"),
+        **resources_of("small"),
     params:
         results=lambda wildcards, output: folder_of(folder_of(output.headline)),
         layout=literal(as_json(EXPERIMENT.layout())),

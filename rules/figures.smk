@@ -84,9 +84,9 @@ for figure in EXPERIMENT.figures:
         localrule: True
         conda:
             ENVIRONMENT
-        threads: wanted("light").threads
+        threads: wanted("small").threads
         resources:
-            **resources_of("light"),
+            **resources_of("small"),
         params:
             *reported(FIGURES[figure]),
             **drawing(figure, FIGURES[figure]),
@@ -127,9 +127,9 @@ for table in EXPERIMENT.tables:
         localrule: True
         conda:
             ENVIRONMENT
-        threads: wanted("light").threads
+        threads: wanted("small").threads
         resources:
-            **resources_of("light"),
+            **resources_of("small"),
         params:
             *reported(TABLES[table]),
             **drawing(table, TABLES[table]),

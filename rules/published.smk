@@ -23,10 +23,10 @@ rule evaluate_published_checkpoints:
         f"{CHECKPOINT_RESULTS}/benchmarks/evaluate.tsv"
     conda:
         ENVIRONMENT
-    threads: wanted("analyze").threads
+    threads: wanted("inference").threads
     resources:
         # a batch of 512 images in float32
-        **(resources_of("analyze") | {"mem_mb": max(4000, wanted("analyze").memory_mb)}),
+        **(resources_of("inference") | {"mem_mb": max(4000, wanted("inference").memory_mb)}),
     params:
         prepared=lambda wildcards, input: folder_of(input.manifest),
         checkpoints=literal(options("--checkpoint", EXPERIMENT.published_checkpoints())),

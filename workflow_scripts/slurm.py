@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+from openset_distill.config.renames import KINDS_OF_JOBS, with_new_names
 from openset_distill.config.settings import (
     Gpus,
     JobResources,
@@ -81,9 +82,9 @@ class Site(Strict):
     prepare: SiteJob = SiteJob()
     train_teacher: SiteJob = SiteJob()
     train_student: SiteJob = SiteJob()
-    analyze: SiteJob = SiteJob()
-    measure: SiteJob = SiteJob()
-    light: SiteJob = SiteJob()
+    inference: SiteJob = SiteJob()
+    feature_geometry: SiteJob = SiteJob()
+    small: SiteJob = SiteJob()
 
     def of(self, kind: str) -> SiteJob:
         """What holds for a kind of job: its own keys, on top of those of every job."""
@@ -110,7 +111,9 @@ def read_site(path: Path, *, named: bool) -> Site:
         if named:
             raise SettingsError(f"the site's file {path} (variable OPENSET_SITE) does not exist; correct the path")
         return Site()
-    return validated(Site, read_yaml(path, "the site's file") or {}, source=str(path))
+    renamed = [((str(path),), old, new, {}) for old, new in KINDS_OF_JOBS.items()]
+    found = with_new_names({str(path): read_yaml(path, "the site's file") or {}}, renamed)
+    return validated(Site, found[str(path)], source=str(path))
 
 
 def on_site(job: JobResources, at: SiteJob) -> JobResources:
@@ -162,11 +165,11 @@ def bounds(site: Site, configured: ResourceSettings) -> dict[str, int]:
     """Cores, GPUs and memory of the largest single job: what bounds a group of small jobs and, by its memory, what runs
     on the login node itself."""
     largest = [on_site(getattr(configured, kind), site.of(kind)) for kind in ResourceSettings.model_fields]
-    light = on_site(configured.light, site.of("light"))
+    small = on_site(configured.small, site.of("small"))
     return {
         "_cores": max(job.threads for job in largest),
         "gpu": max(job.gpu for job in largest),
-        "mem_mb": max(2 * light.memory_mb, *(job.memory_mb * max(1, job.gpu) for job in largest)),
+        "mem_mb": max(2 * small.memory_mb, *(job.memory_mb * max(1, job.gpu) for job in largest)),
     }
 
 

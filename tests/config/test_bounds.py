@@ -129,7 +129,7 @@ def run(**changes) -> dict:
         ({"show": {"asymmetric": ["ad_as_released", "ad_as_released"]}}, "show.asymmetric"),
         ({"only": ["ce", "ce"]}, "only"),
         ({"checkpoint_splits": [0, 0]}, "checkpoint_splits"),
-        ({"resources": {"light": {"memory_mb": 10**15}}}, "resources.light.memory_mb"),
+        ({"resources": {"small": {"memory_mb": 10**15}}}, "resources.small.memory_mb"),
         ({"protocol": {"name": {"name": "random", "known": 10**20}}}, "protocol.name"),
         ({5: 5}, "unknown key 5"),
     ],

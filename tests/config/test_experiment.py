@@ -312,15 +312,18 @@ def test_keys_of_the_release_before_are_read_with_a_hint(tmp_path, capsys):
         "data": {"addresses": {"a": ["http://x/a"]}},
         "defaults": {"answers": "live"},
         "runs": {"kd": {"answers": "recorded"}},
+        "resources": {"light": {"threads": 1}, "measure": {"threads": 2}, "analyze": {"threads": 3}},
     }
     (tmp_path / "old.yaml").write_text(json.dumps(old))
     assert read_configuration(tmp_path / "old.yaml") == {
         "data": {"urls": {"a": ["http://x/a"]}},
         "defaults": {"teacher_logits": "online"},
         "runs": {"kd": {"teacher_logits": "cached"}},
+        "resources": {"small": {"threads": 1}, "feature_geometry": {"threads": 2}, "inference": {"threads": 3}},
     }
     hints = capsys.readouterr().err.splitlines()
     assert "hint: data: addresses is now called urls" in hints
+    assert "hint: resources: light is now called small" in hints
     assert "hint: defaults: answers is now called teacher_logits, and live online" in hints
     assert changed({"defaults": {"answers": "live"}}).teacher_logits_keys == {}
     both = {"runs": {"kd_mixed": {"answers": "live", "teacher_logits": "online"}}}

@@ -300,7 +300,8 @@ def made_small(name: str, urls: dict, checksums: dict) -> dict:
             "tables": ["benchmark"],
         },
         "resources": {
-            kind: {"threads": 1} for kind in ("prepare", "train_teacher", "train_student", "analyze", "measure")
+            kind: {"threads": 1}
+            for kind in ("prepare", "train_teacher", "train_student", "inference", "feature_geometry")
         },
     }
 

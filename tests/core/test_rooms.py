@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,12 @@ def at_import(name: str) -> set[str]:
                 full = ".".join([*base, alias.name])
                 targets.add(full if full in MODULES else ".".join(base))
     return targets - {"", name}
+
+
+def test_every_script_of_the_workflow_belongs_to_a_rule():
+    """What no rule runs or imports stands in tools/."""
+    rules = "\n".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "rules").glob("*.smk"))
+    for script in (REPOSITORY / "workflow_scripts").glob("*.py"):
+        run = f"workflow_scripts/{script.name}" in rules
+        imported = re.search(rf"^\s*(import|from) {script.stem}\b", rules, re.MULTILINE)
+        assert run or imported, f"no rule runs or imports {script.name}; move it to tools/"

@@ -76,6 +76,16 @@ def test_a_wrong_site_file_is_named(tmp_path, text, words):
         slurm.read_site(tmp_path / "none.yaml", named=True)
 
 
+def test_kinds_of_jobs_of_the_release_before_are_read_with_a_hint(tmp_path, capsys):
+    read = site(tmp_path, {"light": {"partition": "short"}, "analyze": {"gres": "gpu:a100"}, "measure": {"threads": 2}})
+    assert read.small.partition == "short"
+    assert read.inference.gres == "gpu:a100"
+    assert read.feature_geometry.threads == 2
+    assert f"hint: {tmp_path / 'site.yaml'}: light is now called small" in capsys.readouterr().err
+    with pytest.raises(SettingsError, match="light is now called small; remove light"):
+        site(tmp_path, {"light": {}, "small": {}})
+
+
 @pytest.mark.parametrize("gres", [None, "gpu", "gpu:a100", "gpu:nvidia_a100-sxm4-80gb", "gpu:1g.10gb", "shard"])
 @pytest.mark.parametrize("gpus", [0, 1, 4])
 def test_gpus_are_asked_for_on_one_node_and_processes_do_not_depend_on_how(gres, gpus):
@@ -110,12 +120,12 @@ def test_how_a_training_is_launched_is_no_parameter_of_its_rule():
 def test_a_short_job_is_not_interrupted_before_three_quarters_of_its_time():
     job = JobResources(runtime_min=1)
     assert "--signal=TERM@15" in slurm.resources("train_teacher", job, slurm.SiteJob())["slurm_extra"]
-    assert "slurm_extra" not in slurm.resources("light", job, slurm.SiteJob())
+    assert "slurm_extra" not in slurm.resources("small", job, slurm.SiteJob())
     assert "slurm_extra" not in slurm.resources("train_teacher", job, slurm.SiteJob(save_seconds=0))
 
 
 def test_the_largest_job_bounds_a_group(tmp_path):
-    read = site(tmp_path, {"train_student": {"threads": 8, "gpu": 4, "memory_mb": 1000}, "light": {"memory_mb": 500}})
+    read = site(tmp_path, {"train_student": {"threads": 8, "gpu": 4, "memory_mb": 1000}, "small": {"memory_mb": 500}})
     configured = ResourceSettings(**{kind: {"memory_mb": 500} for kind in ResourceSettings.model_fields})
     assert slurm.bounds(read, configured) == {"_cores": 8, "gpu": 4, "mem_mb": 4000}
 

@@ -175,7 +175,7 @@ class _Estimate:
         jobs = [
             Jobs("downloads", datasets + len(fetched), of.download),
             Jobs("preparing", datasets, of.prepare),
-            Jobs("splits", grid, of.light),
+            Jobs("splits", grid, of.small),
             trainings("teachers", experiment.teacher_runs, of.train_teacher),
             Jobs(
                 "cached teacher logits",
@@ -184,17 +184,17 @@ class _Estimate:
                 grid * sum(self.teachers(self.asked(run), run) for run in cached),
             ),
             trainings("students", experiment.student_runs, of.train_student),
-            Jobs("evaluations", grid * len(self.runs), of.light),
+            Jobs("evaluations", grid * len(self.runs), of.small),
             Jobs(
                 "mixing scans",
                 grid * ("mixing" in made),
-                of.analyze,
+                of.inference,
                 grid * sum(self.hours(scanned, run) for run in compared),
             ),
-            Jobs("feature geometry", grid, of.measure),
-            Jobs("Grad-CAM", int(gradcam), of.analyze, sum(self.hours(pairs, run) for run in compared)),
-            Jobs("embeddings", len(experiment.compared_runs) * ("embedding" in made), of.light),
-            Jobs("tables and figures", 1 + len(experiment.figures) + len(experiment.tables), of.light),
+            Jobs("feature geometry", grid, of.feature_geometry),
+            Jobs("Grad-CAM", int(gradcam), of.inference, sum(self.hours(pairs, run) for run in compared)),
+            Jobs("embeddings", len(experiment.compared_runs) * ("embedding" in made), of.small),
+            Jobs("tables and figures", 1 + len(experiment.figures) + len(experiment.tables), of.small),
         ]
         start = JOB_SECONDS / 3600
         return [Jobs(one.kind, one.count, one.asks, one.hours + one.count * start) for one in jobs if one.count]

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from ..core.errors import SettingsError
 
+# kinds of jobs: of an experiment's resources, and of a cluster's site file
+KINDS_OF_JOBS = {"light": "small", "measure": "feature_geometry", "analyze": "inference"}
+
+Renamed = tuple[tuple[str, ...], str, str, Mapping[str, str]]
 # place of a mapping (`*`: each entry), old key -> new key, and new values for old ones
-RENAMED: tuple[tuple[tuple[str, ...], str, str, Mapping[str, str]], ...] = (
+RENAMED: tuple[Renamed, ...] = (
     (("data",), "addresses", "urls", {}),
     (("defaults",), "answers", "teacher_logits", {"recorded": "cached", "live": "online"}),
     (("runs", "*"), "answers", "teacher_logits", {"recorded": "cached", "live": "online"}),
+    *((("resources",), old, new, {}) for old, new in KINDS_OF_JOBS.items()),
 )
 
 
-def with_new_names(layer: Mapping[str, Any]) -> dict[str, Any]:
+def with_new_names(layer: Mapping[str, Any], renamed_keys: Sequence[Renamed] = RENAMED) -> dict[str, Any]:
     """`layer`, one file's settings before it is merged with others, with the keys of today.
 
     Raises:
         SettingsError: a key stands there under both names.
     """
     layer = dict(layer)
-    for place, old, new, values in RENAMED:
+    for place, old, new, values in renamed_keys:
         for holder, key in list(_mappings(layer, place)):
             found = holder[key]
             if old not in found:

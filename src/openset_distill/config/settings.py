@@ -184,15 +184,15 @@ class JobResources(Strict):
 
 
 class ResourceSettings(Strict):
-    """Resources by kind of job; small jobs (evaluation, tables, figures) share `light`."""
+    """Resources by kind of job; small jobs (evaluation, tables, figures) share `small`."""
 
     download: JobResources = JobResources()
     prepare: JobResources = JobResources()
     train_teacher: JobResources = JobResources()
     train_student: JobResources = JobResources()
-    analyze: JobResources = JobResources()
-    measure: JobResources = JobResources()
-    light: JobResources = JobResources(runtime_min=10)
+    inference: JobResources = JobResources()
+    feature_geometry: JobResources = JobResources()
+    small: JobResources = JobResources(runtime_min=10)
 
 
 class Settings(Strict):
