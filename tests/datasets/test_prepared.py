@@ -301,6 +301,37 @@ def test_killed_in_the_middle_and_run_again(layout: str, tmp_path: Path) -> None
     assert not (tmp_path / ".out.partial").exists()
 
 
+def test_another_version_takes_what_is_finished_but_does_not_continue_what_is_not(tmp_path: Path, monkeypatch) -> None:
+    raw, folder = tmp_path / "raw", tmp_path / "out"
+    for part in ("train", "test"):
+        path = raw / part / "ant" / "1.png"
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (8, 8), (part == "test", 2, 3)).save(path)
+    prepare("image_folder", raw, folder, 8)
+    before = (folder / MANIFEST).stat().st_mtime_ns
+    monkeypatch.setattr(preparation, "__version__", "9.9.9")
+    prepare("image_folder", raw, folder, 8)
+    assert (folder / MANIFEST).stat().st_mtime_ns == before
+    assert "9.9.9" not in (folder / MANIFEST).read_text()
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"library_version": "0.1.0"}))
+    assert "library_version" not in prepare("image_folder", raw, folder, 8).manifest
+    decoded, tasks = decode_pool.decode_files, []
+
+    def half(*arguments):
+        for task in decoded(*arguments):
+            tasks.append(task)
+            yield task
+            raise KeyboardInterrupt
+
+    for version in ("9.9.9", "10.0.0"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(preparation, "__version__", version)
+            patch.setattr(decode_pool, "decode_files", half)
+            prepare("image_folder", raw, tmp_path / "cut", 8)
+    assert [task.part for task in tasks] == ["train", "train"], "the second version began anew"
+
+
 def test_a_resumed_preparation_has_the_notes_about_all_images(tmp_path: Path, monkeypatch) -> None:
     raw = tmp_path / "raw"
     for part in ("train", "test"):

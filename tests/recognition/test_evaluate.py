@@ -114,7 +114,7 @@ def test_a_model_on_folders(packaged, pictures, openset, tmp_path):
     assert counts[-1, -1] == np.count_nonzero(unknown == "unknown")
     mistakes = result["most_confident_mistakes"]
     assert [one["score"] for one in mistakes] == sorted((one["score"] for one in mistakes), reverse=True)
-    assert all(Path(one["file"]).is_file() and one["true"] != one["answered"] for one in mistakes)
+    assert all(Path(one["file"]).is_file() and one["true"] != one["predicted"] for one in mistakes)
     rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").read_text().splitlines()))
     assert len(rows) == len(known) + len(unknown)
     assert sum(row["rejected"] == "true" for row in rows) == counts[:, -1].sum()

@@ -96,7 +96,6 @@ def _identity(raw: RawDataset, name: str, size: int, channels: int) -> dict[str,
         source = {"storage": "pixels", "sources": [_fingerprint(path) for path in raw.sources]}
     return {
         "format": FORMAT,
-        "library_version": __version__,
         "dataset": name,
         "size": size,
         "channels": channels,
@@ -172,6 +171,8 @@ def _finished(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | Non
         manifest = dict(open_prepared(folder).manifest)
     except DataError:
         return None
+    if "library_version" in manifest:  # of version 0.1.0, which decoded some images otherwise
+        return None
     return manifest if all(manifest.get(key) == value for key, value in identity.items()) else None
 
 
@@ -182,11 +183,12 @@ class _Journal:
     A line that was cut off by a crash is not counted. Another preparation's journal, or a damaged one, is thrown away.
     """
 
-    def __init__(self, partial: Path, identity: Mapping[str, Any]):
+    def __init__(self, partial: Path, identity: dict[str, Any]):
         self.done = {part: np.zeros(identity["counts"][part], dtype=bool) for part in PARTS}
         self.notes: Counter[str] = Counter()
         path = partial / "journal"
-        head = json.dumps(identity)
+        # what another version has begun is not continued; what it has finished is the same data (`FORMAT`)
+        head = json.dumps(identity | {"library_version": __version__})
         pixels = PARTS if identity["storage"] == "pixels" else ()
         image = (identity["size"], identity["size"], identity["channels"])
         shape = {part: (identity["counts"][part], *image) for part in pixels}

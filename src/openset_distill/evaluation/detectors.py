@@ -37,7 +37,7 @@ OutlierScore = Callable[["Tensor", "Tensor"], "Tensor"]
 
 @dataclass(frozen=True)
 class TrainingOutputs:
-    """What a network says to known training images without augmentation, and its head.
+    """A network's outputs for known training images without augmentation, and its head.
 
     Attributes:
         features: float32 `[n, d]`.

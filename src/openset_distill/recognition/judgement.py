@@ -79,33 +79,33 @@ class Judgement:
         return rates
 
     def confusion(self) -> tuple[tuple[str, ...], tuple[str, ...], np.ndarray]:
-        """Names of rows (true) and columns (answered), and counts; the last of each is `unknown`.
+        """Names of rows (true) and columns (predicted), and counts; the last of each is `unknown`.
 
-        Without an operating point nothing is answered with `unknown`.
+        Without an operating point nothing is predicted as `unknown`.
         """
-        answered, classes = self._answered(), len(self.outputs.classes)
+        predicted, classes = self._predicted(), len(self.outputs.classes)
         counts = np.zeros((classes + 1, classes + 1), dtype=np.int64)
-        np.add.at(counts, (self.outputs.labels, answered), 1)  # -1 is the last
+        np.add.at(counts, (self.outputs.labels, predicted), 1)  # -1 is the last
         names = (*self.outputs.classes, UNKNOWN)
         return names, names, counts
 
     def mistakes(self, most: int = MISTAKES) -> list[dict[str, Any]]:
         """Images that were accepted with a wrong answer, the most confident ones first."""
-        values, answered = self.scores[self.score], self._answered()
-        wrong = np.flatnonzero((answered >= 0) & (answered != self.outputs.labels))
+        values, predicted = self.scores[self.score], self._predicted()
+        wrong = np.flatnonzero((predicted >= 0) & (predicted != self.outputs.labels))
         names = (*self.outputs.classes, UNKNOWN)
         files = self.outputs.files
         return [
             {
                 "file": files[i] if files else f"image {i}",
                 "true": names[self.outputs.labels[i]],
-                "answered": names[answered[i]],
+                "predicted": names[predicted[i]],
                 "score": float(values[i]),
             }
             for i in wrong[np.argsort(-values[wrong], kind="stable")][:most]
         ]
 
-    def _answered(self) -> np.ndarray:
+    def _predicted(self) -> np.ndarray:
         """Class ids `[n]`, -1 = unknown."""
         if self.outputs.predicted is None:
             raise DataError("there are no predicted classes; give logits, or a column or array 'predicted'")
@@ -124,8 +124,8 @@ class Judgement:
             "operating_point": self.at_operating_point(),
         }
         if self.outputs.predicted is not None:
-            true, answered, counts = self.confusion()
-            result["confusion"] = {"true": true, "answered": answered, "counts": counts.tolist()}
+            true, predicted, counts = self.confusion()
+            result["confusion"] = {"true": true, "predicted": predicted, "counts": counts.tolist()}
             result["most_confident_mistakes"] = self.mistakes()
         return result
 
@@ -243,7 +243,7 @@ def as_text(judgement: Judgement) -> str:
         if wrong:
             lines += ["", "most confident mistakes:"]
             lines += [
-                f"  {printable(one['file'])}: {printable(one['true'])} answered as {printable(one['answered'])}, "
+                f"  {printable(one['file'])}: {printable(one['true'])} predicted as {printable(one['predicted'])}, "
                 f"score {one['score']:.4g}"
                 for one in wrong
             ]
@@ -258,11 +258,11 @@ def _percent(row: Mapping[str, Any]) -> str:
 
 def _confusions(judgement: Judgement, most: int = 12) -> list[str]:
     """The whole table of a few classes, or the largest confusions of many."""
-    true, answered, counts = judgement.confusion()
+    true, predicted, counts = judgement.confusion()
     if len(true) <= most:
-        shown = [_short(name) for name in answered]
+        shown = [_short(name) for name in predicted]
         width = max(8, *(len(name) for name in shown))
-        lines = ["", "confusion (rows: true, columns: answered):"]
+        lines = ["", "confusion (rows: true, columns: predicted):"]
         lines.append(" " * (width + 4) + " ".join(f"{name:>{width}}" for name in shown))
         return lines + [
             f"  {_short(name):<{width}}  " + " ".join(f"{count:>{width}}" for count in row)
@@ -274,7 +274,7 @@ def _confusions(judgement: Judgement, most: int = 12) -> list[str]:
     largest = np.argsort(-off, axis=None, kind="stable")[:most]
     pairs = [np.unravel_index(place, off.shape) for place in largest]
     return ["", "largest confusions:"] + [
-        f"  {printable(true[i])} answered as {printable(answered[j])}: {off[i, j]}" for i, j in pairs if off[i, j]
+        f"  {printable(true[i])} predicted as {printable(predicted[j])}: {off[i, j]}" for i, j in pairs if off[i, j]
     ]
 
 

@@ -51,7 +51,7 @@ from .own_outputs import OwnOutputs
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says about one image.
+    """A model's prediction for one image.
 
     Attributes:
         name: of the image: its path, or its position where it has none.
@@ -328,7 +328,7 @@ class OpenSetClassifier:
     def predictions(
         self, images: Any, *, accept: float | None = None, false_accept: float | None = None, top: int = 3
     ) -> list[Prediction]:
-        """What the model says about each image, with score, threshold and the `top` most probable classes."""
+        """The prediction for each image, with score, threshold and the `top` most probable classes."""
         point = self.operating_point(accept=accept, false_accept=false_accept)
         return list(self._predictions(sources_of(images), point, top))
 

@@ -118,8 +118,8 @@ class ProcessGroup:
         dist.destroy_process_group()
 
 
-class Sharded(nn.Module):
-    """A network whose batches are shared out: called with the whole batch it gives the outputs of the whole batch."""
+class GatheringDataParallel(nn.Module):
+    """Data parallel with gathered outputs: each process computes a part of the batch and gets the outputs of all."""
 
     def __init__(self, network: nn.Module, processes: ProcessGroup):
         super().__init__()

@@ -20,7 +20,7 @@ from ..models.classifier import Classifier
 from ..models.inference import accuracy
 from .batches import Batches
 from .compilation import compiled
-from .distributed import ProcessGroup, Sharded, synchronize_batch_norm
+from .distributed import GatheringDataParallel, ProcessGroup, synchronize_batch_norm
 from .features import HeadOnly
 from .optimizer import SGD
 from .run_config import RunConfig
@@ -85,7 +85,9 @@ def train(
     if processes:
         processes.check_same(progress.epoch, progress.step)
     # called like the classifier that it wraps
-    network: Any = student if processes is None else Sharded(synchronize_batch_norm(student, device), processes)
+    network: Any = (
+        student if processes is None else GatheringDataParallel(synchronize_batch_norm(student, device), processes)
+    )
     if settings.compile:
         mode = settings.compile if isinstance(settings.compile, str) else None
         network = compiled(network, batches[0].images, report, mode)

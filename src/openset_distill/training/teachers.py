@@ -24,7 +24,7 @@ from ..methods import Batch
 from ..models.checkpoint import load_classifier, load_tensors, save_tensors
 from ..models.classifier import Classifier, channels_last
 from .batches import Batches
-from .distributed import ProcessGroup, Sharded
+from .distributed import GatheringDataParallel, ProcessGroup
 
 
 class TeacherEnsemble(nn.Module):
@@ -33,7 +33,7 @@ class TeacherEnsemble(nn.Module):
     `forward`: images -> logits `[batch, classes]`, in evaluation mode and without a graph.
     """
 
-    def __init__(self, members: Sequence[Classifier | Sharded]):
+    def __init__(self, members: Sequence[Classifier | GatheringDataParallel]):
         super().__init__()
         self.members = nn.ModuleList(members)
         self.requires_grad_(False)
@@ -61,7 +61,7 @@ class TeacherEnsemble(nn.Module):
     def head_bias(self) -> Tensor | None:
         biases = []
         for member in self.members:
-            head = (member.network if isinstance(member, Sharded) else member).head
+            head = (member.network if isinstance(member, GatheringDataParallel) else member).head
             if not isinstance(head, nn.Linear):
                 return None
             biases.append(head.weight.new_zeros(head.out_features) if head.bias is None else head.bias)
@@ -99,7 +99,9 @@ def load_teachers(
     members = [load_classifier(path, classes=classes)[0] for path in paths]
     for member in members:
         member.precision = autocast_dtype(precision, device)
-    networks = TeacherEnsemble(members if processes is None else [Sharded(member, processes) for member in members])
+    networks = TeacherEnsemble(
+        members if processes is None else [GatheringDataParallel(member, processes) for member in members]
+    )
     return channels_last(networks, device)
 
 

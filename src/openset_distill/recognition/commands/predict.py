@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
     model = OpenSetClassifier.load(arguments.model)
     point = model.operating_point(accept=arguments.accept, false_accept=arguments.false_accept)
     classes = model.description.classes
-    started, rejected, answered, broken = time.monotonic(), 0, 0, 0
+    started, rejected, predicted, broken = time.monotonic(), 0, 0, 0
     with contextlib.ExitStack() as stack:
         if arguments.out:
             partial = stack.enter_context(atomic_write(arguments.out))
@@ -110,16 +110,16 @@ def run(arguments: argparse.Namespace) -> None:
                 if page:
                     page.prediction(prediction, decoded.thumbnail)
                 rejected += prediction.rejected
-            answered += len(predictions)
+            predicted += len(predictions)
             output.flush()
         note_failures()
-        if not answered and not broken:
+        if not predicted and not broken:
             raise DataError("there is no image to predict: the list of paths is empty; give files or folders")
         writer.close()
         if page:
             page.close()
     print(
-        f"{answered} images: {answered - rejected} known, {rejected} unknown"
+        f"{predicted} images: {predicted - rejected} known, {rejected} unknown"
         + (f", and {broken} could not be read" if broken else "")
         + f" ({time.monotonic() - started:.1f} s); score {model.description.score}, threshold {point.threshold:.6g}: "
         + point.name,
@@ -127,5 +127,5 @@ def run(arguments: argparse.Namespace) -> None:
     )
     if broken:
         raise DataError(
-            f"{broken} of {answered + broken} images could not be read (see the lines above); repair or remove them"
+            f"{broken} of {predicted + broken} images could not be read (see the lines above); repair or remove them"
         )
