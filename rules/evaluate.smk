@@ -3,8 +3,8 @@
 GRID = {"split": EXPERIMENT.splits, "seed": EXPERIMENT.seeds}
 
 
-# What a network says to its training images, which detectors are fitted to: for runs that were trained before there were
-# detectors. Else their trainings write it.
+# A network's outputs for its training images, which detectors are fitted to: for runs that were trained before there
+# were detectors. Else their trainings write it.
 ruleorder: train_teacher > train_student > training_outputs
 
 

@@ -90,15 +90,17 @@ def test_pairs_know_their_sources_pixel_by_pixel():
         *[("a", 0), ("a", 1), ("b", 0), ("b", 1)],
         *[("mixed", pair) for pair in range(8)],
     ]
-    assert all(row["says"] == row["view"] and row["on_b"] is None for row in rows[:4])
+    assert all(row["predicted"] == row["view"] and row["on_b"] is None for row in rows[:4])
     for row in rows[4:]:
         share = pairs.pasted[row["pair"]].double().mean().item()
         assert row["area_b"] == pytest.approx(share)
         brightness = pairs.views["mixed"][row["pair"], 0, :4, :4].double().mean()
         source = {pairs.labels[name][row["pair"]]: name for name in "ab"}
-        assert row["says"] == source.get(round(brightness.item()), "neither")
+        assert row["predicted"] == source.get(round(brightness.item()), "neither")
     # a map of ones times the pixels' values: its share on b is that of b's brightness
-    shares = {row["pair"]: row["on_b"] for row in rows[4:] if row["says"] != "neither" and row["on_b"] == row["on_b"]}
+    shares = {
+        row["pair"]: row["on_b"] for row in rows[4:] if row["predicted"] != "neither" and row["on_b"] == row["on_b"]
+    }
     assert shares
     for pair, share in shares.items():
         pixels = pairs.views["mixed"][pair, 0].double()

@@ -330,13 +330,13 @@ def _attention(generator, runs, pairs, count: int = 40, shown: int = 4, side: in
         for view, number in (("a", shown), ("b", shown), ("mixed", count)):
             for pair in range(number):
                 if view == "mixed":
-                    says = generator.choice(["a", "b", "neither"], p=[0.5, 0.3, 0.2])
+                    predicted = generator.choice(["a", "b", "neither"], p=[0.5, 0.3, 0.2])
                     shares = {"area_b": areas[pair], "on_b": np.clip(areas[pair] + generator.normal(0, 0.1), 0, 1)}
                 else:
-                    says, shares = view, {"area_b": np.nan, "on_b": np.nan}
+                    predicted, shares = view, {"area_b": np.nan, "on_b": np.nan}
                 y, x = np.mgrid[:side, :side] - generator.uniform(4, side - 4, 2)[:, None, None]
                 heat = _picture(255 * np.exp(-(x**2 + y**2) / 20)) if pair < shown else ""
-                place = {"split": split, "seed": seed, "pair": pair, "view": view, "says": says}
+                place = {"split": split, "seed": seed, "pair": pair, "view": view, "predicted": predicted}
                 rows.append({**_identity(run), **place, **shares, "map": heat})
     return pd.DataFrame(rows)
 

@@ -311,19 +311,20 @@ def test_attention_shows_shares_of_pairs_and_of_all(drawn):
     tables, figure, data = drawn("full", "attention")
     mixed = tables["attention"][(tables["attention"]["run"] == "cutmix") & (tables["attention"]["view"] == "mixed")]
     everything = data[(data["run"] == "cutmix") & (data["pair"] == "all")].iloc[0]
-    named = mixed[mixed["says"] != "neither"]
+    named = mixed[mixed["predicted"] != "neither"]
     assert everything["pairs"] == len(mixed) == 40
     assert 0 < len(named) < 40
     assert everything["named_percent"] == pytest.approx(100 * len(named) / 40)
-    own = [row.on_b if row.says == "b" else 1 - row.on_b for row in named.itertuples()]
-    area = [row.area_b if row.says == "b" else 1 - row.area_b for row in named.itertuples()]
+    own = [row.on_b if row.predicted == "b" else 1 - row.on_b for row in named.itertuples()]
+    area = [row.area_b if row.predicted == "b" else 1 - row.area_b for row in named.itertuples()]
     assert everything["on_named_percent"] == pytest.approx(100 * np.mean(own))
     assert everything["area_named_percent"] == pytest.approx(100 * np.mean(area))
     one = mixed[mixed["pair"] == 1].iloc[0]
     words = [text.get_text() for text in texts(figure)]
-    assert f"says {one['says']}\nb: {100 * one['on_b']:.0f} %" in words
+    source = one["predicted"] if one["predicted"] == "neither" else f"class {one['predicted']}"
+    assert f"{source}\nb: {100 * one['on_b']:.0f} %" in words
     assert f"b: {100 * one['area_b']:.0f} %" in words
-    assert "Says a or b, of 40 pairs" in words
+    assert "Predicts a or b, of 40 pairs" in words
     assert "sewing m\N{HORIZONTAL ELLIPSIS}" in words
     assert "African \N{HORIZONTAL ELLIPSIS}" in words
 

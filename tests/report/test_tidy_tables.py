@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import synthetic_tables
 from commands import REPOSITORY
 
 from openset_distill.config.cost import cost
@@ -44,6 +45,14 @@ def test_a_new_table_is_gathered_and_read_by_its_entry(settings, rows, monkeypat
     write_rows(path, [{"run": "a", "label": "A", "family": "msa", "split": 0, "seed": 0}])
     with pytest.raises(DataError, match="lacks the column sharpness"):
         read_tidy("sharpness", path)
+
+
+def test_a_column_of_the_release_before_is_read_under_its_new_name(tmp_path):
+    made = synthetic_tables.make(splits=1, runs=("ce", "cutmix"))["attention"]
+    made.rename(columns={"predicted": "says"}).to_csv(tmp_path / "attention.csv", index=False)
+    table = read_tidy("attention", tmp_path / "attention.csv")
+    assert list(table["predicted"]) == list(made["predicted"])
+    assert "says" not in table.columns
 
 
 def test_workflow_and_tools_take_the_tables_from_the_list():

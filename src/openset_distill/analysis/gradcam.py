@@ -59,12 +59,12 @@ def grad_cam(model: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
     maps, classes = [], []
     for part in images.split(BATCH):
         with torch.no_grad():
-            said = model(part)[1].argmax(dim=1)
+            top = model(part)[1].argmax(dim=1)
         with named_if_not_deterministic(model):
-            found = explain.attribute(part, target=said, relu_attributions=True)
+            found = explain.attribute(part, target=top, relu_attributions=True)
         found = LayerAttribution.interpolate(found.detach().float(), part.shape[-2:], "bilinear")
         maps.append(found[:, 0].clamp(min=0).cpu())
-        classes.append(said.cpu())
+        classes.append(top.cpu())
     return torch.cat(maps), torch.cat(classes)
 
 
@@ -102,7 +102,7 @@ class Pairs:
     def attention(
         self, models: Mapping[str, Classifier], normalize: Callable[[Tensor], Tensor], shown: int
     ) -> Iterator[dict[str, Any]]:
-        """What each network says of each pair's mixed image, and where it looks.
+        """What each network predicts for each pair's mixed image, and which part of the image its Grad-CAM is on.
 
         Args:
             models: by run name, in evaluation mode.
@@ -110,18 +110,18 @@ class Pairs:
             shown: for this many pairs, the first ones, the maps are kept too, and those of the raw images a and b.
 
         Yields:
-            rows with run, pair, view (a, b or mixed), says (a, b or neither: whose class the top class is), area_b and
-            on_b (the shares in [0, 1] of the mixed image and of its map that are b's; on_b is NaN where the map is
+            rows with run, pair, view (a, b or mixed), predicted (a, b or neither: whose class it is), area_b and on_b
+            (the shares in [0, 1] of the mixed image and of its map that are b's; on_b is NaN where the map is
             zero), and map (`picture` of the map over its largest value; empty for pairs that are not shown).
         """
         pasted = self.pasted.cpu()
         area = pasted.double().mean(dim=(1, 2)).tolist()
         for run, model in models.items():
             for view, images in self.views.items():
-                maps, said = grad_cam(model, normalize(images if view == "mixed" else images[:shown]))
-                for pair, (seen, top) in enumerate(zip(maps.double(), said.tolist(), strict=True)):
-                    says = next((source for source in "ab" if self.labels[source][pair] == top), "neither")
-                    row = {"run": run, "pair": pair, "view": view, "says": says, "area_b": None, "on_b": None}
+                maps, classes = grad_cam(model, normalize(images if view == "mixed" else images[:shown]))
+                for pair, (seen, top) in enumerate(zip(maps.double(), classes.tolist(), strict=True)):
+                    predicted = next((source for source in "ab" if self.labels[source][pair] == top), "neither")
+                    row = {"run": run, "pair": pair, "view": view, "predicted": predicted, "area_b": None, "on_b": None}
                     if view == "mixed":
                         row |= {"area_b": area[pair], "on_b": (seen[pasted[pair]].sum() / seen.sum()).item()}
                     grey = (255 * seen / seen.max().clamp(min=1e-12)).round().byte()

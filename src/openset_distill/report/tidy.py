@@ -86,6 +86,7 @@ def read_tidy(name: str, path: str | os.PathLike, class_sets: Mapping[int, str] 
         raise DataError(f"the table {name} at {path} is empty; {remedy}") from error
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
         raise DataError(f"the table {name} at {path} is damaged ({str(error).strip()}); {remedy}") from error
+    table = table.rename(columns=schema.renamed)
     missing = [column for column in schema.columns if column not in table.columns]
     if missing:
         raise DataError(f"the table {name} at {path} lacks the column {', '.join(missing)}; {remedy}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +20,7 @@ class TidyTable:
         compared: of the runs that figures compare (`Experiment.compared_runs`), not of all.
         on_request: an analysis of its own makes it, which runs only for a figure or table that is shown.
         keys: besides run, split and seed, what tells the rows apart; empty where nothing does.
+        renamed: names that columns had in the release before, which are read for one more.
     """
 
     text: tuple[str, ...]
@@ -30,6 +32,7 @@ class TidyTable:
     compared: bool = False
     on_request: bool = False
     keys: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -93,7 +96,8 @@ TIDY_TABLES = {
         keys=("quantity", "group"),
     ),
     "attention": TidyTable(
-        text=(*_RUN, "view", "says", "map"),
+        text=(*_RUN, "view", "predicted", "map"),
+        renamed={"says": "predicted"},
         numbers=(*_UNIT, "pair"),
         blanks=("area_b", "on_b"),
         source="attention.csv",

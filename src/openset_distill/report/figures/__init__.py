@@ -123,8 +123,8 @@ FIGURES: dict[str, FigureSpec] = {
             tables=("attention", "pictures"),
             title="Attention in mixed images",
             caption="Grad-CAM of teacher and students on CutMix images of known test images, with the class that each "
-            "network says and the share of its map that lies on the pasted image b; below, over all pairs, the map's "
-            "share on the source that the network says beside that source's area." + _EXPERIMENT,
+            "network predicts and the share of its map that is on the pasted image b; below, over all pairs, the map's "
+            "share on the source whose class is predicted, and that source's area." + _EXPERIMENT,
             needs=needs_families(("cross_entropy",)),
         ),
         FigureSpec(

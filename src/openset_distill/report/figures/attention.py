@@ -23,8 +23,8 @@ from . import style
 HEAT = "inferno"
 PITCH, LINE = 0.88, 0.125  # inches: from one pair to the next, and a line of words
 SUMMARY = {
-    "named_percent": "Says a or b, of {n} pairs",
-    "on_named_percent": "Attention on the one it says",
+    "named_percent": "Predicts a or b, of {n} pairs",
+    "on_named_percent": "Grad-CAM on the predicted one",
     "area_named_percent": "Area of that one",
 }
 
@@ -78,7 +78,8 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
                 axes.imshow(seen[view].convert("L"), cmap="gray", vmin=0, vmax=255)
                 heat = _picture(answer["map"].item())
                 axes.imshow(heat, cmap=HEAT, vmin=0, vmax=255, alpha=0.6, extent=axes.images[0].get_extent())
-                words = f"says {numbers['says']}"
+                source = numbers["predicted"]
+                words = source if source == "neither" else f"class {source}"
                 words += f"\nb: {_percent(numbers['on_b_percent'])}" if view == "mixed" else ""
             if view == "mixed":
                 axes.add_patch(_outline(box))
@@ -93,8 +94,8 @@ def draw(tables: Mapping[str, pd.DataFrame], context: Context) -> tuple[Figure, 
     data = pd.DataFrame(drawn)
     split, seed = pictures[["split", "seed"]].iloc[0]
     note = (
-        "Heat maps: Grad-CAM of the class that a network says (that of a, of b, or neither), on the mixed image where "
-        "not stated otherwise. Outlined: b's place; below, b's share of the area, and of each map. "
+        "Heat maps: Grad-CAM of the predicted class, named below (that of a, of b, or neither), on the mixed image "
+        "where not stated otherwise. Outlined: b's place; below, b's share of the area, and of each map. "
         f"Split {split:g}, seed {seed:g}; the pairs were drawn, not chosen. {picked.note(*tidy.STORY)}"
     )
     style.finish(figure, "attention", context, note)
@@ -119,9 +120,9 @@ def _outline(mask: np.ndarray) -> Rectangle:
 
 
 def _numbers(rows: pd.DataFrame, run: str, label: str, pair: str, view: str) -> dict[str, Any]:
-    """Means over pairs: how often a network says a or b, and attention and area of the one it says, and of b."""
-    named = rows[rows["says"] != "neither"].dropna(subset=["on_b"])
-    of_b = named["says"] == "b"
+    """Means over pairs: how often a network predicts a or b, and the map's share and the area of that one, and of b."""
+    named = rows[rows["predicted"] != "neither"].dropna(subset=["on_b"])
+    of_b = named["predicted"] == "b"
     on_b, area_b = named["on_b"], named["area_b"]
     return {
         "run": run,
@@ -129,8 +130,8 @@ def _numbers(rows: pd.DataFrame, run: str, label: str, pair: str, view: str) -> 
         "pair": pair,
         "view": view,
         "pairs": len(rows),
-        "says": rows["says"].iloc[0] if len(rows) == 1 else "any",
-        "named_percent": 100 * (rows["says"] != "neither").mean(),
+        "predicted": rows["predicted"].iloc[0] if len(rows) == 1 else "any",
+        "named_percent": 100 * (rows["predicted"] != "neither").mean(),
         "on_named_percent": 100 * on_b.where(of_b, 1 - on_b).mean(),
         "area_named_percent": 100 * area_b.where(of_b, 1 - area_b).mean(),
         "on_b_percent": 100 * rows["on_b"].mean(),
