@@ -39,7 +39,7 @@ if not os.access(".snakemake" if os.path.exists(".snakemake") else ".", os.W_OK)
     raise WorkflowError(f"{Path.cwd()} cannot be written; clone the repository into a folder of your own")
 
 if any(letter in workflow.basedir for letter in "{}"):
-    raise WorkflowError(f"{workflow.basedir} has braces, which Snakemake takes for wildcards; rename the folder")
+    raise WorkflowError(f"{workflow.basedir} contains braces, which Snakemake takes for wildcards; rename the folder")
 
 try:
     # Snakemake's own reader keeps the last of two equal keys, without a word
@@ -86,9 +86,7 @@ TABLES_FOLDER = f"{SHOWN}/tables"
 for place, written in ((SHOWN, True), (DATA, False)):
     existing = next(path for path in (Path(place), *Path(place).parents) if path.exists())
     if not existing.is_dir() or (written and not os.access(existing, os.W_OK)):
-        raise WorkflowError(
-            f"{existing} is no folder that can be written; name another one with `results` or `data.folder`"
-        )
+        raise WorkflowError(f"{existing} is not a writable folder; set another one with `results` or `data.folder`")
 
 # a second experiment of one name would replace the first
 for description in [] if SETTINGS.redraw else sorted(Path(RESULTS).glob("split*/seed*/split.json"))[:1]:
@@ -225,13 +223,13 @@ def check_targets():
             lacking = " and ".join(EXPERIMENT.lacks(target)) or "to be named in show.figures"
             raise WorkflowError(f"the figure {target} needs {lacking}, which this experiment lacks")
         if os.sep not in target:
-            raise WorkflowError(f"there is no target {target!r}; {nearest(target, shown)}")
+            raise WorkflowError(f"unknown target {target!r}; {nearest(target, shown)}")
         made = [f"{EXPERIMENT.first(RUN).replace('{run}', run)}/metrics.json" for run in EXPERIMENT.runs]
         made += [*FIGURE_FILES, *TABLE_FILES, f"{TIDY}/summary.csv"]
-        raise WorkflowError(f"nothing makes the file {target}; {nearest(target, made)}")
+        raise WorkflowError(f"no rule makes the file {target}; {nearest(target, made)}")
     for name in asked.allowed_rules or ():
         if name not in steps:
-            raise WorkflowError(f"--allowed-rules: there is no {name!r}; {nearest(name, steps)}")
+            raise WorkflowError(f"--allowed-rules: unknown rule {name!r}; {nearest(name, steps)}")
 
 
 def made(wildcards):

@@ -69,7 +69,7 @@ class Crate:
         self.records = {path: read_json(path) for path in sorted(results.glob("split*/seed*/*/provenance.json"))}
         if not self.records or not (results / "tidy" / "headline.json").exists():
             raise OpenSetError(
-                f"{results} holds no finished experiment; run `snakemake --cores all paper_figures` first"
+                f"{results} is not a finished experiment; run `snakemake --cores all paper_figures` first"
             )
         self.crate = ROCrate(version=VERSION)
         # a term of the run crates that the context of RO-Crate 1.1 lacks

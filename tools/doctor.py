@@ -41,21 +41,21 @@ def no_cache() -> Iterator[str]:
     # where Snakemake, DVC and matplotlib look
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path(os.environ.get("HOME") or Path.home(), ".cache"))
     if not _can_be_made(folder):
-        yield f"{folder} cannot be written, where caches go: set XDG_CACHE_HOME to a folder of your own"
+        yield f"the cache folder {folder} cannot be written: set XDG_CACHE_HOME to a folder of your own"
 
 
 def no_temporary_folder() -> Iterator[str]:
     """No place for temporary files."""
     named = os.environ.get("TMPDIR")
     if named and not (Path(named).is_dir() and os.access(named, os.W_OK)):
-        yield f"TMPDIR names {named}, which is no folder that can be written: name another one, or unset it"
+        yield f"TMPDIR names {named}, which is not a writable folder: choose another one, or unset it"
         return
     try:
         with tempfile.TemporaryFile() as stream:
             stream.write(bytes(1 << 16))
     except OSError as error:
         yield (
-            f"{named or '/tmp'} takes no temporary files ({error.strerror}): free some space there, "
+            f"{named or '/tmp'} cannot hold temporary files ({error.strerror}): free some space there, "
             "or set TMPDIR to another folder"
         )
 
@@ -109,9 +109,9 @@ def half_written() -> Iterator[str]:
     """What killed jobs left behind."""
     for folder in (Path("results"), Path("data")):
         for path in sorted(folder.rglob(".*.partial")):
-            yield f"{path} is what a killed process had begun to write; the next run of that job removes it"
+            yield f"{path} is a half-written file of a killed process; the next run of that job removes it"
         for path in sorted(folder.rglob("*state.safetensors")):
-            yield f"{path} is the state of a job that was stopped: the same command resumes"
+            yield f"{path} is the saved state of a stopped job: the same command resumes it"
 
 
 def from_the_future() -> Iterator[str]:
@@ -122,8 +122,8 @@ def from_the_future() -> Iterator[str]:
         ahead = path.stat().st_mtime - now
         if ahead > SKEW_SECONDS:
             yield (
-                f"{path} is {ahead / 60:.0f} minutes from the future: set this machine's clock "
-                f"or that of the one which wrote it, then `touch {path}`"
+                f"{path} is {ahead / 60:.0f} minutes in the future: set the clock of this machine "
+                f"or of the one that wrote it, then `touch {path}`"
             )
 
 
@@ -142,13 +142,13 @@ def unreachable_remote() -> Iterator[str]:
         return
     for name, settings in remotes.items():
         if not isinstance(settings, dict) or not settings.get("url"):
-            yield f"remote {name} has no address in .dvc/config: `dvc remote modify {name} url ADDRESS`"
+            yield f"remote {name} has no URL in .dvc/config: `dvc remote modify {name} url URL`"
             continue
         reason = _unreachable(settings)
         if reason:
             yield (
-                f"remote {name} ({settings['url']}) cannot be reached, {reason}: check its address (`dvc remote list`) "
-                "and the network, or name another one with `--remote`"
+                f"remote {name} ({settings['url']}) cannot be reached, {reason}: check its URL (`dvc remote list`) "
+                "and the network, or choose another one with `--remote`"
             )
 
 
@@ -191,14 +191,14 @@ CHECKS: tuple[Callable[[], Iterator[str]], ...] = (
 
 
 def main() -> None:
-    """Prints what was found, and what helps."""
+    """Prints the problems found, with their fixes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--verify", action="store_true", help="also compare all prepared images with their checksums")
     checks = (*CHECKS, changed_images) if parser.parse_args().verify else CHECKS
     found = [problem for check in checks for problem in check()]
     if found:
         raise OpenSetError("\n       ".join([f"{len(found)} found", *found]))
-    print("nothing is in the way of Snakemake or DVC here")
+    print("no problem was found for Snakemake or DVC here")
 
 
 if __name__ == "__main__":

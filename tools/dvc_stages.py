@@ -160,7 +160,7 @@ def main() -> None:
         arguments.file.write_text(text, encoding="utf-8")
     elif not arguments.file.exists() or arguments.file.read_text(encoding="utf-8") != text:
         raise OpenSetError(
-            f"{arguments.file} is not what the workflow does now; run `python tools/dvc_stages.py --write`"
+            f"{arguments.file} is out of date with the workflow; run `python tools/dvc_stages.py --write`"
         )
 
 

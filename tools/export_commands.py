@@ -60,7 +60,7 @@ def in_order(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
         ready = [step for step in waiting if not unmade & set(step["inputs"])]
         if not ready:
             raise OpenSetError(
-                "the steps wait for one another; a path with a comma in it cannot be told from two paths"
+                "the steps wait for each other; perhaps a path contains a comma, which is read as two paths"
             )
         ordered += ready
         waiting = [step for step in waiting if step not in ready]

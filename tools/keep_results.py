@@ -61,7 +61,7 @@ def main() -> None:
     files = [path for path in found if path.stem in kept[path.parent.name]]
     records = sorted(arguments.results.glob("split*/seed*/*/provenance.json"))
     if not files or not records:
-        raise OpenSetError(f"{arguments.results} holds no finished experiment; run the workflow first")
+        raise OpenSetError(f"{arguments.results} is not a finished experiment; run the workflow first")
     runs = {
         str(record.parent.relative_to(arguments.results)): {
             "settings": read_json(record.with_name("config.json")),
@@ -108,7 +108,7 @@ def written(folder: Path) -> set[str]:
     if (folder / CONTENTS).exists():
         listed = read_json(folder / CONTENTS)
         if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
-            raise OpenSetError(f"{folder / CONTENTS} is not a list of files; name a new folder")
+            raise OpenSetError(f"{folder / CONTENTS} is not a list of files; choose a new folder")
         names |= set(listed)
     elif not all((folder / name).is_file() for name in ("provenance.json", "experiment.yaml")):
         return set()

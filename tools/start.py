@@ -38,7 +38,7 @@ def check(words: Sequence[str]) -> None:
             raise OpenSetError(f"{path} must hold a mapping of settings")
     for setting in values_of(words, "--config", "-C"):
         if "=" not in setting:
-            raise OpenSetError(f"--config: {setting!r} is not KEY=VALUE; targets stand before --config")
+            raise OpenSetError(f"--config: {setting!r} is not KEY=VALUE; targets must come before --config")
     for problem in (*no_cache(), *no_temporary_folder()):
         raise OpenSetError(problem)
 

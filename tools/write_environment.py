@@ -70,7 +70,7 @@ def main() -> None:
         arguments.file.write_text(text, encoding="utf-8")
     elif not arguments.file.exists() or arguments.file.read_text(encoding="utf-8") != text:
         raise OpenSetError(
-            f"{arguments.file} does not repeat pyproject.toml and requirements.lock; "
+            f"{arguments.file} is out of date with pyproject.toml and requirements.lock; "
             "run `python tools/write_environment.py --write`"
         )
 

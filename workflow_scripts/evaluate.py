@@ -51,16 +51,16 @@ def main() -> None:
     detected = {}
     if settings["detectors"]:
         if arguments.training is None:
-            raise SettingsError("detectors are fitted to training images; name their outputs with --training")
+            raise SettingsError("detectors are fitted to training images; give their outputs with --training")
         training = load_training_outputs(arguments.training, arguments.outputs)
         specifications = applicable(settings["detectors"], training)
         for left_out in (one["name"] for one in settings["detectors"] if one not in specifications):
             if left_out == compared_by:
                 raise SettingsError(
                     f"runs are compared by the detector {left_out}, which computes with a linear head, and this "
-                    "network has another one; choose another evaluation.headline"
+                    "network has another kind; choose another evaluation.headline"
                 )
-            print(f"detector {left_out} is left out: it computes with a linear head, and this network has another one")
+            print(f"detector {left_out} is left out: it needs a linear head, and this network has another kind")
         detected = detect(specifications, training, outputs["features"], outputs["logits"])
 
     rows = evaluate(

@@ -45,7 +45,7 @@ def main() -> None:
         raise SettingsError("--size and --workers must be at least 1")
     dataset = find(arguments.dataset)
     if arguments.raw is None and dataset.archives:
-        raise SettingsError(f"{dataset.name} is read from archives; name their folder with --raw")
+        raise SettingsError(f"{dataset.name} is read from archives; give their folder with --raw")
     reader: Any = READERS[dataset.reader]  # that of the embedded dataset takes no folder
     manifest = write_prepared(
         reader(arguments.raw),

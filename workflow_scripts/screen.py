@@ -137,7 +137,7 @@ class Jobs(logging.Filter):
         return f"{self.done}/{self.total}, {clock(left)} left"
 
     def status(self) -> str:
-        """What is running: progress, and each running job with its epoch."""
+        """The progress, and each running job with its epoch."""
         running = [", ".join(filter(None, (words, epoch_of(log)))) for words, log in list(self.running.values())]
         return ": ".join(filter(None, (self.progress(), "; ".join(running)))) if running else ""
 
@@ -145,10 +145,10 @@ class Jobs(logging.Filter):
         """Why jobs failed, the last lines of a call; one line where all were interrupted."""
         reasons = [last_error(path) for logs in self.failed.values() for path in logs]
         if _interrupted(reasons):
-            return ["interrupted: what was complete is kept, trainings saved their state, and the same command resumes"]
+            return ["interrupted: finished outputs are kept, trainings saved their state, and the same command resumes"]
         return [
-            "The workflow stopped at an error. What was complete stays, and the same command resumes. "
-            "`make doctor` looks for what is in the way.",
+            "The workflow stopped at an error. Finished outputs are kept; after fixing it, the same command resumes. "
+            "`make doctor` diagnoses common problems.",
             *reasons,
         ]
 
@@ -194,7 +194,7 @@ class OneLine(logging.Formatter):
 
 
 class Terminal(logging.StreamHandler):
-    """Lines on a terminal, with one below them that says what is running and is drawn anew each second."""
+    """Lines on a terminal, above a progress line that is redrawn every second."""
 
     def __init__(self, stream: TextIO, jobs: Jobs, *, colored: bool):
         super().__init__(stream)

@@ -109,7 +109,7 @@ def read_site(path: Path, *, named: bool) -> Site:
     """
     if not path.exists():
         if named:
-            raise SettingsError(f"the site's file {path} (variable OPENSET_SITE) does not exist; correct the path")
+            raise SettingsError(f"the site file {path} (variable OPENSET_SITE) does not exist; correct the path")
         return Site()
     renamed = [((str(path),), old, new, {}) for old, new in KINDS_OF_JOBS.items()]
     found = with_new_names({str(path): read_yaml(path, "the site's file") or {}}, renamed)
@@ -195,7 +195,7 @@ def refused(options: Sequence[str], forbidden: Mapping[str, str]) -> str:
         if found := re.search(pattern, extra):
             return (
                 f"{found[0].strip()!r} in {extra!r} is read as the {name}, which has a key of its own; correct `extra` "
-                "(write -option and its value as --option=value, and end no value in a dash and a letter)"
+                "(write -option VALUE as --option=VALUE, and let no value end in a dash and a letter)"
             )
     answer = subprocess.run(["sbatch", "--test-only", *options, "--wrap=true"], capture_output=True, text=True)
     if answer.returncode:
@@ -219,8 +219,8 @@ def refusal(options: Sequence[str], names: Iterable[str], reason: str, site_file
     accounts = words_of("sacctmgr", "-nP", "list", "associations", f"user={getpass.getuser()}", "format=account")
     return (
         f"SLURM would refuse {', '.join(sorted(names))}: {reason}\n"
-        f"Asked for: {' '.join(options)}\n"
-        f"There are: partitions {partitions or 'unknown'}; your accounts {', '.join(accounts) or 'unknown'}\n"
+        f"Requested: {' '.join(options)}\n"
+        f"Available: partitions {partitions or 'unknown'}; your accounts {', '.join(accounts) or 'unknown'}\n"
         f"Correct {site_file}, or `resources` of the experiment; docs/cluster.md explains the keys."
     )
 
@@ -271,13 +271,13 @@ def warnings(told: Mapping[str, str]) -> list[str]:
     lines, age = [], min_job_age(told.get("MinJobAge", ""))
     if age is not None and age < LONGEST_POLL_SECONDS:
         lines.append(
-            f"warning: this cluster forgets a finished job after {age} s (MinJobAge), so sacct is asked every "
-            f"{SACCT_INTERVAL_SECONDS} s or more instead of squeue"
+            f"warning: this cluster forgets a finished job after {age} s (MinJobAge), so job states come from sacct "
+            f"every {SACCT_INTERVAL_SECONDS} s or more instead of from squeue"
         )
     if told.get("PreemptMode", "").upper().startswith("CANCEL"):
         lines.append(
-            "warning: this cluster cancels preempted jobs (PreemptMode); a training that was is noticed within "
-            "minutes, and its second attempt continues it"
+            "warning: this cluster cancels preempted jobs (PreemptMode); a preempted training is noticed within "
+            "minutes, and its second attempt resumes it"
         )
     return lines
 
@@ -324,8 +324,8 @@ class Ended:
             self._silent = now
         elif now - self._silent >= SILENCE_SECONDS:
             print(
-                f"warning: squeue has failed for {SILENCE_SECONDS // 60} minutes; submitted jobs keep running, and "
-                "are waited for. After Ctrl-C the same command continues",
+                f"warning: squeue has failed for {SILENCE_SECONDS // 60} minutes; submitted jobs continue, and the "
+                "workflow waits for them. After Ctrl-C the same command resumes",
                 file=sys.stderr,
             )
             self._silent = now
@@ -369,7 +369,7 @@ def watch(executor: Any, ended: Ended) -> None:
                 log = job.aux.get("slurm_logfile")
                 executor.report_job_error(
                     job,
-                    msg=f"SLURM job {number} {what}; its next attempt, or the same command, continues it. ",
+                    msg=f"SLURM job {number} {what}; its next attempt, or the same command, resumes it. ",
                     aux_logs=[str(log)] if log else [],
                 )
 

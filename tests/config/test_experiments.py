@@ -231,11 +231,11 @@ def test_a_download_is_told_only_what_concerns_it() -> None:
     ("name", "changes", "message"),
     [
         ("cifar10", {"data": {"checksum": {"cifar-10-pyton.tar.gz": "x"}}}, "data.checksum: no dataset has an archive"),
-        ("cifar10", {"data": {"checksum": {"cifar-10-python.tar.gz": "x"}}}, "data.checksum: 'x' is no checksum"),
+        ("cifar10", {"data": {"checksum": {"cifar-10-python.tar.gz": "x"}}}, "data.checksum: 'x' is not a checksum"),
         ("cifar10", {"data": {"urls": {"x": ["http://a"]}}}, "data.urls: no dataset has an archive 'x'"),
         ("cifar10", {"data": {"images": "config"}}, "data.images is set, but no dataset uses it"),
         ("cifar10", {"data": {"others": ["image_folder"]}}, "data.images: dataset image_folder needs the folder"),
-        ("cifar10", {"data": {"others": ["svhn", "svhn"]}}, "data.others: svhn is named twice"),
+        ("cifar10", {"data": {"others": ["svhn", "svhn"]}}, "data.others: svhn is listed twice"),
         ("image_folder", {"data": {"images": "nowhere"}}, "data.images: nowhere does not exist"),
         ("image_folder", {"data": {"image_size": None}}, "data.image_size: images of this dataset differ in size"),
         ("cifar10", {"checkpoint_splits": [5]}, "checkpoint_splits.0: "),

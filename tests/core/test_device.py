@@ -118,7 +118,7 @@ def test_a_launcher_takes_free_gpus_among_those_that_are_visible(tmp_path):
             done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
             assert done.stdout == f"{{'CUDA_VISIBLE_DEVICES': '{chosen}'}}\n", done.stderr
             assert done.returncode == 2
-            assert "sees 4 GPU(s), and was to train on 5" in done.stderr
+            assert "sees 4 GPU(s), but should train on 5" in done.stderr
 
 
 def test_a_model_for_prediction_does_not_fall_back_to_the_cpu_either():

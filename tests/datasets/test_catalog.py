@@ -36,12 +36,16 @@ def test_every_reader_has_a_dataset():
         ("    reader: idx\n", "    raeder: idx\n", "datasets.mnist: unknown key 'raeder'; did you mean 'reader'"),
         ("size: 9912422", "size: about 10 MB", "datasets.mnist.archives.0.size: .*integer"),
         ("size: 9912422", "size: -1", "datasets.mnist.archives.0.size: .*greater than 0"),
-        ("md5:f68b3c2d", "md5:", "datasets.mnist.archives.0.checksum: .* is no checksum"),
+        ("md5:f68b3c2d", "md5:", "datasets.mnist.archives.0.checksum: .* is not a checksum"),
         ("channels: 1", "channels: 2", "datasets.digits.channels: .* 1 or 3"),
         ("  mnist:", "  digits:", "the key 'digits' stands twice"),
         ("file: train-images", "file: ../train-images", "datasets.mnist.archives.0.file: .* pattern"),
         ("file: t10k-labels-idx1", "file: t10k-images-idx3", "t10k-images-idx3-ubyte.gz is named twice"),
-        ("http://data.csail.mit.edu", "ftp://data.csail.mit.edu", "val_256.tar: 'ftp://.*' is no http or https URL"),
+        (
+            "http://data.csail.mit.edu",
+            "ftp://data.csail.mit.edu",
+            "val_256.tar: 'ftp://.*' is not an http or https",
+        ),
         ('        by_hand: "it has no public URL', "        #", "cifar-10-images.zip has neither urls nor by_hand"),
     ],
 )
@@ -93,7 +97,7 @@ def test_an_unknown_name_is_refused_with_the_nearest():
 def test_checksums_of_another_form_are_refused():
     assert parse_checksum(" SHA256:" + "AB" * 32) == ("sha256", "ab" * 32)
     for text in ("", "md5", "md5:12", "sha256:" + "0" * 63, "crc:" + "0" * 8, "md5:" + "x" * 32):
-        with pytest.raises(SettingsError, match="is no checksum"):
+        with pytest.raises(SettingsError, match="is not a checksum"):
             parse_checksum(text)
 
 

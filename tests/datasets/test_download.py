@@ -462,7 +462,7 @@ def test_a_mirror_that_is_no_folder_is_told(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("text", ["", "abc", "sha256:12", "crc32:00000000", "md5:" + "g" * 32, "a" * 64])
 def test_a_checksum_of_another_form_is_refused(tmp_path, text):
-    with pytest.raises(SettingsError, match="is no checksum; write sha256:"):
+    with pytest.raises(SettingsError, match="is not a checksum; write sha256:"):
         fetch(archive(), tmp_path, checksum=text)
 
 
@@ -585,7 +585,7 @@ def test_status_tells_what_is_here(tmp_path):
 def test_a_checksum_for_a_file_that_no_dataset_has_is_refused(tmp_path):
     with pytest.raises(SettingsError, match=r"no dataset has an archive 't10k.*did you mean"):
         fetch_dataset(catalog.find("mnist"), tmp_path, checksums={"t10k-images-ubyte.gz": sha256(b"")})
-    with pytest.raises(SettingsError, match="is no checksum"):
+    with pytest.raises(SettingsError, match="is not a checksum"):
         fetch_dataset(catalog.find("digits"), tmp_path, checksums={"tiny-imagenet-200.zip": "abc"})
     assert fetch_dataset(catalog.find("digits"), tmp_path, checksums={"tiny-imagenet-200.zip": sha256(b"")}) == []
 
@@ -647,7 +647,7 @@ def test_the_command_takes_a_repacked_archive_from_the_mirror(tmp_path, by):
             ["--dataset", "cifar10", "--checksum", "cifar.tar.gz=md5:0"],
             "error: data.checksum: no dataset has an archive",
         ),
-        (["--dataset", "cifar10", "--checksum", "cifar-10-python.tar.gz=abc"], "error: 'abc' is no checksum"),
+        (["--dataset", "cifar10", "--checksum", "cifar-10-python.tar.gz=abc"], "error: 'abc' is not a checksum"),
         (["--dataset", "cifar10", "--mirror", "absent"], "error: absent, named by the mirror, is not a folder"),
     ],
 )

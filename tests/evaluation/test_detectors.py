@@ -230,7 +230,7 @@ def test_the_evaluation_reports_detectors_beside_scores(tmp_path):
         command += [f"--{name}", tmp_path / name]
     refused = subprocess.run(command, capture_output=True, text=True)
     assert refused.returncode == 2
-    assert "name their outputs with --training" in refused.stderr
+    assert "give their outputs with --training" in refused.stderr
     done = subprocess.run([*command, "--training", tmp_path / "training.npz"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "metrics").read_text())["rows"]
@@ -276,7 +276,7 @@ def test_detectors_in_the_configuration():
     for wrong, words in (
         (["opnmax"], "evaluation.detectors: unknown detector 'opnmax'; did you mean 'openmax'"),
         ([{"name": "knn", "k": 0}], "evaluation.detectors: detector 'knn': k: Input should be greater"),
-        (["knn", {"name": "knn", "k": 5}], "evaluation.detectors: knn is named twice"),
+        (["knn", {"name": "knn", "k": 5}], "evaluation.detectors: knn is listed twice"),
     ):
         with pytest.raises(SettingsError, match=words):
             load({"evaluation": {"detectors": wrong}}, stands_alone=False)

@@ -219,11 +219,11 @@ def test_outputs_that_cannot_be_judged(own, refused, tmp_path, changes, words):
     [
         ("", "no column 'label'"),
         ("a,b\n1,2\n", "no column 'label'; it has a, b"),
-        ("label,score\n0,x\n", "'x' is no number"),
+        ("label,score\n0,x\n", "'x' is not a number"),
         ("label,score\n0,nan\n-1,1\n", "NaN"),
-        ("label,score\n0\n", "another number of cells"),
-        ("label,label\n0,0\n", "two columns of one name"),
-        ("label,logit_a,logit_b\nc,1,2\n", "'c' is no class (a, b)"),
+        ("label,score\n0\n", "different number of cells"),
+        ("label,label\n0,0\n", "two columns of the same name"),
+        ("label,logit_a,logit_b\nc,1,2\n", "'c' is not a class (a, b)"),
         ("label,score\n0,1\n1,2\n", "has no unknown image"),
     ],
 )
@@ -239,7 +239,7 @@ def test_files_that_are_no_outputs(refused, tmp_path):
     assert "one array without a name" in refused("evaluate", "--outputs", tmp_path / "b.npy")
     (tmp_path / "c.csv").write_bytes("label,score\nä,1".encode("utf-16"))
     assert "UTF-8" in refused("evaluate", "--outputs", tmp_path / "c.csv")
-    assert "is no file" in refused("evaluate", "--outputs", tmp_path / "nowhere.npz")
+    assert "is not a file" in refused("evaluate", "--outputs", tmp_path / "nowhere.npz")
 
 
 def test_names_of_classes_may_be_numbers_in_any_order(own, tmp_path):
@@ -260,7 +260,7 @@ def test_mistakes(packaged, own, pictures, refused, tmp_path):
     foreign = tmp_path / "foreign" / "zebra"
     foreign.mkdir(parents=True)
     shutil.copy(next((pictures / "unknown").iterdir()), foreign)
-    assert "'zebra', which the model lacks" in refused("evaluate", packaged, foreign.parent)
+    assert "'zebra', which is not a class of the model" in refused("evaluate", packaged, foreign.parent)
     whole = tmp_path / "whole"
     (whole / "test").mkdir(parents=True)
     (whole / "train").symlink_to(foreign)

@@ -246,7 +246,7 @@ def test_validation_images_that_chose_the_epoch_are_told(run_folder, tmp_path):
     package_run(tmp_path).save(tmp_path / "model")
     text = (tmp_path / "model" / CARD).read_text()
     assert "validation images of the training, which also chose its epoch" in text
-    assert "its rates are a little optimistic" in text
+    assert "its rates are slightly optimistic" in text
     package_run(run_folder).save(tmp_path / "model")
     assert "chose" not in (tmp_path / "model" / CARD).read_text()
 
@@ -265,7 +265,7 @@ def test_a_folder_that_is_no_model(tmp_path):
     ("fields", "words"),
     [
         ({"schema_version": 2}, "schema 2.*reads up to 1"),
-        ({"schema_version": None}, "describes no model"),
+        ({"schema_version": None}, "does not describe a model"),
         ({"preprocessing": {}}, "is damaged"),
         ({"classes": ["a", "a"]}, "two classes have one name"),
         ({"classes": ["a", "b"]}, "other classes"),
@@ -307,7 +307,7 @@ def test_weights_of_another_training_are_refused_because_the_thresholds_are_not_
 
 def test_a_folder_with_something_else_is_not_overwritten(model, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(OpenSetError, match="exists and holds no model"):
+    with pytest.raises(OpenSetError, match="exists and is not a model"):
         model.save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -338,10 +338,10 @@ def test_a_full_disk_leaves_nothing_half_written(model, packaged, tmp_path):
         (np.zeros((8, 8, 3), np.uint8), "3 channels.*grey"),
         (np.zeros((8, 8), np.int64), "give uint8"),
         (np.full((8, 8), np.nan, np.float32), "floats from 0 to 1"),
-        (np.zeros(8, np.uint8), "is no image"),
+        (np.zeros(8, np.uint8), "is not an image"),
         (np.zeros((0, 8, 1), np.uint8), "no pixels"),
         ([], "no image"),
-        (7, "is no image"),
+        (7, "is not an image"),
         (["nowhere.png"], r"nowhere\.png cannot be opened"),
     ],
 )
@@ -379,13 +379,13 @@ def test_mistakes_of_package_and_calibrate(packaged, pictures, tmp_path, refused
     copy = tmp_path / "model"
     shutil.copytree(packaged, copy)
     before = (copy / DESCRIPTION).read_bytes()
-    assert "no folder of a finished run" in refused("package", tmp_path, "--out", tmp_path / "new")
+    assert "not the folder of a finished run" in refused("package", tmp_path, "--out", tmp_path / "new")
     assert "--unknown" in refused("calibrate", copy, "--known", pictures / "known", "--false-accept", "0.1")
     assert "not in (0, 1]" in refused("calibrate", copy, "--known", pictures / "known", "--accept", "1.5")
     foreign = tmp_path / "pictures"
     (foreign / "zebra").mkdir(parents=True)
     os.link(next((pictures / "unknown").iterdir()), foreign / "zebra" / "a.png")
-    assert "'zebra', which the model lacks" in refused("calibrate", copy, "--known", foreign)
+    assert "'zebra', which is not a class of the model" in refused("calibrate", copy, "--known", foreign)
     (tmp_path / "empty").mkdir()
     assert "has no images" in refused("calibrate", copy, "--known", tmp_path / "empty")
     assert (copy / DESCRIPTION).read_bytes() == before

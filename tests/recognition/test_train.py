@@ -144,7 +144,7 @@ def frozen(folder: Path, more: str = "") -> str:
 def test_a_frozen_network_on_own_images(folder: Path, tmp_path: Path):
     given, said = frozen(tmp_path), []
     text = train_folder(request(folder, backbone=given, epochs=40), said.append)
-    assert "frozen: features once for each image" in said[1]
+    assert "frozen: features once per image" in said[1]
     assert "may have seen" in text
     # a budget of time is measured on training images alone
     train_folder(request(folder, out=tmp_path / "timed", backbone=given, epochs=None, minutes=5), said.append)
@@ -197,8 +197,8 @@ class SlowMachine:
     ("minutes", "sizes", "words"),
     [
         (5, {160}, None),  # 48 images of 4 s, and as much for each of the 21 that are tested: 276 s
-        (3, {160, 96}, "images are seen at 96 pixels"),
-        (0.7, {160}, "minutes more are needed"),
+        (3, {160, 96}, "images are processed at 96 pixels"),
+        (0.7, {160}, "more minutes are needed"),
     ],
 )
 def test_features_that_take_longer_than_planned_are_of_smaller_images(
@@ -208,7 +208,7 @@ def test_features_that_take_longer_than_planned_are_of_smaller_images(
     machine = SlowMachine(monkeypatch, 4)
     train_folder(request(folder, backbone=given, epochs=2, minutes=minutes), said.append)
     assert set(machine.sizes) == sizes
-    slower = [line for line in said if "slower than when this was planned" in line]
+    slower = [line for line in said if "slower than planned" in line]
     assert [words in line for line in slower] == ([True] if words else [])
     backbone = OpenSetClassifier.load(folder.parent / "model").description.architecture.backbone
     assert backbone["input_size"] == min(sizes)

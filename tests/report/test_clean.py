@@ -129,5 +129,5 @@ def test_a_running_workflow_is_left_alone(folder, monkeypatch, capsys):
     (folder / ".snakemake" / "locks" / "0.input.lock").touch()
     status, text = clean(monkeypatch, capsys, "--yes")
     assert status == 2
-    assert "a workflow runs here" in text
+    assert "a workflow is running here" in text
     assert all((folder / name).exists() for name in FILES)

@@ -55,10 +55,10 @@ def test_a_function_of_the_user_is_given_every_row_and_changes_nothing(digits, s
     [
         ("tensorbord", "neither tensorboard nor FILE.py:FUNCTION"),
         ("mine.py", "neither tensorboard nor FILE.py:FUNCTION"),
-        ("none.py:rows", "there is no file none.py"),
+        ("none.py:rows", "none.py does not exist"),
         ("mine.py:row", "has no function row"),
         ("mine.py:nothing", "must return a function"),
-        ("mine.py:refuses", "did not begin: ValueError: no key"),
+        ("mine.py:refuses", "failed to start: ValueError: no key"),
         ("broken.py:rows", "cannot be loaded (SyntaxError"),
     ],
 )

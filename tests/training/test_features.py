@@ -203,7 +203,7 @@ def test_with_mixing_the_backbone_is_asked_at_every_step_and_the_log_says_so(bac
         typed(given), student, None, data, CPU
     )
     assert counted.images > given["optimization"]["epochs"] * (len(data.train_label) - 64)
-    assert any("asked at every step" in line for line in said)
+    assert any("frozen backbone runs at every step" in line for line in said)
     assert all(torch.equal(value, before[name]) for name, value in student.encoder.state_dict().items())
 
 
@@ -211,7 +211,7 @@ def test_with_mixing_the_backbone_is_asked_at_every_step_and_the_log_says_so(bac
     ("changes", "words"),
     [
         ({}, "set backbone.views"),
-        ({"augment": {"single": []}, "backbone": {"views": 2}}, "name one in augment.single"),
+        ({"augment": {"single": []}, "backbone": {"views": 2}}, "add one to augment.single"),
         ({"augment": {"multi": "cutmix"}, "backbone": {"views": 2}}, "leave views out"),
         ({"method": "distillation", "backbone": {"views": 2}}, "leave views out"),
     ],

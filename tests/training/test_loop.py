@@ -151,7 +151,7 @@ def test_a_state_of_other_settings_or_a_damaged_one_is_not_continued(digits, spl
     state.write_bytes(b"nothing of the kind")
     damaged = succeed(train(tmp_path / "run", job("ce"), digits, split))
     assert "damaged" in damaged.stderr
-    assert "starts anew" in damaged.stderr
+    assert "starts over" in damaged.stderr
     save_tensors(state, {"model/x": torch.zeros(1)}, {"job": "{}", "progress": "{}"})
     other = succeed(train(tmp_path / "run", job("ce"), digits, split))
     assert "saved by another version" in other.stderr

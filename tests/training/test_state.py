@@ -155,7 +155,7 @@ def test_a_state_of_another_split_or_of_other_classes_is_left_aside(change, word
     other = opened(digits, changed_split(split, tmp_path / "other", change))
     said = lines_of(folder, made, other)
     assert words in said[0]
-    assert "training starts anew" in said[0]
+    assert "training starts over" in said[0]
     assert not any("resuming" in line for line in said)
     (tmp_path / "fresh").mkdir()
     lines_of(tmp_path / "fresh", made, other)
@@ -261,7 +261,7 @@ def test_a_damaged_state_or_one_of_another_version_starts_anew_in_one_line(chang
     edited(change)(tensors, metadata)
     save_tensors(folder / "state.safetensors", tensors, metadata)
     said = lines_of(folder, made, data)
-    assert "training starts anew" in said[0]
+    assert "training starts over" in said[0]
     assert "\n" not in said[0]
     assert ("another version" if change == "version" else "is damaged") in said[0]
     (tmp_path / "fresh").mkdir()
@@ -379,10 +379,10 @@ def test_files_that_are_no_archive_of_arrays_are_one_line(digits, split, tmp_pat
         with pytest.raises(OpenSetError, match=r"split\.npz is cut off or not the images of a split"):
             opened(digits, folder)
     claims(path, (2 * 10**11,))  # 1.6 TB
-    with pytest.raises(OpenSetError, match="which it does not hold"):
+    with pytest.raises(OpenSetError, match="but it holds less"):
         opened(digits, folder)
     for text in ("", "[1", "[]", "[" * 100_000):
         path.write_bytes(whole)
         (folder / "split.json").write_text(text)
-        with pytest.raises(OpenSetError, match=r"split\.json (is not valid JSON|holds no JSON object)"):
+        with pytest.raises(OpenSetError, match=r"split\.json (is not valid JSON|does not hold a JSON object)"):
             opened(digits, folder)

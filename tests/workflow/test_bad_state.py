@@ -94,7 +94,7 @@ def test_a_file_from_the_future(copy):
     assert "clock skew" in output
     assert "make doctor" in output
     found = doctor(copy)
-    assert "workflow_scripts/figure.py is 120 minutes from the future" in found
+    assert "workflow_scripts/figure.py is 120 minutes in the future" in found
     assert "touch" in found
     script.touch()
     assert snakemake(copy, "two_sides").returncode == 0

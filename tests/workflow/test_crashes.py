@@ -102,7 +102,7 @@ def stopped_by_the_disk(process: subprocess.CompletedProcess[str], reason: str) 
     assert process.returncode == 2, process.stderr
     error = process.stderr.strip().splitlines()[-1]
     assert error.startswith("error: cannot write") and reason in error and "free some space" in error, error
-    assert "what it held before is kept" in error
+    assert "previous contents are kept" in error
     assert "Traceback" not in process.stderr
 
 

@@ -84,7 +84,7 @@ def test_packing_again_replaces_the_crate_and_nothing_else(packed):
     assert "files that crate did not write" in process.stderr
     process = run(packed, "python", "tools/crate.py", "--results", "results/other", "--folder", "new")
     assert process.returncode == 2
-    assert "no finished experiment" in process.stderr
+    assert "not a finished experiment" in process.stderr
 
 
 def test_the_citation_file_is_valid():

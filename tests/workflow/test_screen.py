@@ -82,7 +82,7 @@ def test_what_a_job_does_is_said_in_words(rule, wildcards, words):
 
 def test_progress_and_running_jobs_follow_the_records(tmp_path):
     log = tmp_path / "train.log"
-    log.write_text("cutmix: epoch 1/150: loss 2.3\ncutmix: epoch 34/150: loss 1.2, 0.5 s an epoch\n")
+    log.write_text("cutmix: epoch 1/150: loss 2.3\ncutmix: epoch 34/150: loss 1.2, 0.5 s per epoch\n")
     jobs = screen.Jobs(nothing_to_do=lambda: None)
     assert jobs.status() == ""
     assert jobs.filter(training(7, "cutmix", str(log)))

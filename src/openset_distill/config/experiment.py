@@ -127,7 +127,7 @@ class Run:
         self.family = settings.family or self._family()
         if self.family not in FAMILIES:
             raise SettingsError(
-                f"configuration: {where}.family: no family is called {self.family!r}; {nearest(self.family, FAMILIES)}"
+                f"configuration: {where}.family: unknown family {self.family!r}; {nearest(self.family, FAMILIES)}"
             )
 
     @property
@@ -196,7 +196,7 @@ class Experiment:
             )
         for name in names:
             if names.count(name) > 1:
-                raise SettingsError(f"configuration: evaluation.detectors: {name} is named twice; name it once")
+                raise SettingsError(f"configuration: evaluation.detectors: {name} is listed twice; list it once")
         for mixing in settings.analysis.mixing:
             _checked("analysis.mixing", self._known, "multi-sample augmentation", mixing, MULTI_SAMPLE)
         _checked("protocol.name", protocols.PROTOCOLS.resolve, settings.protocol.name)
@@ -239,7 +239,7 @@ class Experiment:
             _checked("data.checksum", catalog.parse_checksum, checksum)
         if data.images is None and USERS_OWN in (data.dataset, *data.others):
             raise SettingsError(
-                f"configuration: data.images: dataset {USERS_OWN} needs the folder or archive with your images; name it"
+                f"configuration: data.images: dataset {USERS_OWN} needs the folder or archive with your images; set it"
             )
         if data.images is not None and USERS_OWN not in (data.dataset, *data.others):
             raise SettingsError(
@@ -257,10 +257,10 @@ class Experiment:
                     f"channel{'s' if channels > 1 else ''}; name one for each"
                 )
         if data.image_size is None and catalog.datasets()[data.dataset].size is None:
-            raise SettingsError("configuration: data.image_size: images of this dataset differ in size; name one size")
+            raise SettingsError("configuration: data.image_size: images of this dataset differ in size; set one size")
         for name in (data.dataset, *data.others):
             if (data.dataset, *data.others).count(name) > 1:
-                raise SettingsError(f"configuration: data.others: {name} is named twice; remove it from data.others")
+                raise SettingsError(f"configuration: data.others: {name} is listed twice; remove it from data.others")
 
     def _check_normalization(self) -> None:
         """Teachers, the mixing scan and Grad-CAM show the same normalised images to several runs."""
@@ -283,7 +283,7 @@ class Experiment:
             path.append(teacher)
             if teacher == name or len(path) > len(self.runs) ** 2:
                 raise SettingsError(
-                    f"configuration: runs.{name}.teacher: circular reference: {name} would teach itself; name another"
+                    f"configuration: runs.{name}.teacher: circular reference: {name} would teach itself; choose another"
                 )
             waiting += self.runs[teacher].teachers
         if not METHODS.build(run.method).needs_linear_teacher:
@@ -418,7 +418,7 @@ class Experiment:
         own = catalog.datasets()[self.settings.data.dataset].size
         size = self.settings.data.image_size or (own and own[0])
         if size is None:
-            raise SettingsError("configuration: data.image_size: images of this dataset differ in size; name one size")
+            raise SettingsError("configuration: data.image_size: images of this dataset differ in size; set one size")
         return size
 
     def channels(self) -> int:

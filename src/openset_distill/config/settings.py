@@ -170,7 +170,7 @@ class ShowSettings(Strict):
     @classmethod
     def _comparable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if len(value) == 1:
-            raise ValueError("an ablation needs at least two rows; name the row to compare with before it")
+            raise ValueError("an ablation needs at least two rows; list the row to compare with first")
         return value
 
 
@@ -240,7 +240,7 @@ class Settings(Strict):
             return self
         for name in self.only:
             if name not in self.runs:
-                raise ValueError(f"only: no run is called {name!r}; {nearest(name, self.runs)}")
+                raise ValueError(f"only: unknown run {name!r}; {nearest(name, self.runs)}")
 
         def kept(shown: Any) -> Any:
             if isinstance(shown, tuple):

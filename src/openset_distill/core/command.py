@@ -145,7 +145,7 @@ def _whole(text: str, least: int) -> int:
     except ValueError:
         number = least - 1
     if not least <= number < 2**63:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
     return number
 
 

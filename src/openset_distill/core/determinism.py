@@ -33,8 +33,8 @@ def named_if_not_deterministic(network: nn.Module) -> Iterator[None]:
         layers = layers_of(network, operation)
         where = f"layer {', '.join(layers[:3])}" if layers else f"the network ({type(network).__name__})"
         raise OpenSetError(
-            f"{where} uses {operation}, which has no deterministic kernel on this device, so the same seed would not "
-            "give the same bits; choose another `backbone` (model, pool), or OPENSET_DEVICE=cpu"
+            f"{where} uses {operation}, which has no deterministic kernel on this device, so results would not "
+            "be reproducible; choose another `backbone` (model, pool), or OPENSET_DEVICE=cpu"
         ) from error
 
 

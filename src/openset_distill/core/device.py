@@ -97,7 +97,7 @@ def choose_gpus(count: int) -> dict[str, str]:
         return {}
     if torch.cuda.device_count() < count:
         raise OpenSetError(
-            f"this job sees {torch.cuda.device_count()} GPU(s), and was to train on {count}; lower `gpu` in resources, "
+            f"this job sees {torch.cuda.device_count()} GPU(s), but should train on {count}; lower `gpu` in resources, "
             "or ask the scheduler for more"
         )
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
@@ -121,7 +121,7 @@ def require_no_gpu() -> None:
     except (RuntimeError, AssertionError) as error:  # the latter from a build without CUDA
         reason = " ".join(str(error).split())
     raise OpenSetError(
-        f"this job was given a GPU ({given}={os.environ[given]}), and PyTorch {torch.__version__} cannot use it: "
+        f"this job was given a GPU ({given}={os.environ[given]}), but PyTorch {torch.__version__} cannot use it: "
         f"{reason} "
         "Update the driver, give the container its GPUs (--nv, --gpus), or set OPENSET_DEVICE=cpu to compute on the CPU"
     )

@@ -164,7 +164,7 @@ def read_record(path: str | os.PathLike, types: Mapping[str, type | tuple[type, 
     """
     record = read_json(path)
     if not isinstance(record, dict):
-        raise OpenSetError(f"{path} holds no JSON object; {AGAIN}")
+        raise OpenSetError(f"{path} does not hold a JSON object; {AGAIN}")
     for key, kind in types.items():
         if key not in record or not isinstance(record[key], kind) or (isinstance(record[key], bool) and kind is int):
             found = f"{key!r} of a wrong type" if key in record else f"no {key!r}"
@@ -213,7 +213,7 @@ def read_npz(path: str | os.PathLike, what: str, only: Collection[str] | None = 
                     shape, _, dtype = read(opened)
                     header = opened.tell()
                 if dtype.hasobject or header + math.prod(shape) * dtype.itemsize != member.file_size or budget < 0:
-                    raise ValueError(f"{member.filename} claims {list(shape)} of {dtype}, which it does not hold")
+                    raise ValueError(f"{member.filename} claims {list(shape)} of {dtype}, but it holds less")
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files if only is None or name in only}
     except OSError as error:

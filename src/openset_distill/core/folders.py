@@ -66,7 +66,7 @@ def replaced_folder(
         raise carrier.error from None
     except OSError as error:
         raise OpenSetError(
-            f"cannot write the folder {folder}: {error.strerror or error}; what it held before is kept: free some "
+            f"cannot write the folder {folder}: {error.strerror or error}; its previous contents are kept: free some "
             "space or choose another folder, then run again"
         ) from error
 
@@ -87,22 +87,22 @@ def _is_elsewhere(error: OSError, folder: Path) -> bool:
 
 def _check_place(folder: Path, kept: Iterable[str | os.PathLike], apart: Iterable[str | os.PathLike]) -> None:
     if folder.is_symlink():
-        raise OpenSetError(f"{folder} is a link; name the folder that it points to, or a new one")
+        raise OpenSetError(f"{folder} is a link; give the folder that it points to, or a new one")
     place, read = folder.resolve(), [Path(one).resolve() for one in apart]
     if folder.name in ("", "..") or place == place.parent:
-        raise OpenSetError(f"{folder} cannot be replaced; name a new folder")
+        raise OpenSetError(f"{folder} cannot be replaced; choose a new folder")
     for one in kept:
         other = Path(one).resolve()
         if place == other or place in other.parents or (other in read and other in place.parents):
             where = "is" if place == other else "holds" if place in other.parents else "is inside"
-            raise OpenSetError(f"{folder} {where} {one}, which must stay as it is; name a new folder")
+            raise OpenSetError(f"{folder} {where} {one}, which must stay as it is; choose a new folder")
 
 
 def _check_contents(folder: Path, tool: str, own: Callable[[Path], Iterable[str]]) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise OpenSetError(f"{folder} is a file; name a new folder")
+        raise OpenSetError(f"{folder} is a file; choose a new folder")
     found = {
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
     }
@@ -110,5 +110,5 @@ def _check_contents(folder: Path, tool: str, own: Callable[[Path], Iterable[str]
     if foreign:
         raise OpenSetError(
             f"{folder} holds {len(foreign)} files that {tool} did not write, such as {shortened(foreign[0])}; "
-            "name a new folder, or move them away"
+            "choose a new folder, or move them away"
         )

@@ -39,7 +39,7 @@ def parse_checksum(text: str) -> tuple[str, str]:
     algorithm, _, digits = text.strip().lower().partition(":")
     if _CHECKSUM_DIGITS.get(algorithm) != len(digits) or not re.fullmatch("[0-9a-f]+", digits):
         raise SettingsError(
-            f"{text!r} is no checksum; write sha256: and 64 hexadecimal digits (sha512, sha1 and md5 work too)"
+            f"{text!r} is not a checksum; write sha256: and 64 hexadecimal digits (sha512, sha1 and md5 work too)"
         )
     return algorithm, digits
 
@@ -99,7 +99,7 @@ class Dataset(Strict):
                 raise ValueError(f"{archive.file} has neither urls nor by_hand")
             for url in archive.urls:
                 if not re.match("https?://[^/]+/.", url):
-                    raise ValueError(f"{archive.file}: {url!r} is no http or https URL")
+                    raise ValueError(f"{archive.file}: {url!r} is not an http or https URL")
         names = [archive.file for archive in self.files]
         for name in names:
             if names.count(name) > 1:

@@ -172,7 +172,7 @@ def _unknown_value(value: Any, *, grouped: bool = True) -> Any:
     if isinstance(value, list | tuple):
         return [_class_value(item) for item in value]
     if not isinstance(value, Mapping):
-        raise ValueError("name a list of classes, or groups of them: {group: [class, ...]}")
+        raise ValueError("give a list of classes, or groups of them: {group: [class, ...]}")
     for name in value:
         if not isinstance(name, str):
             shown = str(name).lower()
@@ -599,7 +599,7 @@ def _check(split: ClassSplit, datasets: Datasets) -> None:
 
     check_ids(split.known, split.dataset, "known")
     if len(split.known) < 2:
-        raise SettingsError(f"protocol {split.name!r} has {len(split.known)} known classes; name at least two")
+        raise SettingsError(f"protocol {split.name!r} has {len(split.known)} known classes; give at least two")
     if not split.n_unknown:
         raise SettingsError(
             f"protocol {split.name!r} has no unknown class; leave some classes unknown or add another dataset"

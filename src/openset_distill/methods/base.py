@@ -73,7 +73,7 @@ def needed(teacher: Teacher | None) -> Teacher:
         SettingsError: there is none.
     """
     if teacher is None:
-        raise SettingsError("this method distils and was given no teacher; give it one, or choose cross_entropy")
+        raise SettingsError("this method distils but was given no teacher; give it one, or choose cross_entropy")
     return teacher
 
 

@@ -39,7 +39,7 @@ class Distillation(Method):
     @pydantic.model_validator(mode="after")
     def _asks_for_something(self) -> Distillation:
         if self.alpha == self.weight == 0:
-            raise ValueError("alpha and weight are both 0, so that nothing is learned; set one of them above 0")
+            raise ValueError("alpha and weight are both 0, so nothing is learned; set one of them above 0")
         return self
 
     def loss(self, student: Classifier, teacher: Teacher | None, batch: Batch) -> tuple[Terms, Terms]:

@@ -28,7 +28,7 @@ def model_card(description: ModelDescription) -> str:
     parts = [
         _front_matter(description, metrics),
         f"# {_title(description)}",
-        "It answers an image with one of its classes, or with `unknown`: none of these.",
+        "It predicts one of its classes, or `unknown`, for an image.",
         "## Classes",
         ", ".join(f"`{_code(name)}`" for name in description.classes),
         "## Model",
@@ -174,15 +174,15 @@ def _metrics(metrics: Sequence[Mapping[str, Any]]) -> str:
         )
     return (
         _table(("metric", "%", "95 % interval", "known images", "unknown images"), rows)
-        + "\n\nIntervals say what other test images would have given, not other trainings."
+        + "\n\nIntervals cover the choice of test images, not the randomness of training."
     )
 
 
 def _operating_points(score: str, points: Sequence[OperatingPoint]) -> str:
     if not points:
         return (
-            "None: the model cannot say `unknown` yet. Calibrate it with `openset calibrate MODEL --known FOLDER`, on "
-            "images that it was not trained on."
+            "None: the model cannot predict `unknown` yet. Calibrate it with `openset calibrate MODEL --known FOLDER` "
+            "on images that it was not trained on."
         )
     rows = [
         (
@@ -205,19 +205,19 @@ def rate_in_words(rate: Rate) -> str:
 
 def _limits(description: ModelDescription, points: Sequence[OperatingPoint]) -> list[str]:
     lines = [
-        "Rates hold for images like those of the calibration; cameras, seasons or crops of another kind shift them.",
+        "Rates apply to images like those used for calibration; other cameras, seasons or crops shift them.",
         "An image of something that looks like a known class can be accepted; how often depends on what it shows.",
-        "Probabilities are shares among the known classes. They say nothing about whether an image is one of these.",
+        "Probabilities only compare the known classes. They do not tell whether an image belongs to any of them.",
     ]
     if description.pretrained:
         lines.append(
-            "The backbone began with pretrained weights. Pretraining may have seen the unknowns, so the metrics are no "
-            "evidence about how well new kinds are rejected that nobody has seen."
+            "The backbone started from pretrained weights. Pretraining may have seen the unknowns, so the metrics are "
+            "no evidence about how well truly new classes are rejected."
         )
     if any(point.source == VALIDATION_CHOSE for point in points):
         lines.append(
-            "The images behind the threshold also chose the epoch, so its rates are a little optimistic; set it anew "
-            "on other images with `openset calibrate`."
+            "The images that set the threshold also selected the epoch, so its rates are slightly optimistic; "
+            "calibrate on other images with `openset calibrate`."
         )
     warned = [point.warning() for point in points]
     return lines + [f"{line[0].upper()}{line[1:]}." for line in warned if line]

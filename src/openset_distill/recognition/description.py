@@ -122,7 +122,7 @@ def read_description(folder: Path) -> ModelDescription:
         ) from error
     version = plain.get("schema_version") if isinstance(plain, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
-        raise CheckpointError(f"{path} describes no model of this project; name a folder that `openset` has written")
+        raise CheckpointError(f"{path} does not describe a model of this project; give a folder written by `openset`")
     if version > SCHEMA_VERSION:
         raise CheckpointError(
             f"{path} has schema {version}, and this version of openset-distill reads up to {SCHEMA_VERSION}; "

@@ -188,7 +188,7 @@ def sources_of(images: Any) -> Iterable[Source]:
         batch = array if array.ndim == 4 else array[None]
         return [Source(str(number), lambda pixels=pixels: pixels) for number, pixels in enumerate(batch)]
     if not isinstance(images, Iterable):
-        raise DataError(f"{type(images).__name__} is no image; give paths, PIL images, arrays or tensors")
+        raise DataError(f"{type(images).__name__} is not an image; give paths, PIL images, arrays or tensors")
     return _several(images)
 
 
@@ -211,7 +211,7 @@ def _as_array(images: Any) -> np.ndarray | None:
         return None
     if array.ndim not in (2, 3, 4):
         raise DataError(
-            f"an array of shape {list(array.shape)} is no image; "
+            f"an array of shape {list(array.shape)} is not an image; "
             "give [height, width], [height, width, channels] or a batch of these"
         )
     return array
@@ -362,5 +362,7 @@ def classes_of(folder: str | os.PathLike, known: Sequence[str]) -> list[str]:
         else:
             remedy = f"rename it, or give images of other things with --unknown; {nearest(foreign[0], known)}"
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
-        raise DataError(f"{path} has the class folder {printable(foreign[0])!r}{more}, which the model lacks; {remedy}")
+        raise DataError(
+            f"{path} has the class folder {printable(foreign[0])!r}{more}, which is not a class of the model; {remedy}"
+        )
     return names

@@ -157,7 +157,7 @@ def judge(
         usable = [name for name in SCORES if outputs.features is not None or name not in NEED_FEATURES]
         for name in scores or ():
             if name not in usable:
-                raise SettingsError(f"score {name!r} cannot be had from these outputs; choose {', '.join(usable)}")
+                raise SettingsError(f"score {name!r} cannot be computed from these outputs; choose {', '.join(usable)}")
         features = np.zeros((len(outputs.labels), 1)) if outputs.features is None else outputs.features
         if outputs.logits is None:
             raise SettingsError("the outputs have neither logits nor scores; give one of them")
@@ -169,7 +169,7 @@ def judge(
 def _rows(outputs: OwnOutputs, values: Mapping[str, np.ndarray], resamples: int) -> tuple[dict[str, Any], ...]:
     known = outputs.labels >= 0
     if not known.any():
-        raise DataError("there is no image of a known class; give some")
+        raise DataError("there are no images of known classes; give some")
     if known.all():
         hits, n = int(np.count_nonzero(outputs.predicted == outputs.labels)), len(known)
         low, high = exact_interval(hits, n)
@@ -321,7 +321,7 @@ def draw(folder: Path, judgement: Judgement) -> list[Path]:
 
     known = judgement.known
     if known.all():
-        raise DataError("curves compare knowns with unknowns, and there are no unknowns; give some with --unknown")
+        raise DataError("curves need unknowns; give some with --unknown")
 
     @style.styled
     def figures() -> dict[str, Any]:

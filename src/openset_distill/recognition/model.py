@@ -176,7 +176,7 @@ class OpenSetClassifier:
         """
         folder = Path(folder)
         if folder.exists() and not (folder / DESCRIPTION).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-            raise OpenSetError(f"{folder} exists and holds no model; choose another folder, or delete it first")
+            raise OpenSetError(f"{folder} exists and is not a model; choose another folder, or delete it first")
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
@@ -258,7 +258,7 @@ class OpenSetClassifier:
         """Features float32 `[n, d]` and logits float32 `[n, classes]`. Arguments and errors as in `predict`."""
         parts = list(self.stream(sources_of(images)))
         if not parts:
-            raise DataError("there is no image to look at; give at least one")
+            raise DataError("there is no image to predict; give at least one")
         return np.concatenate([part.features for part in parts]), np.concatenate([part.logits for part in parts])
 
     def labelled_outputs(self, known: str | os.PathLike, unknown: str | os.PathLike | None = None) -> OwnOutputs:
@@ -395,7 +395,7 @@ class OpenSetClassifier:
             if points:
                 return points[0]
             raise SettingsError(
-                f"the model has no threshold for score {score!r}, so it cannot say that an image is unknown; "
+                f"the model has no threshold for score {score!r}, so it cannot predict unknown; "
                 "calibrate it with `openset calibrate MODEL --known FOLDER`"
             )
         found = thresholds.find(points, target, level)

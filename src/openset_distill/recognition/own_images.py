@@ -177,7 +177,7 @@ def _subfolders(folder: Path) -> list[str]:
     if lost:
         raise DataError(
             f"{printable(lost[0])} is a link to {printable(os.readlink(lost[0]))}, which is not there ({len(lost)} "
-            "such links); fetch what it leads to, or remove it"
+            "such links); fetch its target, or remove it"
         )
     return sorted(entry.name for entry in entries if entry.is_dir())
 

@@ -60,7 +60,7 @@ def read_outputs(path: str | os.PathLike) -> OwnOutputs:
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"{path} is no file; name an .npz or .csv file with labels and logits or scores")
+        raise DataError(f"{path} is not a file; give an .npz or .csv file with labels and logits or scores")
     fields = _from_csv(path) if path.suffix.lower() == ".csv" else _from_npz(path)
     return _checked(path, fields)
 
@@ -97,9 +97,9 @@ def _from_csv(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} cannot be read as a CSV file in UTF-8 ({error}); save it again") from error
     uneven = next((number for number, row in enumerate(table, 2) if len(row) != len(header)), None)
     if uneven is not None:
-        raise DataError(f"{path}: row {uneven} has another number of cells than the header; save the file again")
+        raise DataError(f"{path}: row {uneven} has a different number of cells than the header; save the file again")
     if len(set(header)) != len(header):
-        raise DataError(f"{path} has two columns of one name; rename one")
+        raise DataError(f"{path} has two columns of the same name; rename one")
     columns = {name: [row[place] for row in table] for place, name in enumerate(header)}
     if "label" not in columns:
         raise DataError(f"{path} has no column 'label'; it has {', '.join(header[:8]) or 'none'}")
@@ -142,7 +142,7 @@ def _code(path: Path, text: str, codes: dict[str, int]) -> int:
         return UNKNOWN_LABEL
     if _is_id(text) and 0 <= int(text) < len(codes):
         return int(text)
-    raise DataError(f"{path}: {text!r} is no class ({', '.join(list(codes)[:8])}); unknowns are {UNKNOWN!r} or -1")
+    raise DataError(f"{path}: {text!r} is not a class ({', '.join(list(codes)[:8])}); unknowns are {UNKNOWN!r} or -1")
 
 
 def _numbers(path: Path, name: str, texts: Sequence[str]) -> np.ndarray:
@@ -151,7 +151,9 @@ def _numbers(path: Path, name: str, texts: Sequence[str]) -> np.ndarray:
         try:
             values[number] = float(text)
         except ValueError:
-            raise DataError(f"{path}: column {name!r}, row {number + 2}: {text!r} is no number; mend it") from None
+            raise DataError(
+                f"{path}: column {name!r}, row {number + 2}: {text!r} is not a number; correct it"
+            ) from None
     return values
 
 
@@ -166,7 +168,7 @@ def _checked(path: Path, fields: dict[str, Any]) -> OwnOutputs:
         array = fields.get(name)
         if array is not None and (array.ndim != wanted or len(array) != len(labels)):
             raise DataError(
-                f"{path}: {name} has shape {list(array.shape)}, and labels {list(labels.shape)}; one row an image is "
+                f"{path}: {name} has shape {list(array.shape)}, and labels {list(labels.shape)}; one row per image is "
                 "needed"
             )
     for name in ("logits", "features", "scores"):
@@ -198,7 +200,7 @@ def _checked(path: Path, fields: dict[str, Any]) -> OwnOutputs:
         classes = 1 + max(int(labels.max()), -1 if predicted is None else int(predicted.max()))
     if labels.max() >= classes:
         raise DataError(
-            f"{path}: labels go up to {labels.max()}, and there are {classes} logits; they do not belong together"
+            f"{path}: labels go up to {labels.max()}, and there are {classes} logits; labels and logits do not match"
         )
     if predicted is not None and predicted.size and predicted.min() < 0:
         raise DataError(f"{path}: a predicted class is {predicted.min()}; give the most probable known class always")

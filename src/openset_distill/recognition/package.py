@@ -51,15 +51,15 @@ def package_run(
         raise SettingsError(f"unknown score {score!r}; {nearest(score, SCORES)}")
     if not (run / WEIGHTS).is_file():
         raise CheckpointError(
-            f"{run} is no folder of a finished run: it has no {WEIGHTS}; "
-            "name results/<experiment>/split<k>/seed<s>/<run>, or let the training finish"
+            f"{run} is not the folder of a finished run: it has no {WEIGHTS}; "
+            "give results/<experiment>/split<k>/seed<s>/<run>, or let the training finish"
         )
     network, described = load_classifier(run / WEIGHTS)
     settings = _optional_json(run / "config.json")
     normalization = settings.get("normalization")
     if not isinstance(normalization, dict) or not {"mean", "std"} <= set(normalization):
         raise CheckpointError(
-            f"{run / 'config.json'} is missing or has no normalization, without which the weights are of no use; "
+            f"{run / 'config.json'} is missing or has no normalization, without which the weights cannot be used; "
             "restore it next to the weights, or train the run again"
         )
     points, metrics = {}, ()
@@ -102,7 +102,7 @@ def _optional_json(path: Path) -> dict[str, Any]:
         return {}
     contents = read_json(path)
     if not isinstance(contents, dict):
-        raise OpenSetError(f"{path} holds no mapping; restore it, or remove it")
+        raise OpenSetError(f"{path} does not hold a mapping; restore it, or remove it")
     return contents
 
 

@@ -248,7 +248,7 @@ def configuration_text(request: Request) -> str:
         else "# Its images are links to yours.",
     ]
     if not images.unknown:
-        lines.append("# The workflow compares knowns with unknowns: give some with --unknown, or name data.others.")
+        lines.append("# The workflow compares knowns with unknowns: give some with --unknown, or set data.others.")
     return "\n".join(lines) + "\n\n" + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
@@ -299,7 +299,7 @@ def train_folder(request: Request, report: Callable[[str], None] | None = None) 
 
 def _check_out(out: Path) -> None:
     if out.is_dir() and not (out / DESCRIPTION).is_file() and any(out.iterdir()):
-        raise OpenSetError(f"{out} exists and holds no model; choose another --out, or delete it first")
+        raise OpenSetError(f"{out} exists and is not a model; choose another --out, or delete it first")
     if out.exists() and not out.is_dir():
         raise OpenSetError(f"{out} is a file; choose another --out, or delete it first")
 
@@ -368,7 +368,7 @@ def _part_sizes(images: OwnImages, request: Request) -> str:
     tested = sum(len(files) for files in images.test.values())
     drawn = "drawn from each class by" if images.drawn else "the folder test; calibration images drawn by"
     unknown = f"; {len(images.unknown)} unknown" if images.unknown else ""
-    left_out = f"; {images.left_out} in no class folder are left out" if images.left_out else ""
+    left_out = f"; {images.left_out} outside class folders are ignored" if images.left_out else ""
     return (
         f"{len(images.train)} classes: {n - calibrated} images to train, {calibrated} to calibrate, {tested} to test "
         f"({drawn} seed {request.seed}){unknown}{left_out}"
@@ -381,8 +381,8 @@ def _what_is_trained(config: RunConfig) -> str:
     epochs = f"{config.optimization.epochs} epochs"
     if config.caches_features:
         pixels = f" at {backbone['input_size']} pixels" if backbone["input_size"] else ""
-        return f"{name} with trained weights, frozen{pixels}: features once for each image, then {epochs} of the head"
-    return f"{name}, {epochs}" + (", from trained weights" if has_trained_weights(backbone) else ", from scratch")
+        return f"{name} with pretrained weights, frozen{pixels}: features once per image, then {epochs} of the head"
+    return f"{name}, {epochs}" + (", from pretrained weights" if has_trained_weights(backbone) else ", from scratch")
 
 
 def has_trained_weights(backbone: dict[str, Any]) -> bool:
@@ -492,10 +492,10 @@ class Pace:
         sizes = [size for size in SIZES if self.size in SIZES and size < self.size]
         for size in sizes:
             if per_image * (size / self.size) ** 2 * (of + self.later) <= PLANNED * left:
-                self.report(f"the machine is slower than when this was planned: images are seen at {size} pixels")
+                self.report(f"the machine is slower than planned: images are processed at {size} pixels from now on")
                 raise TooSlow(size)
         minutes = (per_image * (of - done + self.later) - left) / 60
-        self.report(f"the machine is slower than when this was planned: about {minutes:.1f} minutes more are needed")
+        self.report(f"the machine is slower than planned: about {minutes:.1f} more minutes are needed")
         self.told = True
 
 
@@ -546,7 +546,7 @@ def _within_time(
                 return plain
         raise refuse(needed, "give more, or take fewer images")
     if request.epochs is not None:
-        raise SettingsError("--epochs and --minutes both decide how long is trained; give one of them")
+        raise SettingsError("--epochs and --minutes both set the length of training; give one of them")
     per_step, per_image, _ = measured(config, data, device, work)
     steps = len(data.train_label) // config.optimization.batch_size
     per_epoch = per_step * steps + per_image * validation
@@ -622,11 +622,11 @@ def summary(model: OpenSetClassifier, request: Request, data: SplitData, outputs
     if not known.all():
         wrong = rate(values[~known], point.threshold)
         lines.append(f"             {_percent(wrong.accepted, wrong.images)} of {wrong.images} unknown images")
-    lines.append("  in brackets: 95 % intervals")
+    lines.append("  in parentheses: 95 % intervals")
     if warning := point.warning():
         lines.append(f"  note: {warning}")
     if has_trained_weights(model.description.architecture.backbone):
-        lines.append("  note: the trained weights may have seen images like your unknown ones")
+        lines.append("  note: pretraining may have seen images like your unknown ones")
     out = shlex.quote(str(request.out))
     lines += ["next:", f"  openset predict {out} IMAGES..."]
     if point.warning():

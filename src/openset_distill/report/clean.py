@@ -74,11 +74,11 @@ def second_copies(_results: Path, _data: Path) -> Iterator[Path]:
 
 
 KINDS = {
-    "partial": Kind("nothing: killed processes left them", half_written),
-    "states": Kind("nothing: these trainings are done", finished_states),
-    "logits": Kind("a student that is added later has its teacher's others trained again", cached_logits),
-    "raw": Kind("fetched again to prepare a dataset anew, or at another size", prepared_archives),
-    "dvc": Kind("`dvc checkout` of other versions, but for what was pushed", second_copies, named_only=True),
+    "partial": Kind("none: left by killed processes", half_written),
+    "states": Kind("none: these trainings are finished", finished_states),
+    "logits": Kind("adding a student later retrains the other students of its teacher", cached_logits),
+    "raw": Kind("downloaded again if a dataset is prepared again, or at another size", prepared_archives),
+    "dvc": Kind("versions that were not pushed are lost", second_copies, named_only=True),
 }
 
 
@@ -89,9 +89,11 @@ def find(results: Path, data: Path) -> dict[str, list[Path]]:
         OpenSetError: neither folder is there, or a workflow runs.
     """
     if not results.is_dir() and not data.is_dir():
-        raise OpenSetError(f"neither {results} nor {data} is a folder here; start in the repository, or name them")
+        raise OpenSetError(
+            f"neither {results} nor {data} is a folder here; start in the repository, or give the folders"
+        )
     if any(LOCKS.glob("*.lock")):
-        raise OpenSetError("a workflow runs here, or was killed: wait for its end, or see `make doctor`")
+        raise OpenSetError("a workflow is running here, or was killed: wait for it to end, or see `make doctor`")
     return {name: sorted(kind.find(results, data)) for name, kind in KINDS.items()}
 
 

@@ -47,7 +47,7 @@ def trace(shown: Path, run: str, metric: str, score: str) -> Trace:
     path = experiment / "tidy" / "runs.csv"
     if not shown.exists() or not path.is_file():
         what = shown if not shown.exists() else path
-        raise DataError(f"{what} does not exist; name a figure or table of an experiment that was run")
+        raise DataError(f"{what} does not exist; give a figure or table of a finished experiment")
     rows = read_tidy("runs", path).to_dict("records")  # which tells splits of the same classes
     names = {row["label"]: row["run"] for row in rows} | {row["run"]: row["run"] for row in rows}
     if run not in names:

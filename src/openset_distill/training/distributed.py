@@ -100,8 +100,8 @@ class ProcessGroup:
         if any(not torch.equal(own, other) for other in found):
             told = "; ".join(", ".join(map(str, other.tolist())) for other in found)
             raise CheckpointError(
-                f"the processes of this training found different saved states (epoch, step: {told}); wait until every "
-                "machine shows the same file, and start it again"
+                f"the processes of this training found different saved states (epoch, step: {told}); wait until all "
+                "machines see the same file, then start again"
             )
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:

@@ -28,7 +28,7 @@ def epoch_hook(config: RunConfig, report: Callable[[str], None]) -> Hook | None:
     """The hook that the environment names, for one training; None where it names none.
 
     Args:
-        report: is told in a line when the hook fails; the training continues without it.
+        report: receives one line when the hook fails; training then continues without it.
 
     Raises:
         SettingsError: it is neither `tensorboard` nor FILE.py:FUNCTION, cannot be loaded, or did not begin.
@@ -42,9 +42,11 @@ def epoch_hook(config: RunConfig, report: Callable[[str], None]) -> Hook | None:
     except SettingsError:
         raise
     except Exception as error:
-        raise SettingsError(f"{VARIABLE}={name} did not begin: {_words(error)}; correct it, or unset it") from error
+        raise SettingsError(
+            f"{VARIABLE}={name} failed to start: {_words(error)}; correct it, or unset the variable"
+        ) from error
     if not callable(hook):
-        raise SettingsError(f"{VARIABLE}={name} must return a function that takes a row, and returned {hook!r}")
+        raise SettingsError(f"{VARIABLE}={name} must return a function that takes a row, but returned {hook!r}")
     broken = False
 
     def guarded(row: Row) -> None:
@@ -70,10 +72,10 @@ def _function(name: str) -> Callable[[RunConfig], Hook]:
     if not file.endswith(".py") or not function:
         raise SettingsError(f"{VARIABLE}={name} is neither tensorboard nor FILE.py:FUNCTION")
     if not Path(file).is_file():
-        raise SettingsError(f"{VARIABLE}={name}: there is no file {file}; correct the path")
+        raise SettingsError(f"{VARIABLE}={name}: the file {file} does not exist; correct the path")
     spec = importlib.util.spec_from_file_location("epoch_hook_of_the_user", file)
     if spec is None or spec.loader is None:
-        raise SettingsError(f"{VARIABLE}={name}: {file} is no Python module; correct the path")
+        raise SettingsError(f"{VARIABLE}={name}: {file} is not a Python module; correct the path")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -175,7 +175,7 @@ class FeatureStore:
                     self.report(f"resuming with {record['done']} of {shape[0]} features")
                     return array, record["done"]
         except (OpenSetError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            self.report(f"{path} cannot be continued ({' '.join(str(error).split())}); features are computed anew")
+            self.report(f"{path} cannot be resumed ({' '.join(str(error).split())}); features are computed again")
         _remove(self.folder)
         needed = 4 * shape[0] * shape[1]
         try:

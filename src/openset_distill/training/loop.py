@@ -69,7 +69,7 @@ def train(
     if method.needs_linear_teacher and needed(teacher).head_bias is None:
         raise CheckpointError(
             f"run {config.run!r} adds up features before the teacher's linear head (easy_target: enriched), and its "
-            "teacher has no such head, or its logits were recorded without one; choose another teacher or easy_target"
+            "teacher has no such head, or its logits were cached without one; choose another teacher or easy_target"
         )
     student.precision = autocast_dtype(settings.precision, device)
     epochs, steps = settings.epochs, batches.steps_per_epoch
@@ -163,5 +163,5 @@ def plain_line(row: dict[str, float], epochs: int, seconds_per_epoch: float) -> 
     remaining = seconds_per_epoch * (epochs - row["epoch"])
     return (
         f"epoch {row['epoch']}/{epochs}: loss {row['train_loss']:.4f}{validation}, "
-        f"{seconds_per_epoch:.1f} s an epoch, about {remaining:.0f} s to go"
+        f"{seconds_per_epoch:.1f} s per epoch, about {remaining:.0f} s left"
     )

@@ -66,7 +66,7 @@ class Training:
             common["on_epoch"] = epoch_hook(config, self.report) if is_main else None
             if not config.caches_features:
                 if config.backbone.get("freeze"):
-                    self.report("images are mixed, or shown to a teacher: the frozen backbone is asked at every step")
+                    self.report("images are mixed or there is a teacher: the frozen backbone runs at every step")
                 batches = make_batches(config, data, device, processes)
                 with named_if_not_deterministic(student):
                     return train(config, student, teacher, batches, data.validation(device), **common)

@@ -198,8 +198,8 @@ def check_frozen(backbone: Mapping[str, Any], method: Mapping[str, Any], augment
     if not caches_features(backbone, method, augment):
         if views:
             raise SettingsError(
-                "backbone.views: with mixed images, or with a teacher, the frozen backbone is asked at every step and "
-                "no views are kept; leave views out, or augment.multi and the teacher"
+                "backbone.views: with mixed images or a teacher the frozen backbone runs at every step and no "
+                "features are stored; leave views out, or augment.multi and the teacher"
             )
     elif augment.single and not views:
         raise SettingsError(
@@ -208,6 +208,6 @@ def check_frozen(backbone: Mapping[str, Any], method: Mapping[str, Any], augment
         )
     elif views and not augment.single:
         raise SettingsError(
-            "backbone.views: without an augmentation all versions of an image are the same; name one in "
+            "backbone.views: without an augmentation all versions of an image are the same; add one to "
             "augment.single, or leave views out"
         )

@@ -264,7 +264,7 @@ def check_teachers(config: RunConfig, teachers: Sequence[Path]) -> None:
     """Raises a CheckpointError if a teacher is needed and none is given, or the other way round."""
     needed = METHODS[config.method["name"]].needs_teacher
     if needed and not teachers:
-        raise CheckpointError(f"run {config.run!r} distils and was given no teacher; name its weights with --teacher")
+        raise CheckpointError(f"run {config.run!r} distils but was given no teacher; give its weights with --teacher")
     if not needed and teachers:
         raise CheckpointError(f"run {config.run!r} does not distil; leave out --teacher")
 

@@ -131,10 +131,10 @@ def restore(
     try:
         tensors, metadata = load_tensors(path)
     except CheckpointError as error:
-        report(f"{error}; training starts anew")
+        report(f"{error}; training starts over")
         return None
     if metadata.get("format") != str(FORMAT):
-        report(f"{path} was saved by another version; training starts anew")
+        report(f"{path} was saved by another version; training starts over")
         return None
     wanted = json.loads(json.dumps(dict(identity)))
     try:
@@ -143,14 +143,14 @@ def restore(
         if differing == [DIFFERENCES["precision"]]:
             raise CheckpointError(
                 f"{path} was computed in {found.get('precision')}, and `precision: auto` is {wanted.get('precision')} "
-                "on this machine; continue on hardware like the first, or delete the state to begin anew"
+                "on this machine; resume on the same type of hardware, or delete the state to start over"
             )
         if differing:
-            report(f"{path} was saved by a training with {', '.join(differing)}; training starts anew")
+            report(f"{path} was saved by a training with {', '.join(differing)}; training starts over")
             return None
         progress, groups = _checked(tensors, metadata, student, optimizer)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        report(f"{path} is damaged ({' '.join(str(error).split())}); training starts anew")
+        report(f"{path} is damaged ({' '.join(str(error).split())}); training starts over")
         return None
     student.load_state_dict(groups["model"])
     best.update(groups["best"])

@@ -75,7 +75,9 @@ def mixed_images(batch: Batch) -> Tensor:
         TrainingError: it is not.
     """
     if batch.mixed is None:
-        raise TrainingError(f"batch {batch.step} is not mixed, and the teacher is asked for its mixed images")
+        raise TrainingError(
+            f"batch {batch.step} is not mixed, but the teacher's logits for its mixed images are requested"
+        )
     return batch.mixed.images
 
 
@@ -127,7 +129,7 @@ class CachedTeacher:
             stored = json.loads(metadata.get("cache_key") or metadata.get("views", "{}"))
             differing = [key for key, value in wanted.items() if stored.get(key) != value]
         except (ValueError, AttributeError) as error:
-            raise CheckpointError(f"{path} does not tell which teacher logits it holds ({error}); {again}") from error
+            raise CheckpointError(f"{path} does not state which teacher logits it holds ({error}); {again}") from error
         if differing:
             raise CheckpointError(
                 f"the teacher logits in {path} belong to other settings, images or teachers than this run's "
@@ -138,7 +140,7 @@ class CachedTeacher:
         except ValueError as error:
             raise CheckpointError(f"{path} is damaged ({error}); {again}") from error
         if len(raw) == 0 or len(raw) % wanted["optimization"]["epochs"]:
-            raise CheckpointError(f"{path} has {len(raw)} steps, which is no whole number of epochs; {again}")
+            raise CheckpointError(f"{path} has {len(raw)} steps, which is not a whole number of epochs; {again}")
         self.raw, self.mixed = raw.to(device), mixed.to(device)
         bias = tensors.get("head_bias")
         if bias is not None and (bias.shape != (len(wanted["classes"]),) or not bias.isfinite().all()):
@@ -151,7 +153,7 @@ class CachedTeacher:
     def on_mixed(self, batch: Batch) -> Tensor:
         row = self.row[batch.step]
         if row < 0:
-            raise ValueError(f"batch {batch.step} is not mixed; ask for on_raw where batch.mixed is None")
+            raise ValueError(f"batch {batch.step} is not mixed; call on_raw if batch.mixed is None")
         return self.mixed[row]
 
     def on_both(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -214,17 +216,17 @@ def _continued(
         try:
             tensors, found = load_tensors(state)
         except CheckpointError as error:
-            report(f"{error}; caching teacher logits starts anew")
+            report(f"{error}; caching teacher logits starts over")
         else:
             if found == metadata:
                 try:
                     raw, mixed, row = _checked(tensors, json.loads(metadata["cache_key"]))
                 except ValueError as error:
-                    report(f"{state} is damaged ({error}); caching teacher logits starts anew")
+                    report(f"{state} is damaged ({error}); caching teacher logits starts over")
                     return [], [], []
                 report(f"resuming at step {len(row)}")
                 return list(raw.to(device)), list(mixed.to(device)), row
-            report(f"{state} was saved for other settings, images or teachers; caching starts anew")
+            report(f"{state} was saved for other settings, images or teachers; caching starts over")
     return [], [], []
 
 

@@ -58,7 +58,7 @@ def figure_spec(name: str) -> FigureSpec:
         SettingsError: there is none.
     """
     if name not in FIGURES:
-        raise SettingsError(f"there is no figure {name!r}; {nearest(name, FIGURES)}")
+        raise SettingsError(f"unknown figure {name!r}; {nearest(name, FIGURES)}")
     return FIGURES[name]
 
 

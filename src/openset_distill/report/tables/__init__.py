@@ -109,7 +109,7 @@ def table_spec(name: str) -> TableSpec:
         SettingsError: there is none.
     """
     if name not in TABLES:
-        raise SettingsError(f"there is no table {name!r}; {nearest(name, TABLES)}")
+        raise SettingsError(f"unknown table {name!r}; {nearest(name, TABLES)}")
     return TABLES[name]
 
 

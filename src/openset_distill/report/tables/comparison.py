@@ -37,7 +37,7 @@ def compare(experiments: Mapping[str, pd.DataFrame], published: pd.DataFrame, sc
         DataError: there is no experiment, or none has a run to show.
     """
     if not experiments:
-        raise DataError("a comparison needs at least one experiment; name its tidy table runs.csv")
+        raise DataError("a comparison needs at least one experiment; give its tidy table runs.csv")
     for name, table in experiments.items():
         if score not in set(table["score"]):
             raise DataError(
