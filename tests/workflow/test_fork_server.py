@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import psutil
 import pytest
@@ -290,11 +291,21 @@ def test_no_place_for_sockets_is_an_error_that_leaves_nothing(folder, tmp_path):
     assert not list(deep.iterdir())
 
 
-def test_the_experiments_of_small_images_are_forked_alone():
-    sys.path.insert(0, str(SERVER.parent))
-    import fork_server
+@pytest.fixture
+def fork_server(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module, as the Snakefile imports it."""
+    monkeypatch.syspath_prepend(SERVER.parent)
+    return importlib.import_module("fork_server")
 
-    sys.path.pop(0)
+
+def test_what_a_family_shares_exists(fork_server):
+    """A name that is not there would be passed over: each job would import it itself."""
+    for scripts, modules in fork_server.FAMILIES.values():
+        assert all((SERVER.parent / script).is_file() for script in scripts)
+        assert all(importlib.util.find_spec(module) for module in modules)
+
+
+def test_the_experiments_of_small_images_are_forked_alone(fork_server):
     own = {path.stem: path for path in (REPOSITORY / "config/experiments").glob("*.yaml") if path.stem[0] != "_"}
     for name in ("tinyimagenet_cpu", "mnist", "cifar10_fast"):
         assert not fork_server.worthwhile(load(read_configuration(own[name]), stands_alone=True))
