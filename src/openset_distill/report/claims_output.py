@@ -12,6 +12,7 @@ from ..core.errors import DataError
 from ..core.files import atomic_write, read_text
 from ..datasets.protocols import twins
 from ..evaluation.statistics import CONFIDENCE, PairedDifference, class_set_means, mean_std, paired_difference
+from . import tidy
 from .claims import ClaimsFile, Judged, Results, class_sets, judge, of_today
 from .context import SCORE_TITLES, counted, listed, score_words
 from .tables import METRIC_TITLES
@@ -206,7 +207,7 @@ def to_runs(claims: ClaimsFile, results: Mapping[str, Sequence[Results]]) -> str
             if not holding:
                 continue
             row = [_label(run, holding)]
-            row += [f"{_mean(run, holding, metric, score):.1f}" for metric, score in columns]
+            row += [tidy.decimal(_mean(run, holding, metric, score)) for metric, score in columns]
             row += [
                 DASH if run == claims.baseline else _to_baseline(run, holding, claims, metric, score)
                 for metric, score in columns[:2]

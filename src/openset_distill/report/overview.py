@@ -11,7 +11,7 @@ from pathlib import Path
 from ..core.text import printable, rst_escape
 from .context import Context, counted, score_words
 from .summary import summarize
-from .tidy import MAIN_METRICS
+from .tidy import MAIN_METRICS, decimal
 
 
 def show(tidy: str, figures: str, tables: str, context: Context) -> None:
@@ -45,8 +45,8 @@ def _headline(path: Path, context: Context) -> tuple[str, dict[str, str], dict[s
     labels: dict[str, str] = {}
     for row in summarize(rows, ""):
         labels[row["run"]] = row["label"]
-        spread = f" ± {100 * row['std']:.1f}" if row["n"] > 1 else ""
-        cells.setdefault(row["run"], {})[row["metric"]] = f"{100 * row['mean']:.1f}{spread}"
+        spread = f" ± {decimal(100 * row['std'])}" if row["n"] > 1 else ""
+        cells.setdefault(row["run"], {})[row["metric"]] = f"{decimal(100 * row['mean'])}{spread}"
         first = row
     several = "mean ± standard deviation over " if first["n"] > 1 else ""
     title = (

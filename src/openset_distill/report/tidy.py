@@ -411,13 +411,22 @@ def interval_words(counts: Iterable[float]) -> str:
     return f"with {100 * statistics.CONFIDENCE:.0f} % t intervals"
 
 
+def decimal(percent: float) -> str:
+    """A number with one decimal, the same one whichever way it was computed: sums of floats hide a half.
+
+    >>> decimal(89.65), decimal(89.64999999999999)
+    ('89.7', '89.7')
+    """
+    return f"{round(percent, 9):.1f}"
+
+
 def signed(points: float) -> str:
     """A difference in percentage points with one decimal, its sign, and no negative zero.
 
     >>> signed(1.25), signed(-0.04), signed(-2.0)
     ('+1.2', '0.0', '−2.0')
     """
-    rounded = round(points, 1)
+    rounded = round(round(points, 9), 1)
     return "0.0" if rounded == 0 else f"{rounded:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 

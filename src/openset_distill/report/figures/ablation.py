@@ -69,7 +69,7 @@ def _row(axes, y: float, row: pd.Series, look: style.Look, first: bool) -> None:
     difference, low, high = row["difference_percent"], row["low_percent"], row["high_percent"]
     if first:
         difference = 0.0
-        text = f"reference: {row['mean_percent']:.1f} %"
+        text = f"reference: {tidy.decimal(row['mean_percent'])} %"
     elif np.isfinite(difference):
         text = tidy.signed(difference)
         text += f" [{tidy.signed(low)}, {tidy.signed(high)}]" if np.isfinite(low) else ""

@@ -99,7 +99,11 @@ def spread(mean: float, std: float) -> str:
     """Mean and standard deviation, `71.2 +- 0.4` with the sign; the mean alone where there is one class set."""
     if not np.isfinite(mean):
         return DASH
-    return unbroken(f"{mean:.1f} \N{PLUS-MINUS SIGN} {std:.1f}") if np.isfinite(std) else f"{mean:.1f}"
+    return (
+        unbroken(f"{tidy.decimal(mean)} \N{PLUS-MINUS SIGN} {tidy.decimal(std)}")
+        if np.isfinite(std)
+        else tidy.decimal(mean)
+    )
 
 
 def interval(difference: float, low: float, high: float) -> str:

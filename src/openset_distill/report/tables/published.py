@@ -9,6 +9,7 @@ import lazy_loader as lazy
 import numpy as np
 
 from ...core.errors import DataError, nearest
+from ..tidy import decimal
 from .common import DASH, METRIC_TITLES
 from .formats import Block, Cell
 
@@ -87,7 +88,7 @@ def published_block(rows: pd.DataFrame, titles: dict[str, str], heading: str) ->
         mark, meaning = CONFIDENCE[row["confidence"]]
         if mark:
             marks[mark] = f"{mark} {row['confidence']}: {meaning}."
-        value = DASH if np.isnan(row["value"]) else f"{row['value']:.1f}{mark}"
+        value = DASH if np.isnan(row["value"]) else f"{decimal(row['value'])}{mark}"
         texts = [row["method"], row["backbone"], row["protocol"], METRIC_TITLES[row["metric"]]]
         texts = [titles[row["dataset"]], *texts] if len(titles) > 1 else texts
         body.append([Cell(text) for text in (*texts, row["source"], row["confidence"], value)])
