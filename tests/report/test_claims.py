@@ -177,6 +177,23 @@ def test_results_of_another_kind_are_refused(tmp_path, made, change, message):
         judge(read_claims(file))
 
 
+@pytest.mark.parametrize(("precision", "joined"), [("bfloat16", True), ("auto", True), ("float32", False)])
+def test_runs_of_two_precisions_are_not_joined(tmp_path, precision, joined):
+    folders = [results(tmp_path / name, sets=name) for name in ("one", "two")]
+    for folder, said in zip(folders, ("bfloat16", precision), strict=True):
+        path = Path(folder, "provenance.json")
+        records = json.loads(path.read_text())
+        for record in records.values():
+            record["settings"]["optimization"] = {"epochs": 5, "precision": said}
+        path.write_text(json.dumps(records))
+    claims = read_claims(claims_file(tmp_path / "claims.yaml", folders))
+    if joined:
+        assert judge(claims)[0][0].found.n == 2 * 5
+    else:
+        with pytest.raises(DataError, match="optimization.precision differs"):
+            judge(claims)
+
+
 def test_one_class_set_without_twins_has_no_interval_and_decides_nothing(tmp_path):
     folder = results(tmp_path / "one", splits=1, seeds=3)
     judged, _ = write(read_claims(claims_file(tmp_path / "c.yaml", [folder])), tmp_path / "c.csv", tmp_path / "c.md")
