@@ -190,7 +190,7 @@ def test_runs_of_two_precisions_are_not_joined(tmp_path, precision, joined):
     if joined:
         assert judge(claims)[0][0].found.n == 2 * 5
     else:
-        with pytest.raises(DataError, match="optimization.precision differs"):
+        with pytest.raises(DataError, match=r"optimization\.precision differs"):
             judge(claims)
 
 
