@@ -1,6 +1,7 @@
 # The experiment, the places of its files, and what rules share.
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -15,6 +16,7 @@ from snakemake.logging import logger
 from openset_distill.core.errors import OpenSetError, nearest
 from openset_distill.core.files import read_record
 from openset_distill.core.names import any_of
+from openset_distill.core.text import rst_escape
 from openset_distill.config.experiment import load
 from openset_distill.config.loading import read_configuration
 from openset_distill.models import BACKBONES
@@ -249,3 +251,24 @@ def sources_of(table):
     folder = EXPERIMENT.first(SPLIT) if table.first else SPLIT
     runs = EXPERIMENT.compared_runs if table.compared else EXPERIMENT.runs
     return expand(f"{folder}/{table.source}", **grid, run=runs)
+
+
+REPORTS = "--report" in sys.argv
+
+
+def drawing(name, specification):
+    """The parameters by which a figure or table is made. A report makes nothing and shows them by their names, so there they
+    say in words what is drawn."""
+    if REPORTS:
+        return {key: literal(words) for key, words in CONTEXT.in_words().items()}
+    return {
+        "name": name,
+        "caption": literal(rst_escape(specification.caption_for(CONTEXT))),
+        "context": literal(as_json(dataclasses.asdict(CONTEXT))),
+        "tables": literal(options("--table", [f"{table}={TIDY}/{table}.csv" for table in specification.tables])),
+    }
+
+
+def reported(specification):
+    """The caption in a report, without a name, so that it is not shown as a parameter again."""
+    return [literal(rst_escape(specification.caption_for(CONTEXT)))] if REPORTS else []

@@ -1,34 +1,10 @@
 # Figures and tables, drawn from the tidy tables alone. Each figure is a target of its own name: `snakemake two_sides`.
 
-import dataclasses
-
-from openset_distill.core.text import rst_escape
 from openset_distill.report.figures import FIGURES
 from openset_distill.report.tables import TABLES
 
 FIGURE_FILES = [f"{FIGURES_FOLDER}/{name}.{kind}" for name in EXPERIMENT.figures for kind in ("pdf", "png", "csv")]
 TABLE_FILES = [f"{TABLES_FOLDER}/{name}.{kind}" for name in EXPERIMENT.tables for kind in ("md", "tex", "csv")]
-
-REPORTS = "--report" in sys.argv
-
-
-def drawing(name, specification):
-    """Parameters of the rule of a figure or table. A report shows them by their names and runs no rule: there they say
-    in words what is drawn."""
-    if REPORTS:
-        return {key: literal(words) for key, words in CONTEXT.in_words().items()}
-    return {
-        "name": name,
-        "caption": literal(rst_escape(specification.caption_for(CONTEXT))),
-        "context": literal(as_json(dataclasses.asdict(CONTEXT))),
-        "tables": literal(options("--table", [f"{table}={TIDY}/{table}.csv" for table in specification.tables])),
-    }
-
-
-def reported(specification):
-    """The caption in a report, without a name, so that it is not shown as a parameter again."""
-    return [literal(rst_escape(specification.caption_for(CONTEXT)))] if REPORTS else []
-
 
 if REPORTS and Path(TIDY, "runs.csv").exists():
     # the page that a report opens on
