@@ -497,5 +497,5 @@ def rendered(figure: Figure, kind: str) -> bytes:
     nothing = {"Creator": None, "Producer": None, "CreationDate": None} if kind == "pdf" else {"Software": None}
     with matplotlib.style.context(["default", STYLE]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(drawn, format=kind, metadata=nothing, **({"dpi": DPI} if kind == "png" else {}))
+        figure.savefig(drawn, format=kind, metadata=nothing, dpi=DPI if kind == "png" else "figure")
     return drawn.getvalue()
