@@ -460,7 +460,7 @@ def test_the_registry_is_light_and_true():
     for name, spec in FIGURES.items():
         assert spec.name == name
         assert set(spec.tables) <= set(TIDY_TABLES)
-    with pytest.raises(SettingsError, match=r"no figure 'two_side'; did you mean 'two_sides'\?"):
+    with pytest.raises(SettingsError, match=r"unknown figure 'two_side'; did you mean 'two_sides'\?"):
         figure_spec("two_side")
     with pytest.raises(DataError, match="reads the table 'runs'"):
         FIGURES["two_sides"].draw({}, read_context(synthetic_tables.context()))

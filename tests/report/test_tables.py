@@ -607,7 +607,7 @@ def test_what_a_table_needs(tidy_tables):
         TABLES["benchmark"].build(tidy_tables(), context)
     with pytest.raises(DataError, match="reads the table 'runs'; add --table runs=PATH"):
         TABLES["ablation"].build({}, context)
-    with pytest.raises(SettingsError, match="no table 'benchmarks'; did you mean 'benchmark'"):
+    with pytest.raises(SettingsError, match="unknown table 'benchmarks'; did you mean 'benchmark'"):
         table_spec("benchmarks")
     alone = Configured({"ce": "cross_entropy"}, {"ce": "resnet18"}, ("unknown",))
     assert TABLES["ablation"].needs(alone)[0] == "a run of the family 'distillation'"
