@@ -78,6 +78,7 @@ check_targets()
 
 
 onstart:
+    handle_in_thread(signal.SIGTERM)
     if workflow.executor_plugin.name == "slurm":
         begin_on_slurm()
     elif workflow.executor_plugin.name == "local":

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from snakemake.logging import logger
 from openset_distill.core.errors import OpenSetError, nearest
 from openset_distill.core.files import read_record
 from openset_distill.core.names import any_of
+from openset_distill.core.signals import handle_in_thread
 from openset_distill.core.text import rst_escape
 from openset_distill.config.experiment import load
 from openset_distill.config.loading import read_configuration

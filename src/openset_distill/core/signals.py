@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from types import FrameType
 
@@ -53,3 +54,15 @@ class GracefulShutdown:
     def release(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+def handle_in_thread(number: int) -> None:
+    """Runs today's handler of a signal in a thread of its own.
+
+    A handler runs in the main thread, between any two steps of it. One that takes a lock waits forever when the main
+    thread holds this lock, as Snakemake's does for SIGTERM while jobs are chosen; a thread waits until it is free.
+    """
+    handler = signal.getsignal(number)
+    if callable(handler):
+        begin = lambda *about: threading.Thread(target=handler, args=about, daemon=True).start()  # noqa: E731
+        signal.signal(number, begin)
