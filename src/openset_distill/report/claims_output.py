@@ -119,7 +119,7 @@ def to_page(judged: Sequence[Judged], results: Mapping[str, Sequence[Results]]) 
     rows: dict[str, dict[str, str]] = {}
     for one in judged:
         if one.decides and one.data in results:
-            rows.setdefault(one.claim.claim, {})[one.data] = _cell(one)
+            rows.setdefault(one.claim.claim, {})[one.data] = _cell(one, class_sets(results[one.data]))
     lines += [
         line_of([markdown_escape(claim), *(cells.get(name, "not run") for name in data)])
         for claim, cells in rows.items()
@@ -127,11 +127,13 @@ def to_page(judged: Sequence[Judged], results: Mapping[str, Sequence[Results]]) 
     return "\n".join(lines)
 
 
-def _cell(one: Judged) -> str:
+def _cell(one: Judged, of_all: int) -> str:
     outcome = "accuracy" if one.claim.outcome == "accuracy" else METRIC_TITLES[one.claim.outcome]
     parts = [f"{outcome} {difference(one.found)}"]
     if one.accuracy:
         parts.append(f"accuracy {difference(one.accuracy)}")
+    if one.found.n != of_all:
+        parts.append(f"on {counted(one.found.n, 'class set')}")
     return f"{markdown_escape(', '.join(parts))}: **{one.verdict}**"
 
 
