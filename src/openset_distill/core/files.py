@@ -62,7 +62,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         partial.chmod(0o666 & ~umask)
         partial.replace(path)
     except OSError as error:
-        kept = " (what it held before is kept)" if path.exists() else ""
+        kept = " (its previous contents are kept)" if path.exists() else ""
         raise OpenSetError(
             f"cannot write {path}: {error.strerror or error}{kept}; "
             "free some space or choose another folder, then run again"
