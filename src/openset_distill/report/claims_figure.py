@@ -53,7 +53,7 @@ def draw(judged: Sequence[Judged], claims: ClaimsFile, results: Mapping[str, Seq
         axes.set_title(title, size=style.SMALL + 1)
         axes.set_yticks(list(height.values()), [_label(claim) for claim in rows], size=style.SMALL)
         axes.tick_params(axis="y", length=0)
-        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
         axes.set_xlabel("Difference (points)")
         axes.set_ylim(-0.7, len(rows) - 0.4)
         axes.grid(axis="y", visible=False)
