@@ -29,6 +29,7 @@ from torchvision import transforms
 
 from openset_distill.models import build_classifier
 from openset_distill.models.checkpoint import load_classifier
+from openset_distill.training.run_config import OptimizationSettings
 from openset_distill.training.schedule import learning_rate
 
 # name -> the per-image version
@@ -117,6 +118,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     job = json.loads(arguments.job)
     settings, split = job["optimization"], np.load(arguments.split)
+    rates = OptimizationSettings.model_validate(settings)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(job["seed"])
     np.random.seed(job["seed"])
@@ -142,7 +144,7 @@ def main() -> None:
             loss = loss_of(job, student, teacher, images.to(device), labels.to(device))
             optimizer.zero_grad()
             loss.backward()
-            optimizer.param_groups[0]["lr"] = learning_rate(settings, epoch * len(loader) + step, len(loader))
+            optimizer.param_groups[0]["lr"] = learning_rate(rates, epoch * len(loader) + step, len(loader))
             optimizer.step()
             loss.item()  # printed step by step in the usual script
             first_step = first_step or time.time()
