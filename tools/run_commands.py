@@ -92,7 +92,7 @@ def run_all(queue: Queue, running: Running, together: int, deadline: float, grac
 class Queue:
     """The steps that wait, in order, and what is known of the outputs.
 
-    `taken`: how many steps had outputs of which nobody knows what made them; `failed`: whether a step has failed, so
+    `taken`: how many steps had outputs of unknown origin; `failed`: whether a step has failed, so
     that no other is started.
     """
 
@@ -118,7 +118,7 @@ class Queue:
             running.start(number, step)
 
     def _made_by(self, step: dict[str, Any]) -> bool:
-        """Whether the outputs of `step` were made by its command, or by what nobody knows, which is counted."""
+        """Whether the outputs of `step` were made by its command, or by an unknown one, which is counted."""
         found = {self._made.get(output, "") for output in step["outputs"]}
         if not found <= {self._keys[step["outputs"][0]], ""}:
             return False

@@ -98,7 +98,7 @@ def servers(folder: Path) -> Iterator[SimpleNamespace]:
 
 
 def gone(*processes: psutil.Process) -> None:
-    """Waits until the processes have ended, be it as ones that nobody waited for."""
+    """Waits until the processes have ended, zombies included."""
     deadline = time.monotonic() + 60
     while any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes):
         assert time.monotonic() < deadline, processes

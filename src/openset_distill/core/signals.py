@@ -63,6 +63,10 @@ def handle_in_thread(number: int) -> None:
     thread holds this lock, as Snakemake's does for SIGTERM while jobs are chosen; a thread waits until it is free.
     """
     handler = signal.getsignal(number)
-    if callable(handler):
-        begin = lambda *about: threading.Thread(target=handler, args=about, daemon=True).start()  # noqa: E731
-        signal.signal(number, begin)
+    if not callable(handler):
+        return
+
+    def begin(*about: object) -> None:
+        threading.Thread(target=handler, args=about, daemon=True).start()
+
+    signal.signal(number, begin)

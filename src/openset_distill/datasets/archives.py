@@ -28,8 +28,8 @@ from ..core.errors import DataError
 TOTAL_BYTES = 16 * 1024**3
 MEMBER_BYTES = 1024**3
 MEMBERS = 500_000
-# Unpacked bytes for each byte of the archive. Small archives of flat pictures or text compress very well and harm
-# nobody, so the ratio counts only above a size.
+# Unpacked bytes for each byte of the archive. Small archives of flat pictures or text compress very well and are
+# harmless, so the ratio counts only above a size.
 RATIO = 200
 RATIO_MATTERS_FROM = 64 * 1024**2
 

@@ -166,7 +166,7 @@ def _end_with_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
-    if parent is None:  # nobody's worker
+    if parent is None:  # this process is not a worker
         return
 
     def watch() -> None:

@@ -187,7 +187,7 @@ def _checked_file(folder: Path) -> Path:
 
 
 def _last_check(folder: Path, manifest: Mapping[str, Any]) -> dict[str, list[int]] | None:
-    """What `file_status` was when the files had the checksums of this manifest; None where nobody knows."""
+    """What `file_status` was when the files had the checksums of this manifest; None where it is unknown."""
     try:
         kept = json.loads(_checked_file(folder).read_text(encoding="utf-8"))
         return kept["status"] if kept["files"] == manifest["files"] else None

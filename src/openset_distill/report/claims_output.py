@@ -16,7 +16,7 @@ from . import tidy
 from .claims import ClaimsFile, Judged, Results, class_sets, judge, of_today
 from .context import SCORE_TITLES, counted, listed, score_words
 from .tables import METRIC_TITLES
-from .tables.common import DASH, interval, unbroken
+from .tables.common import DASH, interval
 from .tables.formats import markdown_escape
 
 EXPECTED_WORDS = {"higher": "higher", "lower": "lower", "same": "the same", "not_lower": "not lower"}
@@ -178,13 +178,13 @@ def _data_words(results: Mapping[str, Sequence[Results]]) -> Iterator[str]:
 
 def difference(found: PairedDifference) -> str:
     """A difference in points with its interval; a bound near 0 has two decimals where they tell its side."""
-    if math.isnan(found.low):
-        return interval(found.difference, found.low, found.high)
-    low, high = (
-        f"{bound:+.2f}".replace("-", "\N{MINUS SIGN}") if 0.005 <= abs(bound) < 0.05 else tidy.signed(bound)
-        for bound in (found.low, found.high)
-    )
-    return unbroken(f"{tidy.signed(found.difference)} [{low}, {high}]")
+    return interval(found.difference, found.low, found.high, _bound)
+
+
+def _bound(points: float) -> str:
+    if 0.005 <= abs(points) < 0.05:
+        return f"{points:+.2f}".replace("-", "\N{MINUS SIGN}")
+    return tidy.signed(points)
 
 
 def line_of(cells: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -106,12 +106,12 @@ def spread(mean: float, std: float) -> str:
     )
 
 
-def interval(difference: float, low: float, high: float) -> str:
-    """`+1.2 [+0.3, +2.1]`: a difference and its confidence interval in percentage points."""
+def interval(difference: float, low: float, high: float, bound: Callable[[float], str] = tidy.signed) -> str:
+    """`+1.2 [+0.3, +2.1]`: a difference and its confidence interval in percentage points; `bound` writes its ends."""
     if not np.isfinite(difference):
         return DASH
     text = tidy.signed(difference)
-    return unbroken(f"{text} [{tidy.signed(low)}, {tidy.signed(high)}]") if np.isfinite(low) else text
+    return unbroken(f"{text} [{bound(low)}, {bound(high)}]") if np.isfinite(low) else text
 
 
 def unbroken(text: str) -> str:
