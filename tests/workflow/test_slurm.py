@@ -28,6 +28,7 @@ WEIGHTS = RUN / "weights.safetensors"
 ONE_GPU = "resources={train_student: {gpu: 1}}"
 # long enough to be interrupted: a training of some twenty seconds
 EPOCHS = 300
+MOST_EPOCHS = 10_000  # more are refused; on a fast machine they take minutes too
 STARTED: list[subprocess.Popen[str]] = []
 
 
@@ -176,7 +177,7 @@ def limited(cluster: Path, first: tuple[Path, Finished], uninterrupted: Path, tm
     seconds = json.loads((uninterrupted / RUN / "provenance.json").read_text())["wall_seconds"]
     # SLURM looks at its clock twice a minute: the warning may come half a minute early, the end half a minute late.
     # The machine may have been several times as busy when `seconds` was taken as it is now.
-    lengths = [max(EPOCHS, int(EPOCHS / seconds * wanted)) for wanted in (110, 500)]
+    lengths = [min(max(EPOCHS, int(EPOCHS / seconds * wanted)), MOST_EPOCHS) for wanted in (110, 500)]
     options = [(["--retries", "8"], {}), (["--retries", "0"], {"save_seconds": 0})]
     begun = []
     for epochs, (arguments, site) in zip(lengths, options, strict=True):
