@@ -161,6 +161,31 @@ def test_what_one_score_has_over_another_can_be_the_outcome(tmp_path):
     assert judged[1].found.difference == pytest.approx(2.3, abs=1)
 
 
+def test_several_runs_are_averaged_within_a_class_set(tmp_path):
+    folder = results(tmp_path / "one", seeds=2)
+    path = tmp_path / "one" / "tidy" / "runs.csv"
+    runs = pd.read_csv(path, dtype={"score": str}, keep_default_na=False)
+    third = runs[runs["run"] == "cutmix"].assign(run="mixup")
+    third["value"] -= 0.02
+    synthetic_tables.write(tmp_path / "one" / "tidy", {"runs": pd.concat([runs, third])})
+    records = json.loads((tmp_path / "one" / "provenance.json").read_text())
+    records |= {name.replace("cutmix", "mixup"): record for name, record in records.items() if "cutmix" in name}
+    (tmp_path / "one" / "provenance.json").write_text(json.dumps(records))
+    plain = {"claim": "One", "run": "cutmix", "against": "ce", "expected": "higher"}
+    family = {"claim": "Family", "run": ["cutmix", "mixup"], "against": "ce", "expected": "higher"}
+    less = {"claim": "Less", "run": "ce", "against": ["cutmix", "mixup"], "expected": "same", "less": "msp"}
+    described = {**RUNS, "mixup": {"method": "cross_entropy"}}
+    claims = read_claims(claims_file(tmp_path / "c.yaml", [folder], [plain, family, less], runs=described))
+    judged, _ = write(claims, tmp_path / "c.csv", tmp_path / "c.md")
+    found = {one.claim.claim: one.found for one in judged if one.decides}
+    assert found["Family"].difference == pytest.approx(found["One"].difference - 1)
+    assert (found["Family"].n, found["Family"].pairs) == (5, 10)
+    assert found["Less"].difference == pytest.approx(0, abs=1e-9)  # the invented scores differ by a constant
+    assert "AUROC of the mean of cutmix and mixup higher than of ce" in (tmp_path / "c.md").read_text()
+    with open(tmp_path / "c.csv", newline="") as stream:
+        assert {row["run"] for row in csv.DictReader(stream)} == {"cutmix", "cutmix + mixup", "ce"}
+
+
 @pytest.mark.parametrize(
     ("made", "change", "message"),
     [
@@ -211,7 +236,7 @@ def test_missing_runs_and_mixed_results_are_refused(tmp_path):
     with pytest.raises(DataError, match="have no run 'kd', which the claim 'KD' compares"):
         judge(read_claims(claims_file(tmp_path / "c.yaml", [one], [claim], runs=runs)))
     part = [{"folder": one, "runs": ["ce", "cutmix"]}]
-    with pytest.raises(DataError, match="no results on Digits hold both 'kd' and 'ce'"):
+    with pytest.raises(DataError, match="no results on Digits hold all of ce and kd, which the claim 'KD' compares"):
         judge(read_claims(claims_file(tmp_path / "c.yaml", part, [claim], runs=runs)))
     file = claims_file(tmp_path / "c.yaml", [one, other])
     assert judge(read_claims(file))[0][0].found.n == 10
@@ -266,6 +291,10 @@ GOOD = {"claim": "C", "run": "cutmix", "against": "ce", "expected": "lower"}
         ({"claims": [GOOD | {"data": ["Digit"]}]}, "no data 'Digit'; did you mean 'Digits'"),
         ({"claims": [GOOD | {"outcome": "aucroc"}]}, "no outcome 'aucroc'; did you mean 'auroc'"),
         ({"claims": [GOOD | {"against": "cutmix"}]}, "compares 'cutmix' with itself"),
+        ({"claims": [GOOD | {"against": ["ce", "cutmix"]}]}, "compares 'cutmix' with itself"),
+        ({"claims": [GOOD | {"against": ["ce", "ce"]}]}, "averages 'ce' twice"),
+        ({"claims": [GOOD | {"against": []}]}, r"claims\.0\.against: .*at least 1 item"),
+        ({"claims": [GOOD | {"against": ["ce", "arpl"]}]}, "there is no run 'arpl'"),
         ({"claims": [GOOD | {"expected": "better"}]}, r"claims\.0\.expected: "),
         ({"claims": [GOOD | {"outcome": "accuracy", "less": "msp"}]}, "accuracy has no score"),
     ],

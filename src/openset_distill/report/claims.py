@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -27,11 +28,14 @@ from .context import SCORE_TITLES, listed
 
 Expected = Literal["higher", "lower", "same", "not_lower"]
 Points = Annotated[float, pydantic.Field(ge=0, le=100)]
+Family = Annotated[tuple[str, ...], pydantic.Field(min_length=1)]
 Split = Annotated[int, pydantic.Field(ge=0, le=999_999)]
 CONFIRMED, CONTRADICTED = "confirmed", "contradicted"
 NO_DIFFERENCE, UNDECIDED = "no difference within the margin", "undecided"
 # of a training's settings, what differs between the units of one run by design
 OF_UNIT = ("experiment", "split", "seed", "run")
+# how pydantic names the members of a union in the place of an error; users know no such names
+UNION_LABELS = ("Folder", "str", "tuple[", "function-wrap[")
 # borders are compared in points up to rounding
 DIGITS = 9
 
@@ -70,18 +74,29 @@ class Claim:
 
     `data` names the data, all of them without it (`on` would be true in YAML). `keeps_accuracy`: the claim also
     says that accuracy is not lower by more than the file's `accuracy_loss`. `less` turns the outcome into what the
-    deciding score has over this one.
+    deciding score has over this one. Several runs are a family, which is averaged within each class set and seed.
     """
 
     claim: str
-    run: str
-    against: str
+    run: Family | str
+    against: Family | str
     expected: Expected
     outcome: str = "auroc"
     data: tuple[str, ...] = ()
     margin: Points | None = None
     keeps_accuracy: bool = False
     less: str = ""
+
+    @property
+    def sides(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The runs that are claimed about, and those that they are compared with."""
+        run, against = ((side,) if isinstance(side, str) else side for side in (self.run, self.against))
+        return run, against
+
+    @property
+    def compared(self) -> set[str]:
+        """All runs of both sides."""
+        return {run for side in self.sides for run in side}
 
 
 @settings_class
@@ -168,19 +183,21 @@ def read_claims(path: str | os.PathLike) -> ClaimsFile:
         claims = pydantic.TypeAdapter(ClaimsFile).validate_python(content)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(
-            str(part) for part in first["loc"] if part not in ("Folder", "str", "function-wrap[_validate]")
-        )
+        parts = [str(part) for part in first["loc"]]
+        where = ".".join(part for part in parts if not part.startswith(UNION_LABELS))
         raise SettingsError(f"the file of claims {path}: {where}: {first['msg']}") from error
     for number, claim in enumerate(claims.claims, start=1):
         where = f"the file of claims {path}: claim {number} ({claim.claim})"
         for name in claim.data:
             _known(where, "data", name, claims.data)
-        for name in (claim.run, claim.against):
-            _known(where, "run", name, claims.runs)
+        for side in claim.sides:
+            for name in side:
+                _known(where, "run", name, claims.runs)
+                if side.count(name) > 1:
+                    raise SettingsError(f"{where} averages {name!r} twice; name it once")
         _known(where, "outcome", claim.outcome, ["accuracy", *METRICS])
-        if claim.run == claim.against:
-            raise SettingsError(f"{where} compares {claim.run!r} with itself; name another run")
+        for name in set(claim.sides[0]) & set(claim.sides[1]):
+            raise SettingsError(f"{where} compares {name!r} with itself; name another run")
         if claim.less and claim.outcome == "accuracy":
             raise SettingsError(f"{where}: accuracy has no score that another could be taken from; remove `less`")
     _known(f"the file of claims {path}: baseline", "run", claims.baseline, claims.runs)
@@ -275,21 +292,17 @@ def judge(claims: ClaimsFile) -> tuple[list[Judged], dict[str, list[Results]]]:
     judged = []
     for claim in claims.claims:
         for data in claim.data or tuple(claims.data):
-            used = [
-                one
-                for one in results[data]
-                if not one.described.runs or {claim.run, claim.against} <= set(one.described.runs)
-            ]
+            used = [one for one in results[data] if not one.described.runs or claim.compared <= set(one.described.runs)]
             if not used:
                 raise DataError(
-                    f"no results on {data} hold both {claim.run!r} and {claim.against!r}, which the claim "
+                    f"no results on {data} hold all of {listed(sorted(claim.compared))}, which the claim "
                     f"{claim.claim!r} compares; add a folder, or leave {data} out of its `data`"
                 )
             judged += _judge_on(claim, data, used, claims)
     for data, of_data in results.items():
         # earlier studies have no table of runs
         compared = dict.fromkeys(
-            run for one in claims.claims if not one.data or data in one.data for run in (one.run, one.against)
+            run for one in claims.claims if not one.data or data in one.data for side in one.sides for run in side
         )
         for run in claims.runs if not claims.data[data].earlier else compared:
             _check_settings(run, data, [one for one in of_data if one.holds(run)], claims)
@@ -306,14 +319,11 @@ def _judge_on(claim: Claim, data: str, used: Sequence[Results], claims: ClaimsFi
         )
 
     def compared(metric: str, score: str) -> PairedDifference:
-        own, other = ({}, {})
-        for results in used:
-            own |= results.values(claim.run, metric, score, claim.claim)
-            other |= results.values(claim.against, metric, score, claim.claim)
-            if claim.less and metric != "accuracy":
-                for values, run in ((own, claim.run), (other, claim.against)):
-                    of_less = results.values(run, metric, claim.less, claim.claim)
-                    values.update({unit: values[unit] - value for unit, value in of_less.items()})
+        own, other = (_family_values(side, used, metric, score, claim) for side in claim.sides)
+        if claim.less and metric != "accuracy":
+            for values, side in zip((own, other), claim.sides, strict=True):
+                of_less = _family_values(side, used, metric, claim.less, claim)
+                values.update({unit: values[unit] - value for unit, value in of_less.items()})
         return paired_difference(own, other)
 
     margin = claims.margin if claim.margin is None else claim.margin
@@ -325,6 +335,17 @@ def _judge_on(claim: Claim, data: str, used: Sequence[Results], claims: ClaimsFi
         if accuracy is not None:
             said = with_accuracy(said, verdict("not_lower", accuracy.low, accuracy.high, claims.accuracy_loss))
         yield Judged(claim, data, score, score == scores[0], found, accuracy, said)
+
+
+def _family_values(
+    family: Sequence[str], used: Sequence[Results], metric: str, score: str, claim: Claim
+) -> dict[Unit, float]:
+    """A metric of every unit in percent, the mean of some runs."""
+    of_runs = [
+        {unit: value for results in used for unit, value in results.values(run, metric, score, claim.claim).items()}
+        for run in family
+    ]
+    return {unit: mean(values[unit] for values in of_runs) for unit in of_runs[0]}
 
 
 def _check_joined(name: str, of_data: Sequence[Results]) -> None:

@@ -69,7 +69,8 @@ def to_csv(judged: Sequence[Judged]) -> str:
         outcome = f"{claim.outcome} less that of {claim.less}" if claim.less else claim.outcome
         numbers = (found.difference, found.low, found.high)
         numbers += (accuracy.difference, accuracy.low, accuracy.high) if accuracy else (math.nan,) * 3
-        row = (claim.claim, one.data, claim.run, claim.against, outcome, one.score, int(one.decides), claim.expected)
+        run, against = (" + ".join(side) for side in claim.sides)
+        row = (claim.claim, one.data, run, against, outcome, one.score, int(one.decides), claim.expected)
         writer.writerow((*row, found.n, found.pairs, *map(_number, numbers), one.verdict))
     return stream.getvalue()
 
@@ -97,11 +98,9 @@ def to_markdown(judged: Sequence[Judged], claims: ClaimsFile, results: Mapping[s
             cells.append(f"{difference(other.found)} ({other.verdict})" if other else DASH)
         accuracy = deciding.found if of_accuracy else deciding.accuracy
         cells.append(difference(accuracy) if accuracy else DASH)
-        words = (
-            f"{METRIC_TITLES[claim.outcome]} of {claim.run} {EXPECTED_WORDS[claim.expected]} than of {claim.against}"
-        )
-        if claim.expected == "same":
-            words = f"{METRIC_TITLES[claim.outcome]} of {claim.run} the same as of {claim.against}"
+        run, against = (_side_words(side) for side in claim.sides)
+        than = "as" if claim.expected == "same" else "than"
+        words = f"{METRIC_TITLES[claim.outcome]} of {run} {EXPECTED_WORDS[claim.expected]} {than} of {against}"
         if claim.less:
             words += f", less that by the {score_words(claim.less)}"
         if claim.keeps_accuracy:
@@ -109,6 +108,10 @@ def to_markdown(judged: Sequence[Judged], claims: ClaimsFile, results: Mapping[s
         row = [claim.claim, data, words, *cells, str(deciding.found.n), f"**{deciding.verdict}**"]
         lines.append(line_of([*map(markdown_escape, row[:-1]), row[-1]]))
     return "\n".join([rule_words(claims), "", *lines, "", *_data_words(results), ""])
+
+
+def _side_words(side: Sequence[str]) -> str:
+    return side[0] if len(side) == 1 else f"the mean of {listed(side)}"
 
 
 def to_page(judged: Sequence[Judged], results: Mapping[str, Sequence[Results]]) -> str:
