@@ -45,6 +45,8 @@ def check(words: Sequence[str]) -> None:
 
 def main() -> None:
     """Checks the words, then becomes Snakemake with them."""
+    from doctor import dead_lock
+
     words = sys.argv[1:]
     check(words)
     # in this process: Ctrl-C while Snakemake is imported or plans ends in a line, like everywhere else
@@ -52,7 +54,13 @@ def main() -> None:
     from snakemake.cli import main as snakemake
 
     sys.argv = ["snakemake", *words]
-    snakemake(words)
+    try:
+        snakemake(words)
+    except SystemExit as ended:
+        # Snakemake says that the folder is locked, and not whether whoever locked it still lives
+        for problem in dead_lock() if ended.code else ():
+            print(f"error: {problem}", file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":

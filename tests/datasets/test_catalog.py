@@ -46,6 +46,7 @@ def test_every_reader_has_a_dataset():
             "ftp://data.csail.mit.edu",
             "val_256.tar: 'ftp://.*' is not an http or https",
         ),
+        ("same_images_as: cifar10", "same_images_as: cifar1", "cifar10_images: same_images_as: .* no other .*'cifar1'"),
         ('        by_hand: "it has no public URL', "        #", "cifar-10-images.zip has neither urls nor by_hand"),
     ],
 )

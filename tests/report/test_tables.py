@@ -194,6 +194,17 @@ def test_published_numbers_are_those_of_the_same_benchmark(tidy_tables, publishe
         assert "**Published numbers: none are recorded for scikit-learn digits.**" in text
 
 
+def test_published_numbers_of_the_same_images_in_another_form_are_printed(tidy_tables, published):
+    """Of CIFAR-10 encoded again, with the name of both; of CIFAR+10 the benchmark is the protocol's."""
+    numbers = pd.concat([published, published.tail(1).assign(dataset="cifar10", method="On CIFAR-10")])
+    made = {"splits": 1, "runs": ("ce", "cutmix"), "dataset": "cifar10_images"}
+    text = tables.to_markdown(build("benchmark", tidy_tables(protocol="cifar10", **made), numbers))
+    assert "**Published numbers for CIFAR-10 (here: " in text
+    assert [row[0] for row in markdown_tables(text)[1][1:]] == ["On CIFAR-10"]
+    text = tables.to_markdown(build("benchmark", tidy_tables(protocol="cifar_plus_10", **made), numbers))
+    assert "**Published numbers for CIFAR+10**" in text
+
+
 def test_ablation_compares_with_its_first_row(tidy_tables, published):
     source = tidy_tables()
     table = build("ablation", source, published)
@@ -305,9 +316,14 @@ def test_significance_corrects_for_the_number_of_comparisons(tidy_tables, publis
     text = tables.to_markdown(table)
     assert "two-sided paired t test" in text
     assert "the 14 comparisons of a metric" in text
-    (rows,) = markdown_tables(text)
-    assert [row[0] for row in rows if not any(row[1:])] == ["Against Cross entropy", "Against Distillation"]
-    assert all(row[1] == "5" for row in rows[1:] if any(row[1:]))
+    grids = markdown_tables(text)
+    assert [title for title in ("**Accuracy**", "**AUROC**", "**OSCR**") if title in text] == re.findall(
+        r"^\*\*.*\*\*$", text, flags=re.MULTILINE
+    )
+    assert len(grids) == 3
+    for rows in grids:
+        assert [row[0] for row in rows if not any(row[1:])] == ["Against Cross entropy", "Against Distillation"]
+        assert all(row[-1] == "5" for row in rows[1:] if any(row[1:]))
 
 
 @pytest.mark.parametrize("settings", [{"splits": 1}, {"splits": 1, "seeds": 3}, {"splits": 3, "twins": (0, 1, 2)}])

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -70,6 +71,10 @@ def test_locks_of_dead_processes_and_half_written_files(copy):
     refused = run(copy, "dvc", "repro", "runs")
     assert refused.returncode != 0
     assert "--unlock" in refused.stdout + refused.stderr
+    refused = run(copy, sys.executable, "tools/start.py", "--cores", "1", "two_sides")
+    assert refused.returncode != 0
+    last = (refused.stdout + refused.stderr).splitlines()[-1]
+    assert last.startswith("error: a process that held Snakemake's lock is dead: `snakemake --unlock`")
     found = doctor(copy)
     assert "`snakemake --unlock`" in found
     assert "resumes" in found

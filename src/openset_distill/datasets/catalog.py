@@ -84,6 +84,7 @@ class Dataset(Strict):
     channels: Literal[1, 3]
     classes: Annotated[tuple[Line, ...], Field(min_length=1)] | Line
     counts: Counts | None = None
+    same_images_as: Name | None = None
     archives: tuple[Archive, ...] = ()
     auxiliary: tuple[Archive, ...] = ()
 
@@ -110,6 +111,13 @@ class Dataset(Strict):
 class _Catalog(Strict):
     datasets: dict[Name, Dataset]
     published_checkpoints: Dataset
+
+    @pydantic.model_validator(mode="after")
+    def _others_are_known(self) -> _Catalog:
+        for name, entry in self.datasets.items():
+            if entry.same_images_as not in (None, *self.datasets) or entry.same_images_as == name:
+                raise ValueError(f"{name}: same_images_as: there is no other dataset {entry.same_images_as!r}")
+        return self
 
     @pydantic.field_validator("datasets", "published_checkpoints", mode="before")
     @classmethod

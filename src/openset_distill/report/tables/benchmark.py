@@ -11,7 +11,7 @@ from ..context import Context, score_words
 from ..summary import summarized
 from .common import METRIC_TITLES, SPREAD, Content, best_of, difference_cell, mean_cell, spans, split_title
 from .formats import Block, Cell
-from .published import benchmark_name, published_block
+from .published import BENCHMARK_OF_PROTOCOL, benchmark_name, benchmark_title, published_block
 
 
 def make(tables: Mapping[str, pd.DataFrame], context: Context, published: pd.DataFrame) -> Content:
@@ -89,10 +89,15 @@ def _columns(summary: pd.DataFrame, score: str) -> dict[str, tuple[str, str]]:
 
 
 def _literature(summary: pd.DataFrame, published: pd.DataFrame, context: Context) -> tuple[Block, pd.DataFrame]:
-    """Numbers from the literature for the same dataset."""
-    name = benchmark_name(summary["protocol"].iloc[0], summary["dataset"].iloc[0])
+    """Numbers from the literature for the same dataset, or for the same images in another form."""
+    dataset = summary["dataset"].iloc[0]
+    name = benchmark_name(summary["protocol"].iloc[0], dataset)
     rows = published[published["dataset"] == name]
     if rows.empty:
         heading = f"Published numbers: none are recorded for {context.dataset_title}."
         return Block((), (), heading=heading), pd.DataFrame()
-    return published_block(rows, {name: context.dataset_title}, f"Published numbers for {context.dataset_title}")
+    title = benchmark_title(name)
+    heading = f"Published numbers for {title}"
+    if name not in (dataset, *BENCHMARK_OF_PROTOCOL.values()):
+        heading += f" (here: {context.dataset_title})"
+    return published_block(rows, {name: title}, heading)

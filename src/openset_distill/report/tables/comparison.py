@@ -7,20 +7,18 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from ...core.errors import DataError, nearest
-from ...datasets import catalog
 from .. import tidy
 from ..context import score_words
 from ..summary import summarized
 from .common import METRIC_TITLES, SPREAD, best_of, mean_cell, n_words
 from .formats import Block, Cell, Table
-from .published import benchmark_name, published_block
+from .published import benchmark_name, benchmark_title, published_block
 
 METRICS = ("accuracy", "auroc", "oscr")
 NOTE = (
     f"{SPREAD} in percent. Bold: the best student of a column. "
     "Experiments differ in scale, networks and length of training; their own tables say how."
 )
-TITLES = {"cifar+10": "CIFAR+10", "cifar+50": "CIFAR+50"}
 
 
 def compare(experiments: Mapping[str, pd.DataFrame], published: pd.DataFrame, score: str = "maximum_logit") -> Table:
@@ -85,15 +83,16 @@ def compare(experiments: Mapping[str, pd.DataFrame], published: pd.DataFrame, sc
     benchmarks = {}
     for summary in summaries.values():
         benchmark = benchmark_name(summary["protocol"].iloc[0], summary["dataset"].iloc[0])
-        known = catalog.datasets().get(benchmark)
-        benchmarks[benchmark] = known.title if known else TITLES.get(benchmark, benchmark)
+        benchmarks[benchmark] = benchmark_title(benchmark)
     # in the order of the columns
     literature = pd.concat([published[published["dataset"] == benchmark] for benchmark in benchmarks])
     chosen = pd.DataFrame()
     if literature.empty:
         block = Block((), (), heading=f"Published numbers: none are recorded for {', '.join(benchmarks.values())}.")
     else:
-        block, chosen = published_block(literature, benchmarks, "Published numbers")
+        block, chosen = published_block(
+            literature, benchmarks, "Published numbers, with networks and training of their own"
+        )
 
     data = rows.assign(
         block="measured",

@@ -9,6 +9,7 @@ import lazy_loader as lazy
 import numpy as np
 
 from ...core.errors import DataError, nearest
+from ...datasets import catalog
 from ..tidy import decimal
 from .common import DASH, METRIC_TITLES
 from .formats import Block, Cell
@@ -21,6 +22,7 @@ else:
 PUBLISHED_COLUMNS = ("dataset", "method", "backbone", "protocol", "metric", "value", "source", "confidence")
 # CIFAR+10 and CIFAR+50 are CIFAR-10 with unknowns of CIFAR-100: the literature names them by their protocol
 BENCHMARK_OF_PROTOCOL = {"cifar_plus_10": "cifar+10", "cifar_plus_50": "cifar+50"}
+TITLES = {"cifar+10": "CIFAR+10", "cifar+50": "CIFAR+50"}
 # confidence of a published number: the mark in the table, and what it means
 CONFIDENCE = {
     "primary": ("", "taken from the authors' own paper or repository"),
@@ -69,8 +71,16 @@ def _is_percent(text: str) -> bool:
 
 
 def benchmark_name(protocol: str, dataset: str) -> str:
-    """What the literature calls a benchmark."""
-    return BENCHMARK_OF_PROTOCOL.get(protocol, dataset)
+    """What the literature calls a benchmark; that of the original images where a dataset has them in another form."""
+    known = catalog.datasets().get(dataset)
+    original = known.same_images_as if known and known.same_images_as else dataset
+    return BENCHMARK_OF_PROTOCOL.get(protocol, original)
+
+
+def benchmark_title(name: str) -> str:
+    """A benchmark's name as tables print it."""
+    known = catalog.datasets().get(name)
+    return known.title if known else TITLES.get(name, name)
 
 
 def published_block(rows: pd.DataFrame, titles: dict[str, str], heading: str) -> tuple[Block, pd.DataFrame]:

@@ -16,7 +16,7 @@ METRICS = ("accuracy", "auroc", "oscr")
 
 
 def make(tables: Mapping[str, pd.DataFrame], context: Context) -> Content:
-    """A section for the baseline and one for plain distillation; `tables` needs `runs`."""
+    """A grid for each metric, with a section for the baseline and one for plain distillation; `tables` needs `runs`."""
     runs = tables["runs"]
     labels, families = tidy.labels(runs), tidy.families(runs)
     picked = tidy.pick(context, runs)
@@ -50,29 +50,40 @@ def make(tables: Mapping[str, pd.DataFrame], context: Context) -> Content:
     data = pd.concat(parts, ignore_index=True)
 
     by_place = data.set_index(["run", "reference", "metric"])
-    body: list[Sequence[Cell] | str] = []
-    for position, (run, reference) in enumerate(compared):
-        if position == 0 or reference != compared[position - 1][1]:
-            body.append(f"Against {labels[reference]}")
-        cells = [Cell(labels[run]), Cell(str(by_place.loc[run, reference, METRICS[0]]["pairs"]))]
-        for metric in METRICS:
-            row = by_place.loc[run, reference, metric]
-            cells.append(Cell(interval(row["difference_percent"], row["low_percent"], row["high_percent"])))
-            cells += [
-                Cell(effect(row["effect_size"])),
-                Cell(probability(row["p_value"])),
-                Cell(probability(row["p_holm"])),
-            ]
-        body.append(cells)
     counts = [int(n) for n in data["pairs"]]
     note = (
         f"n: class sets. Differences in points, score: {score_words(context.score)}. {comparison_words(counts)} "
         f"Holm: p corrected for the {len(compared)} comparisons of a metric."
     )
-    block = Block(
-        header=["Run", "n", *["Difference", "d_z", "p", "Holm"] * len(METRICS)],
-        rows=body,
-        spans=[("", 2), *((METRIC_TITLES[metric], 4) for metric in METRICS)],
-        note=" ".join(filter(None, (note, picked.note("baseline", "distillation", "asymmetric")))),
-    )
-    return Content([block], data, counts)
+    notes = {METRICS[-1]: " ".join(filter(None, (note, picked.note("baseline", "distillation", "asymmetric"))))}
+    blocks = [
+        Block(
+            header=["Run", "Difference", "d_z", "p", "Holm", "n"],
+            rows=_rows(compared, labels, by_place.xs(metric, level="metric")),
+            heading=METRIC_TITLES[metric],
+            note=notes.get(metric, ""),
+        )
+        for metric in METRICS
+    ]
+    return Content(blocks, data, counts)
+
+
+def _rows(
+    compared: Sequence[tuple[str, str]], labels: Mapping[str, str], of_metric: pd.DataFrame
+) -> list[Sequence[Cell] | str]:
+    """A row for each comparison by one metric, under a line for each reference."""
+    body: list[Sequence[Cell] | str] = []
+    for position, (run, reference) in enumerate(compared):
+        if position == 0 or reference != compared[position - 1][1]:
+            body.append(f"Against {labels[reference]}")
+        row = of_metric.loc[run, reference]
+        texts = [
+            labels[run],
+            interval(row["difference_percent"], row["low_percent"], row["high_percent"]),
+            effect(row["effect_size"]),
+            probability(row["p_value"]),
+            probability(row["p_holm"]),
+            str(row["pairs"]),
+        ]
+        body.append([Cell(text) for text in texts])
+    return body
