@@ -1,4 +1,4 @@
-# The two commands of the README, and what developers use. Needs Python 3.11 with pip and venv, nothing else.
+# The two commands of the README, and what developers use. Needs Python 3.11 to 3.13 with pip and venv, nothing else.
 
 PYTHON ?= python3
 VENV ?= .venv

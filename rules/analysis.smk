@@ -13,9 +13,9 @@ rule scan_mixing:
     output:
         mixing=f"{SPLIT}/mixing.csv",
     log:
-        f"{LOGS}/split{{split}}_seed{{seed}}_analyze.log",
+        f"{LOGS}/split{{split}}_seed{{seed}}_scan_mixing.log",
     benchmark:
-        f"{BENCHMARKS}/split{{split}}_seed{{seed}}_analyze.tsv"
+        f"{BENCHMARKS}/split{{split}}_seed{{seed}}_scan_mixing.tsv"
     conda:
         ENVIRONMENT
     threads: wanted("inference").threads
@@ -42,9 +42,9 @@ rule measure_feature_geometry:
     output:
         features=f"{SPLIT}/features.csv",
     log:
-        f"{LOGS}/split{{split}}_seed{{seed}}_measure.log",
+        f"{LOGS}/split{{split}}_seed{{seed}}_feature_geometry.log",
     benchmark:
-        f"{BENCHMARKS}/split{{split}}_seed{{seed}}_measure.tsv"
+        f"{BENCHMARKS}/split{{split}}_seed{{seed}}_feature_geometry.tsv"
     conda:
         ENVIRONMENT
     threads: wanted("feature_geometry").threads
@@ -73,9 +73,9 @@ rule compute_gradcam:
         attention=f"{SPLIT}/attention.csv",
         pictures=f"{SPLIT}/pictures.csv",
     log:
-        f"{LOGS}/split{{split}}_seed{{seed}}_explain.log",
+        f"{LOGS}/split{{split}}_seed{{seed}}_gradcam.log",
     benchmark:
-        f"{BENCHMARKS}/split{{split}}_seed{{seed}}_explain.tsv"
+        f"{BENCHMARKS}/split{{split}}_seed{{seed}}_gradcam.tsv"
     conda:
         ENVIRONMENT
     threads: wanted("inference").threads

@@ -228,7 +228,7 @@ def main() -> None:
         type=Path,
         help="where the crate goes; an earlier one is replaced, a folder with other files is refused",
     )
-    parser.add_argument("--zip", action="store_true", help="also write FOLDER.zip, which repositories take")
+    parser.add_argument("--zip", action="store_true", help="also write FOLDER.zip, to upload to a data repository")
     arguments = parser.parse_args()
     crate = Crate(arguments.results).build()
     with replaced_folder(arguments.folder, tool="crate", own=written, apart=[arguments.results]) as folder:

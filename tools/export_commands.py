@@ -33,7 +33,7 @@ def main() -> None:
     """Writes the steps towards the wanted files as JSON, from a dry run of the workflow."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", required=True, type=Path, help="output: the steps in order, JSON")
-    parser.add_argument("--cores", type=positive, default=1, help="of the machine that will run them")
+    parser.add_argument("--cores", type=positive, default=1, help="cores of the machine that will run the steps")
     arguments, wishes = parser.parse_known_args()
     check(wishes)
     command = ["snakemake", "--dry-run", "--printshellcmds", "--forceall", "--cores", str(arguments.cores), *wishes]

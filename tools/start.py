@@ -1,8 +1,8 @@
-"""Starts the workflow after a look at what Snakemake itself would answer with a page of its own code.
+"""Starts Snakemake after checking for mistakes that it would answer with a traceback.
 
     python tools/start.py two_sides --configfile config/experiments/cifar10.yaml
 
-All words go to Snakemake as they are. Looked at first: the files that `--configfile` names, the form of `--config`, and
+All arguments are passed on to Snakemake. Checked first: the files given by `--configfile`, the form of `--config`, and
 the folders for caches and temporary files.
 """
 

@@ -33,7 +33,9 @@ def main() -> None:
     parser.add_argument("--seed", type=natural, default=0, help="seed for the bootstrap and balanced sampling")
     parser.add_argument("--metrics", required=True, type=Path, help="output: headline and all rows, JSON")
     parser.add_argument("--curves", required=True, type=Path, help="output: ROC and OSCR curves, CSV")
-    parser.add_argument("--activations", required=True, type=Path, help="output: maximum logit and norm of images, CSV")
+    parser.add_argument(
+        "--activations", required=True, type=Path, help="output: maximum logit and feature norm of test images, CSV"
+    )
     parser.add_argument("--predictions", type=Path, help="output: prediction for each test file, CSV")
     parser.add_argument("--split", type=Path, help="split.npz, required by --predictions")
     parser.add_argument("--description", type=Path, help="split.json, required by --predictions")

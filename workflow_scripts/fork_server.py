@@ -1,15 +1,15 @@
-"""Starts short jobs from processes that have already imported what they need.
+"""Forks short jobs from processes that have already imported their modules.
 
 Importing PyTorch takes longer than training a network on the digits. While Snakemake runs such an experiment on this
-machine, one process for each of `FAMILIES` waits for its jobs; it imports their modules at the first one and forks a
-child for each. In the shell of a job
+machine, one server for each of `FAMILIES` waits for jobs. It imports their modules at the first one and forks a child
+for each. In the command of a job
 
     python fork_server.py SCRIPT ARGUMENTS...
 
-stands for `python SCRIPT ARGUMENTS...`. The job has its own process, arguments, environment, standard streams and exit
-status. This one, the client, stands for it among the processes of Snakemake: signals that it gets reach the job, and
-when it is killed, the job is. Where a job cannot be forked, as it would be started plainly, the client becomes the
-plain process. The servers end with Snakemake, or with the last job if Snakemake was killed; a job ends with its server.
+replaces `python SCRIPT ARGUMENTS...`. The job has its own process, arguments, environment, standard streams and exit
+status. This client stays visible to Snakemake: it passes signals on to the job, and if it is killed, so is the job. If
+the job cannot be forked, the client runs the script itself. The servers end with Snakemake, or with the last job if
+Snakemake was killed; a job ends with its server.
 """
 
 from __future__ import annotations

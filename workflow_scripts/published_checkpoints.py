@@ -54,7 +54,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--published", required=True, type=Path, help="numbers from the literature, CSV")
     parser.add_argument("--reference", type=Path, default=Path("config/reference"), help="folder with protocols.json")
     parser.add_argument("--csv", required=True, type=Path, help="output: the numbers")
-    parser.add_argument("--markdown", required=True, type=Path, help="output: for a web page")
+    parser.add_argument("--markdown", required=True, type=Path, help="output: the table, Markdown")
     parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
     return parser.parse_args()
 

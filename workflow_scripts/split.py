@@ -1,6 +1,6 @@
 """Chooses the known and unknown classes of one split, and its training, validation and test images.
 
-    python workflow_scripts/split.py --prepared data/prepared/digits/8 --protocol '{"name": "random", "known": 6}' \\
+    python workflow_scripts/split.py --prepared data/prepared/digits/8x1 --protocol '{"name": "random", "known": 6}' \\
         --split 0 --seed 0 --validation-fraction 0.1 --arrays split.npz --description split.json
 """
 

@@ -1,4 +1,7 @@
-"""Learning-rate schedules: warm-up, then cosine, linear, step or constant."""
+"""Learning-rate schedules: warm-up, then cosine, linear, step or constant.
+
+A new one needs its formula here and its name in `OptimizationSettings.schedule` (run_config.py).
+"""
 
 from __future__ import annotations
 
