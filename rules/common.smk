@@ -101,6 +101,11 @@ for description in [] if SETTINGS.redraw else sorted(Path(RESULTS).glob("split*/
                 f"{RESULTS} holds results of {made_of}, which those of {SETTINGS.data.dataset} would replace; to keep both, "
                 f"add experiment={EXPERIMENT.name}_{SETTINGS.data.dataset} to --config; to replace them, delete {RESULTS}"
             )
+if not SETTINGS.redraw and (other := EXPERIMENT.own_images_of(RESULTS)):
+    raise WorkflowError(
+        f"{RESULTS} holds results of other images of your own ({other}), which those of {SETTINGS.data.images} would "
+        f"replace; to keep both, add experiment={EXPERIMENT.name}_2 or the like to --config; to replace them, delete {RESULTS}"
+    )
 
 
 wildcard_constraints:

@@ -12,7 +12,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ import psutil
 
 from openset_distill.core.command import run
 from openset_distill.core.errors import OpenSetError
+from openset_distill.core.files import is_locked
 from openset_distill.datasets.prepared import verify
 
 # clocks of one cluster differ by less
@@ -69,14 +70,19 @@ def _can_be_made(folder: Path) -> bool:
         return False
 
 
+def _runs_snakemake(words: Sequence[str] | None) -> bool:
+    """Whether a command line is that of Snakemake, which `make` starts through `tools/start.py`."""
+    return any(Path(word).name == "snakemake" or word.endswith("tools/start.py") for word in words or ())
+
+
 def dead_lock() -> Iterator[str]:
-    """A lock of Snakemake that no process holds."""
+    """A lock of Snakemake that no process but this one may hold."""
     if any(Path(".snakemake/locks").glob("*.lock")):
         here = str(Path.cwd())
         living = [
             process.pid
-            for process in psutil.process_iter(["name", "cwd", "cmdline"])
-            if process.info["cwd"] == here and any("snakemake" in word for word in process.info["cmdline"] or ())
+            for process in psutil.process_iter(["cwd", "cmdline"])
+            if process.pid != os.getpid() and process.info["cwd"] == here and _runs_snakemake(process.info["cmdline"])
         ]
         if living:
             yield f"process {living[0]} runs Snakemake here: wait for it, or end it with `kill {living[0]}`"
@@ -94,10 +100,10 @@ def orphans() -> Iterator[str]:
         if not any(word.endswith("workflow_scripts/train.py") for word in words) or "--weights" not in words:
             continue
         try:
-            above = [" ".join(parent.cmdline()) for parent in process.parents()]
+            above = [parent.cmdline() for parent in process.parents()]
         except psutil.Error:
             continue
-        if not any("snakemake" in line and "train.py" not in line for line in above):
+        if not any(map(_runs_snakemake, above)):
             folder = Path(words[words.index("--weights") + 1]).parent
             yield (
                 f"process {process.pid} still trains {folder}, and the Snakemake that started it is gone: wait for it, "
@@ -106,12 +112,25 @@ def orphans() -> Iterator[str]:
 
 
 def half_written() -> Iterator[str]:
-    """What killed jobs left behind."""
+    """What killed jobs left behind; what a living process is writing is not."""
     for folder in (Path("results"), Path("data")):
         for path in sorted(folder.rglob(".*.partial")):
-            yield f"{path} is a half-written file of a killed process; the next run of that job removes it"
+            if path.is_dir():
+                yield f"{path} is a half-prepared dataset: the same command continues it"
+            elif not is_locked(path):
+                yield f"{path} is a half-written file of a killed process; the next run of that job removes it"
         for path in sorted(folder.rglob("*state.safetensors")):
-            yield f"{path} is the saved state of a stopped job: the same command resumes it"
+            if not _is_trained(path.parent):
+                yield f"{path} is the saved state of a stopped job: the same command resumes it"
+
+
+def _is_trained(folder: Path) -> bool:
+    """Whether a process here trains the run of this folder."""
+    return any(
+        "--weights" in words and Path(words[words.index("--weights") + 1]).parent == folder
+        for process in psutil.process_iter(["cwd", "cmdline"])
+        if process.info["cwd"] == str(Path.cwd()) and (words := process.info["cmdline"] or [])[-1:] != ["--weights"]
+    )
 
 
 def from_the_future() -> Iterator[str]:

@@ -69,6 +69,13 @@ def main() -> None:
         }
         for record in records
     }
+    for name, described in runs.items():
+        made_as = described["settings"].get("experiment")
+        if made_as != experiment.name:
+            raise OpenSetError(
+                f"{arguments.results}/{name} is of the experiment {made_as!r}, and {arguments.configuration} describes "
+                f"{experiment.name!r}; name the configuration that these results were made with"
+            )
     # where the folders lay on the machine says nothing to others
     text = json.dumps(runs).replace(str(arguments.results), f"results/{experiment.name}")
     # what is shown is named one by one: figures and tables that come later need tidy tables that are not kept here

@@ -118,6 +118,8 @@ class Jobs(logging.Filter):
             return bool(record.log)
         if event in (LogEvent.JOB_FINISHED, LogEvent.JOB_ERROR):
             self.running.pop(number, None)
+        if event == LogEvent.JOB_FINISHED:
+            self.failed.pop(number, None)  # a further attempt has succeeded
         if event == LogEvent.JOB_ERROR:
             self.failed[number] = logs = list(map(str, record.log or []))
             return not _interrupted(map(last_error, logs))

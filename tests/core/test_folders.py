@@ -124,7 +124,7 @@ def finished(tmp_path: Path) -> Path:
     run = results / "split0" / "seed0" / "ce"
     run.mkdir(parents=True)
     (run / "weights.safetensors").write_text("weights")
-    (run / "config.json").write_text("{}")
+    (run / "config.json").write_text('{"experiment": "digits"}')
     (run / "provenance.json").write_text("{}")
     for name in ("figures/two_sides.png", "tables/benchmark.md", "tidy/runs.csv"):
         path = results / name
@@ -137,6 +137,14 @@ def keep(results: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     words = ["--results", results, "--folder", folder, "--configuration", "config/config.yaml"]
     command = [sys.executable, "tools/keep_results.py", *map(str, words)]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+
+
+def test_results_of_another_experiment_are_not_kept_under_this_name(finished, tmp_path):
+    (finished / "split0" / "seed0" / "ce" / "config.json").write_text('{"experiment": "try"}')
+    process = keep(finished, tmp_path / "kept")
+    assert process.returncode == 2
+    assert "of the experiment 'try', and config/config.yaml describes 'digits'" in process.stderr
+    assert not (tmp_path / "kept").exists()
 
 
 def test_results_are_kept_beside_what_others_wrote_and_never_over_it(finished, tmp_path):

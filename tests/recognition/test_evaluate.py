@@ -225,6 +225,7 @@ def test_outputs_that_cannot_be_judged(own, refused, tmp_path, changes, words):
         ("label,label\n0,0\n", "two columns of the same name"),
         ("label,logit_a,logit_b\nc,1,2\n", "'c' is not a class (a, b)"),
         ("label,score\n0,1\n1,2\n", "has no unknown image"),
+        ("label,score\n0,1\n-1,1\n-2,2\n", "'-2' is not a class (0)"),
     ],
 )
 def test_tables_that_cannot_be_judged(refused, tmp_path, text, words):
@@ -240,6 +241,22 @@ def test_files_that_are_no_outputs(refused, tmp_path):
     (tmp_path / "c.csv").write_bytes("label,score\nä,1".encode("utf-16"))
     assert "UTF-8" in refused("evaluate", "--outputs", tmp_path / "c.csv")
     assert "is not a file" in refused("evaluate", "--outputs", tmp_path / "nowhere.npz")
+
+
+@pytest.mark.parametrize("kind", ["csv", "npz"])
+def test_ids_of_a_large_catalog_count_the_classes_that_are_there(kind, tmp_path):
+    """As of iNaturalist: a table of all ids would not fit into memory."""
+    ids, predicted = [2_000_000_000, 7, -1, 7, 31_000], [2_000_000_000, 31_000, 7, 7, 31_000]
+    path = tmp_path / f"own.{kind}"
+    if kind == "csv":
+        rows = [f"{label},{guess},{number}" for number, (label, guess) in enumerate(zip(ids, predicted, strict=True))]
+        path.write_text("\n".join(["label,predicted,score", *rows]) + "\n")
+    else:
+        np.savez(path, labels=np.array(ids), predicted=np.array(predicted), scores=np.arange(5.0))
+    outputs = read_outputs(path)
+    assert outputs.classes == ("7", "31000", "2000000000")
+    assert outputs.labels.tolist() == [2, 0, -1, 0, 1]
+    assert outputs.predicted.tolist() == [2, 1, 0, 0, 1]
 
 
 def test_names_of_classes_may_be_numbers_in_any_order(own, tmp_path):

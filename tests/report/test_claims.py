@@ -193,11 +193,19 @@ def test_several_runs_are_averaged_within_a_class_set(tmp_path):
         ({}, {"runs": {"ce": {"method": "arpl"}, "cutmix": {}}}, r"'ce': method is 'cross_entropy', .* names 'arpl'"),
         ({}, {"runs": {"ce": {"optimization": {"epochs": 200}}, "cutmix": {}}}, r"epochs is 5, .* names 200"),
         ({}, {"runs": {"ce": {"compile": True}, "cutmix": {}}}, r"compile is 'nothing', .* names True"),
+        (
+            {},
+            {"data": {"Digits": {"folders": ["one"], "runs": {"ce": {"optimization": {"epochs": 7}}}}}},
+            r"'ce': optimization\.epochs is 5, .* names 7",
+        ),
         ({}, {"scores": ["energy", "knn"]}, "have no auroc of the score 'knn' of the run 'cutmix' for split 0"),
     ],
 )
 def test_results_of_another_kind_are_refused(tmp_path, made, change, message):
-    file = claims_file(tmp_path / "claims.yaml", [results(tmp_path / "one", **made)], **change)
+    folder = results(tmp_path / "one", **made)
+    for evidence in change.get("data", {}).values():
+        evidence["folders"] = [folder]
+    file = claims_file(tmp_path / "claims.yaml", [folder], **change)
     with pytest.raises(DataError, match=message):
         judge(read_claims(file))
 
@@ -217,6 +225,21 @@ def test_runs_of_two_precisions_are_not_joined(tmp_path, precision, joined):
     else:
         with pytest.raises(DataError, match=r"optimization\.precision differs"):
             judge(claims)
+
+
+def test_margins_and_the_rule_of_each_expectation_are_printed(tmp_path):
+    folder = results(tmp_path / "one")
+    plain = {"claim": "Costs", "run": "cutmix", "against": "ce", "expected": "lower"}
+    kept = {"claim": "Kept", "run": "cutmix", "against": "ce", "outcome": "accuracy", "expected": "not_lower"}
+    file = claims_file(tmp_path / "c.yaml", [folder], [plain, kept | {"margin": 0.5}])
+    write(read_claims(file), tmp_path / "c.csv", tmp_path / "c.md")
+    text = (tmp_path / "c.md").read_text()
+    assert "not lower than of ce, margin 0.5" in text
+    assert "lower than of ce |" in text
+    assert 'A claim of "not lower": confirmed by' in text
+    assert 'A claim of "the same"' not in text
+    with open(tmp_path / "c.csv", newline="") as stream:
+        assert {(row["claim"], row["margin"]) for row in csv.DictReader(stream)} == {("Costs", "1"), ("Kept", "0.5")}
 
 
 def test_one_class_set_without_twins_has_no_interval_and_decides_nothing(tmp_path):
@@ -295,6 +318,8 @@ GOOD = {"claim": "C", "run": "cutmix", "against": "ce", "expected": "lower"}
         ({"claims": [GOOD | {"against": ["ce", "ce"]}]}, "averages 'ce' twice"),
         ({"claims": [GOOD | {"against": []}]}, r"claims\.0\.against: .*at least 1 item"),
         ({"claims": [GOOD | {"against": ["ce", "arpl"]}]}, "there is no run 'arpl'"),
+        ({"claims": [GOOD, GOOD | {"expected": "same"}]}, "claim 2 .*has the words of another claim on Digits"),
+        ({"data": {"D": {"folders": ["a"], "runs": {"cx": {}}}}}, r"data\.D\.runs: there is no run 'cx'"),
         ({"claims": [GOOD | {"expected": "better"}]}, r"claims\.0\.expected: "),
         ({"claims": [GOOD | {"outcome": "accuracy", "less": "msp"}]}, "accuracy has no score"),
     ],
@@ -363,7 +388,7 @@ def test_the_figure_draws_each_verdict_and_interval(tmp_path):
     for one in deciding:
         assert any(list(map(float, line)) == [one.found.low, one.found.high] for line in lines)
     assert {text.get_text() for text in figure.legends[0].get_texts()} >= {one.verdict for one in deciding}
-    with pytest.raises(ValueError, match="no claim"):
+    with pytest.raises(DataError, match=r"of earlier studies, .*leave out --figure"):
         draw(judged, claims, {})
 
 

@@ -24,7 +24,22 @@ FILES = {
     "data/raw/cifar10/cifar10_osr_splits.pkl": None,
     "data/raw/svhn/train_32x32.mat": None,  # not prepared
     "data/prepared/cifar10/32x3/manifest.json": None,
+    # an index: trainings read the archives
+    "data/raw/imagenet/ILSVRC2012_img_train.tar": None,
+    "data/prepared/imagenet/224x3/manifest.json": None,
+    # no URL serves it again
+    "data/raw/cifar10_images/cifar-10-images.zip": None,
+    "data/prepared/cifar10_images/32x3/manifest.json": None,
+    # nobody knows how it was prepared
+    "data/raw/mnist/train-images-idx3-ubyte.gz": None,
+    "data/prepared/mnist/28x1/manifest.json": None,
     ".dvc/cache/files/md5/00/11": "dvc",
+}
+
+MANIFESTS = {
+    "cifar10": b'{"storage": "arrays"}',
+    "imagenet": b'{"storage": "index"}',
+    "cifar10_images": b'{"storage": "arrays"}',
 }
 
 
@@ -34,7 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for age, name in enumerate(FILES):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(bytes(100_000))
+        path.write_bytes(MANIFESTS.get(path.parents[1].name if path.name == "manifest.json" else "", bytes(100_000)))
         when = time.time() - 86_400 + age
         os.utime(path, (when, when))
     newest = time.time() - 80_000

@@ -11,8 +11,10 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
+from commands import REPOSITORY
 from small_repository import BIN, copy_of_the_repository, dvc_repository, run, snakemake
 
 pytestmark = pytest.mark.stories
@@ -86,6 +88,49 @@ def test_locks_of_dead_processes_and_half_written_files(copy):
     assert again.returncode == 0, again.stdout + again.stderr
     assert doctor(copy) == ""
     assert json.loads(state.with_name("config.json").read_text())["optimization"]["epochs"] == 3
+
+
+SLEEPS = "import time\ntime.sleep(60)\n"
+STARTS = """import subprocess, sys
+subprocess.run(["bash", "-c", "python workflow_scripts/train.py --weights results/a/weights.safetensors; true"])
+"""
+
+
+def test_a_workflow_that_make_started_is_alive(tmp_path):
+    """Its command line is `python tools/start.py`, without the word snakemake."""
+    folder = tmp_path / "here"
+    for name, text in (
+        ("tools/start.py", STARTS),
+        ("workflow_scripts/train.py", SLEEPS),
+        ("results/a/state.safetensors", ""),
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    (folder / ".snakemake" / "locks").mkdir(parents=True)
+    (folder / ".snakemake" / "locks" / "0.output.lock").write_text("")
+    process = subprocess.Popen([sys.executable, "tools/start.py"], cwd=folder, start_new_session=True)
+    command = [sys.executable, str(REPOSITORY / "tools" / "doctor.py")]
+
+    def found() -> str:
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60).stderr
+
+    try:
+        deadline = time.monotonic() + 30
+        while "workflow_scripts/train.py" not in " ".join(
+            word for child in psutil.Process(process.pid).children(recursive=True) for word in child.cmdline()
+        ):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        text = found()
+        assert f"process {process.pid} runs Snakemake here: wait for it" in text
+        assert "is gone" not in text
+        assert "state.safetensors" not in text
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=30)
+    text = found()
+    assert "a process that held Snakemake's lock is dead" in text
+    assert "state.safetensors is the saved state of a stopped job" in text
 
 
 def test_a_file_from_the_future(copy):

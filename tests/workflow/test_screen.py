@@ -110,6 +110,9 @@ def test_only_interruptions_are_no_error(tmp_path):
     assert jobs.reasons()[0].startswith("interrupted: ")
     assert jobs.filter(record(LogEvent.JOB_ERROR, jobid=2, log=[logs["broken"]]))
     assert jobs.reasons()[-1] == "error: the disk is full"
+    # a further attempt of the second succeeds
+    assert not jobs.filter(record(LogEvent.JOB_FINISHED, job_id=2))
+    assert len(jobs.reasons()) == 1
 
 
 def everything(terminal: int) -> str:

@@ -7,6 +7,7 @@ resolved settings of each job, which reach the job as one JSON text. Nothing her
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -18,6 +19,7 @@ from typing import Any
 
 from ..augment import MULTI_SAMPLE, SINGLE_SAMPLE
 from ..core.errors import OpenSetError, SettingsError, nearest
+from ..core.files import read_record
 from ..core.names import check_distinct
 from ..core.settings import validated
 from ..core.yaml_files import check_size
@@ -443,6 +445,20 @@ class Experiment:
         path = os.path.normpath(path)
         stem = re.sub(r"[^A-Za-z0-9_.]+", "_", PurePosixPath(path).name)[:40]
         return f"-{stem}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
+
+    def own_images_of(self, results: str | os.PathLike) -> str | None:
+        """The set of the user's own images that trained networks in `results` have seen, if it is not today's."""
+        if self.settings.data.dataset != USERS_OWN:
+            return None
+        today = USERS_OWN + self.own_set(USERS_OWN)
+        for record in sorted(Path(results).glob("split*/seed*/*/provenance.json"))[:1]:
+            with contextlib.suppress(OpenSetError):
+                inputs = read_record(record, {"inputs_sha256": dict})["inputs_sha256"]
+                sets = {Path(path).parent.parent.name for path in inputs if path.endswith("/manifest.json")}
+                own = sorted(name for name in sets if name.startswith(f"{USERS_OWN}-"))
+                if own and today not in own:
+                    return own[0]
+        return None
 
     @property
     def has_own_images(self) -> bool:

@@ -61,6 +61,8 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         os.umask(umask)
         partial.chmod(0o666 & ~umask)
         partial.replace(path)
+    except BrokenPipeError:
+        raise  # of what is printed meanwhile, not of this file
     except OSError as error:
         kept = " (its previous contents are kept)" if path.exists() else ""
         raise OpenSetError(
@@ -79,6 +81,15 @@ def remove_stale_temporaries(path: str | os.PathLike) -> None:
         with contextlib.suppress(FileNotFoundError), open(leftover, "rb") as stream:
             if lock(stream.fileno()):
                 leftover.unlink(missing_ok=True)
+
+
+def is_locked(path: str | os.PathLike) -> bool:
+    """Whether another process has the file's lock, and so still writes it; a file that is gone has none."""
+    try:
+        with open(path, "rb") as stream:
+            return not lock(stream.fileno())
+    except FileNotFoundError:
+        return False
 
 
 def lock(handle: int) -> bool:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
+from typing import ParamSpec, TypeVar
 
 from .errors import OpenSetError
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+# what asks a job to stop
+NOTICED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 # Ctrl-C reaches every process of a terminal, and some of them pass it on: what comes at once is one request
 IMPATIENCE_SECONDS = 1.0
@@ -28,8 +37,30 @@ class Interrupted(OpenSetError):
             self.status = INTERRUPTED_STATUS
 
 
+def restores_handlers(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Makes the handlers of signals after a call those before it, however it ends but for `Interrupted`.
+
+    After that the command ends, and a request to stop may consist of several signals.
+    """
+
+    @functools.wraps(function)
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        before = {number: signal.getsignal(number) for number in NOTICED}
+        asked = False
+        try:
+            return function(*args, **kwargs)
+        except Interrupted:
+            asked = True
+            raise
+        finally:
+            for number, handler in () if asked else before.items():
+                signal.signal(number, handler)
+
+    return call
+
+
 class GracefulShutdown:
-    """Notices SIGINT, SIGTERM and SIGUSR1 from its creation to `release`.
+    """Notices SIGINT, SIGTERM and SIGUSR1 from its creation to `release`, or to the end of a `restores_handlers`.
 
     A second Ctrl-C, more than a second after the first, does not wait for the state to be saved.
 
@@ -42,8 +73,7 @@ class GracefulShutdown:
         self.requested = False
         self.number: int | None = None
         self._when = 0.0
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-        self._before = {number: signal.signal(number, self._notice) for number in numbers}
+        self._before = {number: signal.signal(number, self._notice) for number in NOTICED}
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
         if not self.requested:

@@ -115,9 +115,11 @@ def _from_csv(path: Path) -> dict[str, Any]:
         fields["scores"] = _numbers(path, "score", columns["score"])
     named = [text for name in ("label", "predicted") for text in columns.get(name, [])]
     if not classes:
-        numbered = all(_is_id(text) for text in named)
-        known = sorted(set(named) - {UNKNOWN, str(UNKNOWN_LABEL), ""})
-        classes = [str(i) for i in range(1 + max((int(text) for text in named), default=0))] if numbered else known
+        known = set(named) - {UNKNOWN, str(UNKNOWN_LABEL), ""}
+        if all(map(_is_id, known)):
+            classes = sorted((text for text in known if int(text) >= 0), key=int)
+        else:
+            classes = sorted(known)
     fields["classes"] = np.array(classes, dtype=np.str_)
     codes = {name: code for code, name in enumerate(classes)}
     for name, field in (("label", "labels"), ("predicted", "predicted")):
@@ -196,6 +198,12 @@ def _checked(path: Path, fields: dict[str, Any]) -> OwnOutputs:
     if logits is not None:
         classes = logits.shape[1]
         predicted = logits.argmax(axis=1)
+    elif fields.get("classes") is None and (predicted is None or predicted.min() >= 0):
+        # ids of a large catalog: only the classes that are there count
+        ids = np.unique(labels[known] if predicted is None else np.concatenate([labels[known], predicted]))
+        fields["classes"], classes = ids.astype(str), len(ids)
+        labels = np.where(known, np.searchsorted(ids, labels), UNKNOWN_LABEL)
+        predicted = None if predicted is None else np.searchsorted(ids, predicted)
     else:
         classes = 1 + max(int(labels.max()), -1 if predicted is None else int(predicted.max()))
     if labels.max() >= classes:

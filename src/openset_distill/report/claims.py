@@ -57,11 +57,13 @@ class Folder:
 class Evidence:
     """Experiments on one dataset, joined over their class sets, and the `settings` that every run there has.
 
-    `earlier` puts them into a page's second table, that of earlier studies.
+    A key of the file's `runs` goes before the same key of `settings`, and one of these `runs` before both; it replaces
+    the other one whole. `earlier` puts the data into a page's second table, that of earlier studies.
     """
 
     folders: Annotated[tuple[Folder | str, ...], pydantic.Field(min_length=1)]
     settings: dict[str, Any] = pydantic.Field(default_factory=dict)
+    runs: dict[str, dict[str, Any]] = pydantic.Field(default_factory=dict)
     earlier: bool = False
 
     def listed(self) -> list[Folder]:
@@ -125,6 +127,7 @@ class Judged:
     data: str
     score: str
     decides: bool
+    margin: float
     found: PairedDifference
     accuracy: PairedDifference | None
     verdict: str
@@ -190,6 +193,10 @@ def read_claims(path: str | os.PathLike) -> ClaimsFile:
         where = f"the file of claims {path}: claim {number} ({claim.claim})"
         for name in claim.data:
             _known(where, "data", name, claims.data)
+        for other in claims.claims[: number - 1]:
+            shared = set(claim.data or claims.data) & set(other.data or claims.data)
+            if claim.claim == other.claim and shared:
+                raise SettingsError(f"{where} has the words of another claim on {sorted(shared)[0]}; word it otherwise")
         for side in claim.sides:
             for name in side:
                 _known(where, "run", name, claims.runs)
@@ -200,6 +207,9 @@ def read_claims(path: str | os.PathLike) -> ClaimsFile:
             raise SettingsError(f"{where} compares {name!r} with itself; name another run")
         if claim.less and claim.outcome == "accuracy":
             raise SettingsError(f"{where}: accuracy has no score that another could be taken from; remove `less`")
+    for name, evidence in claims.data.items():
+        for run in evidence.runs:
+            _known(f"the file of claims {path}: data.{name}.runs", "run", run, claims.runs)
     _known(f"the file of claims {path}: baseline", "run", claims.baseline, claims.runs)
     for name in (*claims.scores, *(claim.less for claim in claims.claims if claim.less)):
         _known(f"the file of claims {path}: scores", "score", name, SCORE_TITLES)
@@ -334,7 +344,7 @@ def _judge_on(claim: Claim, data: str, used: Sequence[Results], claims: ClaimsFi
         said = verdict(claim.expected, found.low, found.high, margin)
         if accuracy is not None:
             said = with_accuracy(said, verdict("not_lower", accuracy.low, accuracy.high, claims.accuracy_loss))
-        yield Judged(claim, data, score, score == scores[0], found, accuracy, said)
+        yield Judged(claim, data, score, score == scores[0], margin, found, accuracy, said)
 
 
 def _family_values(
@@ -368,11 +378,13 @@ def _check_joined(name: str, of_data: Sequence[Results]) -> None:
 def _check_settings(run: str, data: str, of_data: Sequence[Results], claims: ClaimsFile) -> None:
     """A run has the settings that the file names, and the same ones for every class set and seed."""
     first: tuple[str, dict[str, Any]] | None = None
+    evidence = claims.data[data]
+    wanted = evidence.settings | claims.runs[run] | evidence.runs.get(run, {})
     for results in of_data:
         for _, split, seed in results.units:
             where = f"{results.folder}, split {split}, seed {seed}, run {run!r}"
             found = results.settings(run, split, seed)
-            for key, (should, is_) in _contradictions(claims.data[data].settings | claims.runs[run], found):
+            for key, (should, is_) in _contradictions(wanted, found):
                 raise DataError(
                     f"{where}: {key} is {is_!r}, and the file of claims names {should!r}; these are results of "
                     "another training"

@@ -10,10 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from ..core.errors import DataError
 from ..evaluation.statistics import PairedDifference
 from .claims import CONFIRMED, CONTRADICTED, NO_DIFFERENCE, UNDECIDED, Claim, ClaimsFile, Judged, Results, class_sets
 from .context import counted, score_words
 from .figures import style
+from .tables import METRIC_TITLES
 
 # colour, marker, filled
 LOOKS = {
@@ -31,21 +33,21 @@ def draw(judged: Sequence[Judged], claims: ClaimsFile, results: Mapping[str, Seq
     """The deciding score's differences on the data in `results`, in points with their intervals.
 
     Raises:
-        ValueError: nothing was judged on these data.
+        DataError: nothing was judged on these data.
     """
     deciding = [one for one in judged if one.decides and one.data in results]
     if not deciding:
-        raise ValueError("no claim was judged on these data")
+        raise DataError("all data are of earlier studies, which the figure does not draw; leave out --figure")
     rows = [claim for claim in claims.claims if any(one.claim is claim for one in deciding)]
     height = {id(claim): len(rows) - 1 - row for row, claim in enumerate(rows)}
     figure = style.new_figure(style.DOUBLE_COLUMN, 0.5 + 0.34 * len(rows))
     panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
     for axes, (data, of_data) in zip(panels, results.items(), strict=True):
-        axes.axvspan(-claims.margin, claims.margin, color="#ececec", linewidth=0, zorder=0)
         axes.axvline(0, color="#8a8a8a", linewidth=0.9, zorder=1)
         for one in deciding:
             if one.data == data:
                 y = height[id(one.claim)]
+                axes.fill_betweenx([y - 0.5, y + 0.5], -one.margin, one.margin, color="#ececec", linewidth=0, zorder=0)
                 _interval(axes, y, one.found, *LOOKS[one.verdict])
                 if one.accuracy:
                     _interval(axes, y - ACCURACY_DROP, one.accuracy, style.SOFT, "|", True, thin=True)
@@ -65,16 +67,17 @@ def draw(judged: Sequence[Judged], claims: ClaimsFile, results: Mapping[str, Seq
         handles.append(Line2D([], [], color=style.SOFT, linewidth=0.8, marker="|", markersize=4))
         names.append("accuracy, where it must be kept")
     note = (
-        f"AUROC of the {score_words(claims.scores[0])}, or accuracy where the claim says so: means over class sets of "
-        f"the difference on the same class set, with 95 % t intervals. Grey: within {claims.margin:g} point"
-        f"{'' if claims.margin == 1 else 's'} of 0."
+        f"AUROC of the {score_words(claims.scores[0])}, or what the claim names after its words: means over class sets "
+        "of the difference on the same class set, with 95 % t intervals. Grey: within the margin."
     )
     style.lay_out(figure, "What the runs say of each claim", (note,), (handles, names))
     return figure
 
 
 def _label(claim: Claim) -> str:
-    words = claim.claim if claim.outcome != "accuracy" else f"{claim.claim}: accuracy"
+    words = claim.claim
+    if claim.outcome != "auroc":
+        words += f": {'accuracy' if claim.outcome == 'accuracy' else METRIC_TITLES[claim.outcome]}"
     return style.wrapped(words, LABEL_POINTS)
 
 

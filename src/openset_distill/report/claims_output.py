@@ -21,7 +21,7 @@ from .tables.formats import markdown_escape
 
 EXPECTED_WORDS = {"higher": "higher", "lower": "lower", "same": "the same", "not_lower": "not lower"}
 COLUMNS = (
-    *("claim", "data", "run", "against", "outcome", "score", "decides", "expected", "n", "pairs"),
+    *("claim", "data", "run", "against", "outcome", "score", "decides", "expected", "margin", "n", "pairs"),
     *("difference", "low", "high", "accuracy_difference", "accuracy_low", "accuracy_high", "verdict"),
 )
 # a page's generated tables stand between these: the claims on today's data and the runs behind them, and the claims on
@@ -60,7 +60,7 @@ def write(
 
 
 def to_csv(judged: Sequence[Judged]) -> str:
-    """A row for each claim, data and score; differences in points, empty where there is no interval."""
+    """A row for each claim, data and score; differences and margins in points, empty where there is no interval."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -71,7 +71,7 @@ def to_csv(judged: Sequence[Judged]) -> str:
         numbers += (accuracy.difference, accuracy.low, accuracy.high) if accuracy else (math.nan,) * 3
         run, against = (" + ".join(side) for side in claim.sides)
         row = (claim.claim, one.data, run, against, outcome, one.score, int(one.decides), claim.expected)
-        writer.writerow((*row, found.n, found.pairs, *map(_number, numbers), one.verdict))
+        writer.writerow((*row, f"{one.margin:g}", found.n, found.pairs, *map(_number, numbers), one.verdict))
     return stream.getvalue()
 
 
@@ -105,6 +105,8 @@ def to_markdown(judged: Sequence[Judged], claims: ClaimsFile, results: Mapping[s
             words += f", less that by the {score_words(claim.less)}"
         if claim.keeps_accuracy:
             words += ", accuracy kept"
+        if deciding.margin != claims.margin:
+            words += f", margin {deciding.margin:g}"
         row = [claim.claim, data, words, *cells, str(deciding.found.n), f"**{deciding.verdict}**"]
         lines.append(line_of([*map(markdown_escape, row[:-1]), row[-1]]))
     return "\n".join([rule_words(claims), "", *lines, "", *_data_words(results), ""])
@@ -157,12 +159,31 @@ def rule_words(claims: ClaimsFile) -> str:
     """The rule in words, from the numbers of the file."""
     return (
         f"Differences in points with {100 * CONFIDENCE:.0f} % intervals of Student's t over distinct class sets, "
-        f"replicates of a class set averaged; n: class sets. The {score_words(claims.scores[0])} decides. An interval "
-        f"within ±{claims.margin:g} points is no difference within the margin; else a claim is confirmed by an "
-        "interval on its side of 0, contradicted by one on the other side, and undecided where it contains 0. "
+        f"replicates of a class set averaged; n: class sets. The {score_words(claims.scores[0])} decides. The margin "
+        f"is {claims.margin:g} points where a claim names no other. {' '.join(_rules(claims))} "
         f"Accuracy is kept where its interval does not go below -{claims.accuracy_loss:g}, and lost where it lies "
         "wholly below that."
     )
+
+
+def _rules(claims: ClaimsFile) -> Iterator[str]:
+    """A sentence for each kind of expectation that some claim has."""
+    expected = {claim.expected for claim in claims.claims}
+    if expected & {"higher", "lower"}:
+        yield (
+            "A claim of a difference: an interval within the margin of 0 is no difference within the margin; else the "
+            "claim is confirmed by an interval on its side of 0, contradicted by one on the other side, and undecided "
+            "where the interval contains 0."
+        )
+    if "not_lower" in expected:
+        yield (
+            'A claim of "not lower": confirmed by an interval that does not go below minus the margin, contradicted by '
+            "one wholly below it."
+        )
+    if "same" in expected:
+        yield (
+            'A claim of "the same": confirmed by an interval within the margin, contradicted by one wholly beyond it.'
+        )
 
 
 def _data_words(results: Mapping[str, Sequence[Results]]) -> Iterator[str]:

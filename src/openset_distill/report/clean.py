@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import OpenSetError
+from ..core.files import read_json
 
 # what no process has written to for as long was left by one that was killed
 LEFT_SECONDS = 3600
@@ -44,12 +45,24 @@ def cached_logits(results: Path, _data: Path) -> Iterator[Path]:
 
 
 def prepared_archives(_results: Path, data: Path) -> Iterator[Path]:
-    """Archives of images of prepared datasets. The record of the download and lists of classes stay."""
+    """Archives of images of prepared datasets that a URL serves. The record of the download and class lists stay.
+
+    Datasets that are prepared as an index (ImageNet) are read from their archives in every training.
+    """
     from ..datasets import catalog  # not where `openset` starts, which reads KINDS
 
     for name, dataset in catalog.datasets().items():
-        if any((data / "prepared" / name).glob("*/manifest.json")):
-            yield from (path for archive in dataset.archives if (path := data / "raw" / name / archive.file).is_file())
+        manifests = list((data / "prepared" / name).glob("*/manifest.json"))
+        if manifests and not any(_is_index(manifest) for manifest in manifests):
+            files = [data / "raw" / name / archive.file for archive in dataset.archives if archive.urls]
+            yield from (path for path in files if path.is_file())
+
+
+def _is_index(manifest: Path) -> bool:
+    try:
+        return read_json(manifest).get("storage") == "index"
+    except (OpenSetError, AttributeError):
+        return True  # nobody knows whether the archives are needed
 
 
 def finished_states(results: Path, _data: Path) -> Iterator[Path]:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ..core.device import autocast_dtype, precision_name, seed_layers
 from ..core.errors import CheckpointError, TrainingError
-from ..core.signals import GracefulShutdown, Interrupted
+from ..core.signals import GracefulShutdown, Interrupted, restores_handlers
 from ..datasets.loader import Shown
 from ..methods import METHODS, Teacher
 from ..methods.base import needed, total
@@ -31,6 +31,7 @@ from .state import Progress, restore, save
 LAST_STATE_SECONDS = 60
 
 
+@restores_handlers
 def train(
     config: RunConfig,
     student: Classifier | HeadOnly,
@@ -150,7 +151,6 @@ def train(
     # the pass over the test images that follows may be cut short too
     if time.monotonic() - saved > LAST_STATE_SECONDS and (processes is None or processes.is_main):
         save(state_path, identity, student, optimizer, best, progress)
-    stop.release()
     student.precision = None  # what is trained in bfloat16 is tested in float32
     if settings.select == "best_validation_accuracy":
         student.load_state_dict(best)

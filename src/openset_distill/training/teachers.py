@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..core.device import autocast_dtype, precision_name
 from ..core.errors import CheckpointError, TrainingError
 from ..core.files import remove_stale_temporaries
-from ..core.signals import GracefulShutdown, Interrupted
+from ..core.signals import GracefulShutdown, Interrupted, restores_handlers
 from ..methods import Batch
 from ..models.checkpoint import load_classifier, load_tensors, save_tensors
 from ..models.classifier import Classifier, channels_last
@@ -160,6 +160,7 @@ class CachedTeacher:
         return self.on_raw(batch), self.on_mixed(batch)
 
 
+@restores_handlers
 def cache_logits(
     path: Path,
     networks: TeacherEnsemble,
@@ -203,7 +204,6 @@ def cache_logits(
         if stop.requested:
             raise Interrupted(f"stopped by a signal at step {step + 1} of {steps}; run again to resume", stop.number)
     save(path)
-    stop.release()
     state.unlink(missing_ok=True)
     remove_stale_temporaries(state)
 

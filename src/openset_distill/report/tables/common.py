@@ -65,7 +65,7 @@ def spans(titles: Iterable[str]) -> list[tuple[str, int]]:
 
 def best_of(by_place: pd.DataFrame, keys: Sequence[tuple], metric: str) -> set[tuple]:
     """The keys whose mean is the best of a column; all of those that print the same number."""
-    means = {key: round(100 * by_place.loc[key, "mean"], 1) for key in keys if key in by_place.index}
+    means = {key: printed(100 * by_place.loc[key, "mean"]) for key in keys if key in by_place.index}
     means = {key: mean for key, mean in means.items() if np.isfinite(mean)}
     if len(means) < 2:
         return set()
@@ -75,8 +75,13 @@ def best_of(by_place: pd.DataFrame, keys: Sequence[tuple], metric: str) -> set[t
 
 def top_of(means: pd.Series) -> set[str]:
     """The runs whose mean is the largest; all of those that print the same number."""
-    rounded = means.round(1)
+    rounded = means.map(printed)
     return set(rounded.index[rounded == rounded.max()])
+
+
+def printed(value: float) -> float:
+    """The number that a table prints for a value: what prints alike is equally good."""
+    return float(tidy.decimal(value)) if np.isfinite(value) else value
 
 
 def mean_cell(by_place: pd.DataFrame, key: tuple, best: set[tuple]) -> Cell:

@@ -10,7 +10,7 @@ from ...core.errors import DataError
 from ...datasets import catalog
 from .. import tidy
 from ..context import Context, score_words
-from .common import LOWER_IS_BETTER, METRIC_TITLES, SPREAD, Content, spread, with_arrow
+from .common import LOWER_IS_BETTER, METRIC_TITLES, SPREAD, Content, printed, spread, with_arrow
 from .formats import Block, Cell
 
 METRICS = ("auroc", "fpr95", "aupr_known", "aupr_unknown")
@@ -40,7 +40,7 @@ def make(tables: Mapping[str, pd.DataFrame], context: Context) -> Content:
     for metric in METRICS:
         values[MEAN, metric] = sum(values[group, metric] for group in groups) / len(groups)
 
-    best = {place: _best(table.mean().round(1), place[1]) for place, table in values.items()}
+    best = {place: _best(table.mean().map(printed), place[1]) for place, table in values.items()}
     body: list[Sequence[Cell] | str] = []
     for group in (*groups, MEAN):
         body.append(catalog.datasets()[group].title if group in catalog.datasets() else group)
