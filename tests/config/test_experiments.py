@@ -28,6 +28,7 @@ MAIN_RUNS = ("teacher", "ce", "cutmix", "kd_mixed", "ad_as_released", "ad_as_des
 # these ask one question, and leave out the runs that have nothing to say about it
 STUDIES = {
     "tinyimagenet_32_two_sides": ("ce", "cutmix", "mixup", "ssa_cutout"),
+    "cifar10_fast_two_sides": ("ce", "cutmix", "mixup", "ssa_cutout"),
     "tinyimagenet_32_length": ("ce", "ce_80", "cutmix", "cutmix_80"),
     "tinyimagenet_32_ablation": ("teacher", "kd_mixed", "ad_as_released", "ad_no_joint", "ad_as_described_ce"),
 }
