@@ -25,6 +25,7 @@ LOOKS = {
     UNDECIDED: (style.SOFT, "o", False),
 }
 LABEL_POINTS = 205.0
+TITLE_POINTS = 120.0
 ACCURACY_DROP = 0.26  # rows below the outcome, of the accuracy that a claim also speaks of
 
 
@@ -41,7 +42,7 @@ def draw(judged: Sequence[Judged], claims: ClaimsFile, results: Mapping[str, Seq
     rows = [claim for claim in claims.claims if any(one.claim is claim for one in deciding)]
     height = {id(claim): len(rows) - 1 - row for row, claim in enumerate(rows)}
     figure = style.new_figure(style.DOUBLE_COLUMN, 0.5 + 0.34 * len(rows))
-    panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
+    panels = figure.subplots(1, len(results), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (data, of_data) in zip(panels, results.items(), strict=True):
         axes.axvline(0, color="#8a8a8a", linewidth=0.9, zorder=1)
         for one in deciding:
@@ -51,7 +52,7 @@ def draw(judged: Sequence[Judged], claims: ClaimsFile, results: Mapping[str, Seq
                 _interval(axes, y, one.found, *LOOKS[one.verdict])
                 if one.accuracy:
                     _interval(axes, y - ACCURACY_DROP, one.accuracy, style.SOFT, "|", True, thin=True)
-        title = f"{data}\n({counted(class_sets(of_data), 'class set')})"
+        title = f"{style.wrapped(data, TITLE_POINTS)}\n({counted(class_sets(of_data), 'class set')})"
         axes.set_title(title, size=style.SMALL + 1)
         axes.set_yticks(list(height.values()), [_label(claim) for claim in rows], size=style.SMALL)
         axes.tick_params(axis="y", length=0)
