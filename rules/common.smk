@@ -92,20 +92,11 @@ for place, written in ((SHOWN, True), (DATA, False)):
     if not existing.is_dir() or (written and not os.access(existing, os.W_OK)):
         raise WorkflowError(f"{existing} is not a writable folder; set another one with `results` or `data.folder`")
 
-# a second experiment of one name would replace the first
-for description in [] if SETTINGS.redraw else sorted(Path(RESULTS).glob("split*/seed*/split.json"))[:1]:
-    with contextlib.suppress(OpenSetError):
-        made_of = read_record(description, {"dataset": str})["dataset"]
-        if made_of != SETTINGS.data.dataset:
-            raise WorkflowError(
-                f"{RESULTS} holds results of {made_of}, which those of {SETTINGS.data.dataset} would replace; to keep both, "
-                f"add experiment={EXPERIMENT.name}_{SETTINGS.data.dataset} to --config; to replace them, delete {RESULTS}"
-            )
-if not SETTINGS.redraw and (other := EXPERIMENT.own_images_of(RESULTS)):
-    raise WorkflowError(
-        f"{RESULTS} holds results of other images of your own ({other}), which those of {SETTINGS.data.images} would "
-        f"replace; to keep both, add experiment={EXPERIMENT.name}_2 or the like to --config; to replace them, delete {RESULTS}"
-    )
+if not SETTINGS.redraw:
+    try:
+        EXPERIMENT.check_results(RESULTS)
+    except OpenSetError as error:
+        raise WorkflowError(str(error))
 
 
 wildcard_constraints:

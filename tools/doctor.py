@@ -21,7 +21,7 @@ import psutil
 
 from openset_distill.core.command import run
 from openset_distill.core.errors import OpenSetError
-from openset_distill.core.files import is_locked
+from openset_distill.core.files import is_in_use
 from openset_distill.datasets.prepared import verify
 
 # clocks of one cluster differ by less
@@ -117,20 +117,11 @@ def half_written() -> Iterator[str]:
         for path in sorted(folder.rglob(".*.partial")):
             if path.is_dir():
                 yield f"{path} is a half-prepared dataset: the same command continues it"
-            elif not is_locked(path):
+            elif not is_in_use(path):
                 yield f"{path} is a half-written file of a killed process; the next run of that job removes it"
         for path in sorted(folder.rglob("*state.safetensors")):
-            if not _is_trained(path.parent):
+            if not is_in_use(path.parent):
                 yield f"{path} is the saved state of a stopped job: the same command resumes it"
-
-
-def _is_trained(folder: Path) -> bool:
-    """Whether a process here trains the run of this folder."""
-    return any(
-        "--weights" in words and Path(words[words.index("--weights") + 1]).parent == folder
-        for process in psutil.process_iter(["cwd", "cmdline"])
-        if process.info["cwd"] == str(Path.cwd()) and (words := process.info["cmdline"] or [])[-1:] != ["--weights"]
-    )
 
 
 def from_the_future() -> Iterator[str]:

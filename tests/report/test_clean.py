@@ -30,7 +30,7 @@ FILES = {
     # no URL serves it again
     "data/raw/cifar10_images/cifar-10-images.zip": None,
     "data/prepared/cifar10_images/32x3/manifest.json": None,
-    # nobody knows how it was prepared
+    # a manifest that cannot be read: its archives may be needed
     "data/raw/mnist/train-images-idx3-ubyte.gz": None,
     "data/prepared/mnist/28x1/manifest.json": None,
     ".dvc/cache/files/md5/00/11": "dvc",

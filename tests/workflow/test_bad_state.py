@@ -11,7 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
 from commands import REPOSITORY
@@ -90,7 +89,12 @@ def test_locks_of_dead_processes_and_half_written_files(copy):
     assert json.loads(state.with_name("config.json").read_text())["optimization"]["epochs"] == 3
 
 
-SLEEPS = "import time\ntime.sleep(60)\n"
+# a training has the lock of its folder
+TRAINS = """import fcntl, os, pathlib, time
+fcntl.flock(os.open("results/a", os.O_RDONLY), fcntl.LOCK_EX)
+pathlib.Path("trains").touch()
+time.sleep(60)
+"""
 STARTS = """import subprocess, sys
 subprocess.run(["bash", "-c", "python workflow_scripts/train.py --weights results/a/weights.safetensors; true"])
 """
@@ -101,7 +105,7 @@ def test_a_workflow_that_make_started_is_alive(tmp_path):
     folder = tmp_path / "here"
     for name, text in (
         ("tools/start.py", STARTS),
-        ("workflow_scripts/train.py", SLEEPS),
+        ("workflow_scripts/train.py", TRAINS),
         ("results/a/state.safetensors", ""),
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -116,9 +120,7 @@ def test_a_workflow_that_make_started_is_alive(tmp_path):
 
     try:
         deadline = time.monotonic() + 30
-        while "workflow_scripts/train.py" not in " ".join(
-            word for child in psutil.Process(process.pid).children(recursive=True) for word in child.cmdline()
-        ):
+        while not (folder / "trains").exists():
             assert time.monotonic() < deadline
             time.sleep(0.1)
         text = found()

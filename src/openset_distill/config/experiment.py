@@ -446,19 +446,26 @@ class Experiment:
         stem = re.sub(r"[^A-Za-z0-9_.]+", "_", PurePosixPath(path).name)[:40]
         return f"-{stem}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
 
-    def own_images_of(self, results: str | os.PathLike) -> str | None:
-        """The set of the user's own images that trained networks in `results` have seen, if it is not today's."""
-        if self.settings.data.dataset != USERS_OWN:
-            return None
-        today = USERS_OWN + self.own_set(USERS_OWN)
-        for record in sorted(Path(results).glob("split*/seed*/*/provenance.json"))[:1]:
+    def check_results(self, results: str | os.PathLike) -> None:
+        """Makes sure that an experiment of this name does not replace one on other data.
+
+        Raises:
+            SettingsError: `results` holds splits of another dataset, or networks of other images of the user's own.
+        """
+        data, held = self.settings.data, None
+        for description in sorted(Path(results).glob("split*/seed*/split.json"))[:1]:
             with contextlib.suppress(OpenSetError):
-                inputs = read_record(record, {"inputs_sha256": dict})["inputs_sha256"]
-                sets = {Path(path).parent.parent.name for path in inputs if path.endswith("/manifest.json")}
-                own = sorted(name for name in sets if name.startswith(f"{USERS_OWN}-"))
-                if own and today not in own:
-                    return own[0]
-        return None
+                held = read_record(description, {"dataset": str})["dataset"]
+        if held not in (None, data.dataset):
+            made_of, today, name = held, data.dataset, f"{self.name}_{data.dataset}"
+        elif data.dataset == USERS_OWN and (own := _own_images(results)) and own != USERS_OWN + self.own_set(USERS_OWN):
+            made_of, today, name = f"other images of your own ({own})", data.images, f"{self.name}_2 or the like"
+        else:
+            return
+        raise SettingsError(
+            f"{results} holds results of {made_of}, which those of {today} would replace; to keep both, add "
+            f"experiment={name} to --config; to replace them, delete {results}"
+        )
 
     @property
     def has_own_images(self) -> bool:
@@ -596,3 +603,14 @@ class Experiment:
                 "highlight": dataclasses.asdict(self.highlight),
             }
         )
+
+
+def _own_images(results: str | os.PathLike) -> str | None:
+    """The prepared folder, by name, of the user's own images that a trained network in `results` has seen."""
+    for record in sorted(Path(results).glob("split*/seed*/*/provenance.json"))[:1]:
+        with contextlib.suppress(OpenSetError):
+            for path in read_record(record, {"inputs_sha256": dict})["inputs_sha256"]:
+                name = Path(path).parent.parent.name
+                if path.endswith("/manifest.json") and name.startswith(f"{USERS_OWN}-"):
+                    return name
+    return None

@@ -83,15 +83,6 @@ def remove_stale_temporaries(path: str | os.PathLike) -> None:
                 leftover.unlink(missing_ok=True)
 
 
-def is_locked(path: str | os.PathLike) -> bool:
-    """Whether another process has the file's lock, and so still writes it; a file that is gone has none."""
-    try:
-        with open(path, "rb") as stream:
-            return not lock(stream.fileno())
-    except FileNotFoundError:
-        return False
-
-
 def lock(handle: int) -> bool:
     """Whether this process has the file's lock now; it ends with the process, however that ends."""
     try:
@@ -132,6 +123,18 @@ def alone(folder: str | os.PathLike, doing: str) -> Iterator[None]:
         except OSError:
             pass  # no locks here
         yield
+    finally:
+        os.close(handle)
+
+
+def is_in_use(path: str | os.PathLike) -> bool:
+    """Whether a process is `alone` in this folder, or still writes this file; one that is gone is not in use."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return bool(_owner_of_lock(handle))
     finally:
         os.close(handle)
 

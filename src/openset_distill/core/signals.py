@@ -46,21 +46,20 @@ def restores_handlers(function: Callable[Arguments, Result]) -> Callable[Argumen
     @functools.wraps(function)
     def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         before = {number: signal.getsignal(number) for number in NOTICED}
-        asked = False
         try:
             return function(*args, **kwargs)
         except Interrupted:
-            asked = True
+            before.clear()
             raise
         finally:
-            for number, handler in () if asked else before.items():
+            for number, handler in before.items():
                 signal.signal(number, handler)
 
     return call
 
 
 class GracefulShutdown:
-    """Notices SIGINT, SIGTERM and SIGUSR1 from its creation to `release`, or to the end of a `restores_handlers`.
+    """Notices SIGINT, SIGTERM and SIGUSR1 from its creation to the end of the function, which `restores_handlers`.
 
     A second Ctrl-C, more than a second after the first, does not wait for the state to be saved.
 
@@ -73,17 +72,14 @@ class GracefulShutdown:
         self.requested = False
         self.number: int | None = None
         self._when = 0.0
-        self._before = {number: signal.signal(number, self._notice) for number in NOTICED}
+        for number in NOTICED:
+            signal.signal(number, self._notice)
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
         if not self.requested:
             self.requested, self.number, self._when = True, number, time.monotonic()
         elif number == signal.SIGINT and time.monotonic() - self._when > IMPATIENCE_SECONDS:
             raise KeyboardInterrupt
-
-    def release(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 def handle_in_thread(number: int) -> None:

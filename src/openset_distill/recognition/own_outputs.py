@@ -117,7 +117,9 @@ def _from_csv(path: Path) -> dict[str, Any]:
     if not classes:
         known = set(named) - {UNKNOWN, str(UNKNOWN_LABEL), ""}
         if all(map(_is_id, known)):
-            classes = sorted((text for text in known if int(text) >= 0), key=int)
+            for name in columns.keys() & {"label", "predicted"}:  # 07 is 7
+                columns[name] = [str(int(text)) if _is_id(text) else text for text in columns[name]]
+            classes = [str(number) for number in sorted({int(text) for text in known}) if number >= 0]
         else:
             classes = sorted(known)
     fields["classes"] = np.array(classes, dtype=np.str_)

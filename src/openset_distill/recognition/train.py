@@ -313,13 +313,13 @@ def _train(request: Request, images: OwnImages, work: Path, started: float, repo
     device = prepare_device(threads)
     data = _prepared_split(plain, images, work, threads, report)
     provenance = Provenance([work / "split.npz", work / "prepared" / MANIFEST])
-    asked, pace = plain, None
+    asked, pace = {"configuration": plain, "minutes": request.minutes}, None
     if request.minutes is not None:
 
         def decide() -> dict[str, Any]:
-            return _within_time(request, copy.deepcopy(asked), data, device, work, started, report)
+            return _within_time(request, copy.deepcopy(plain), data, device, work, started, report)
 
-        plain = _remembered_plan(work, asked, request.minutes, decide)
+        plain = _remembered_plan(work, asked, decide)
         pace = Pace(started + 60 * request.minutes, report)
     run = work / RUN
     training = Training(run / "state.safetensors", identity(data, []), report)
@@ -334,7 +334,7 @@ def _train(request: Request, images: OwnImages, work: Path, started: float, repo
             history = training.run(config, student, None, data, device, watch=pace)
         except TooSlow as slow:
             plain["runs"][RUN]["backbone"]["input_size"] = slow.size
-            _remember_plan(work, asked, request.minutes or 0.0, plain)
+            _remember_plan(work, asked, plain)
     save_test_outputs(run / "outputs.npz", student, data, config, device)
     write_history(run / "history.csv", history)
     stored = with_precision(config, device)
@@ -432,25 +432,23 @@ def _prepared_split(
 # ------------------------------------------------------------------------------------------------ time budget
 
 
-def _remembered_plan(
-    work: Path, plain: dict[str, Any], minutes: float, decide: Callable[[], dict[str, Any]]
-) -> dict[str, Any]:
-    """The plan of the training that is continued, or a new one: what these minutes decided stays as it was decided."""
+def _remembered_plan(work: Path, asked: dict[str, Any], decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The plan of the training that is continued, or a new one: what time decided stays as it was decided."""
     path = work / "plan.json"
     if path.exists():
         try:
             remembered = read_json(path)
-            if remembered["asked"] == json.loads(json.dumps(plain)) and remembered["minutes"] == minutes:
+            if remembered["asked"] == json.loads(json.dumps(asked)):
                 return remembered["planned"]
         except (OpenSetError, KeyError, TypeError):
             pass  # a plan costs seconds: it is made again
     planned = decide()
-    _remember_plan(work, plain, minutes, planned)
+    _remember_plan(work, asked, planned)
     return planned
 
 
-def _remember_plan(work: Path, asked: dict[str, Any], minutes: float, planned: dict[str, Any]) -> None:
-    write_json(work / "plan.json", {"asked": asked, "minutes": minutes, "planned": planned})
+def _remember_plan(work: Path, asked: dict[str, Any], planned: dict[str, Any]) -> None:
+    write_json(work / "plan.json", {"asked": asked, "planned": planned})
 
 
 class TooSlow(Exception):
@@ -591,7 +589,7 @@ def measured(config: RunConfig, data: SplitData, device: torch.device, work: Pat
     if not config.caches_features:
         return per_step, per_image, 0.0
     # a trial of a run with features spends its time on those: the head's step is nothing next to them
-    return 5e-4, per_image, per_step / size / max(1, config.backbone.get("views", 1))
+    return 5e-4, per_image, per_step / size / max(1, config.backbone["views"])
 
 
 # --------------------------------------------------------------------------------------------------- summary

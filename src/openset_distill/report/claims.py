@@ -96,9 +96,9 @@ class Claim:
         return run, against
 
     @property
-    def compared(self) -> set[str]:
-        """All runs of both sides."""
-        return {run for side in self.sides for run in side}
+    def all_runs(self) -> tuple[str, ...]:
+        """The runs of both sides."""
+        return self.sides[0] + self.sides[1]
 
 
 @settings_class
@@ -189,14 +189,15 @@ def read_claims(path: str | os.PathLike) -> ClaimsFile:
         parts = [str(part) for part in first["loc"]]
         where = ".".join(part for part in parts if not part.startswith(UNION_LABELS))
         raise SettingsError(f"the file of claims {path}: {where}: {first['msg']}") from error
+    worded: set[tuple[str, str]] = set()
     for number, claim in enumerate(claims.claims, start=1):
         where = f"the file of claims {path}: claim {number} ({claim.claim})"
         for name in claim.data:
             _known(where, "data", name, claims.data)
-        for other in claims.claims[: number - 1]:
-            shared = set(claim.data or claims.data) & set(other.data or claims.data)
-            if claim.claim == other.claim and shared:
-                raise SettingsError(f"{where} has the words of another claim on {sorted(shared)[0]}; word it otherwise")
+        for name in claim.data or claims.data:
+            if (claim.claim, name) in worded:
+                raise SettingsError(f"{where} has the words of another claim on {name}; word it otherwise")
+            worded.add((claim.claim, name))
         for side in claim.sides:
             for name in side:
                 _known(where, "run", name, claims.runs)
@@ -302,17 +303,18 @@ def judge(claims: ClaimsFile) -> tuple[list[Judged], dict[str, list[Results]]]:
     judged = []
     for claim in claims.claims:
         for data in claim.data or tuple(claims.data):
-            used = [one for one in results[data] if not one.described.runs or claim.compared <= set(one.described.runs)]
+            needed = set(claim.all_runs)
+            used = [one for one in results[data] if not one.described.runs or needed <= set(one.described.runs)]
             if not used:
                 raise DataError(
-                    f"no results on {data} hold all of {listed(sorted(claim.compared))}, which the claim "
+                    f"no results on {data} hold all of {listed(sorted(needed))}, which the claim "
                     f"{claim.claim!r} compares; add a folder, or leave {data} out of its `data`"
                 )
             judged += _judge_on(claim, data, used, claims)
     for data, of_data in results.items():
         # earlier studies have no table of runs
         compared = dict.fromkeys(
-            run for one in claims.claims if not one.data or data in one.data for side in one.sides for run in side
+            run for one in claims.claims if not one.data or data in one.data for run in one.all_runs
         )
         for run in claims.runs if not claims.data[data].earlier else compared:
             _check_settings(run, data, [one for one in of_data if one.holds(run)], claims)

@@ -13,9 +13,9 @@ from matplotlib.ticker import MaxNLocator
 from ..core.errors import DataError
 from ..evaluation.statistics import PairedDifference
 from .claims import CONFIRMED, CONTRADICTED, NO_DIFFERENCE, UNDECIDED, Claim, ClaimsFile, Judged, Results, class_sets
+from .claims_output import outcome_words
 from .context import counted, score_words
 from .figures import style
-from .tables import METRIC_TITLES
 
 # colour, marker, filled
 LOOKS = {
@@ -78,7 +78,7 @@ def draw(judged: Sequence[Judged], claims: ClaimsFile, results: Mapping[str, Seq
 def _label(claim: Claim) -> str:
     words = claim.claim
     if claim.outcome != "auroc":
-        words += f": {'accuracy' if claim.outcome == 'accuracy' else METRIC_TITLES[claim.outcome]}"
+        words += f": {outcome_words(claim)}"
     return style.wrapped(words, LABEL_POINTS)
 
 

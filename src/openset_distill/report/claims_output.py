@@ -13,7 +13,7 @@ from ..core.files import atomic_write, read_text
 from ..datasets.protocols import twins
 from ..evaluation.statistics import CONFIDENCE, PairedDifference, class_set_means, mean_std, paired_difference
 from . import tidy
-from .claims import ClaimsFile, Judged, Results, class_sets, judge, of_today
+from .claims import Claim, ClaimsFile, Judged, Results, class_sets, judge, of_today
 from .context import SCORE_TITLES, counted, listed, score_words
 from .tables import METRIC_TITLES
 from .tables.common import DASH, interval
@@ -132,9 +132,13 @@ def to_page(judged: Sequence[Judged], results: Mapping[str, Sequence[Results]]) 
     return "\n".join(lines)
 
 
+def outcome_words(claim: Claim) -> str:
+    """The metric that a claim is about, as it stands within a line."""
+    return "accuracy" if claim.outcome == "accuracy" else METRIC_TITLES[claim.outcome]
+
+
 def _cell(one: Judged, of_all: int) -> str:
-    outcome = "accuracy" if one.claim.outcome == "accuracy" else METRIC_TITLES[one.claim.outcome]
-    parts = [f"{outcome} {difference(one.found)}"]
+    parts = [f"{outcome_words(one.claim)} {difference(one.found)}"]
     if one.accuracy:
         parts.append(f"accuracy {difference(one.accuracy)}")
     if one.found.n != of_all:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import OpenSetError
-from ..core.files import read_json
+from ..core.files import read_record
 
 # what no process has written to for as long was left by one that was killed
 LEFT_SECONDS = 3600
@@ -60,9 +60,9 @@ def prepared_archives(_results: Path, data: Path) -> Iterator[Path]:
 
 def _is_index(manifest: Path) -> bool:
     try:
-        return read_json(manifest).get("storage") == "index"
-    except (OpenSetError, AttributeError):
-        return True  # nobody knows whether the archives are needed
+        return read_record(manifest, {"storage": str})["storage"] == "index"
+    except OpenSetError:
+        return True  # its archives may be needed
 
 
 def finished_states(results: Path, _data: Path) -> Iterator[Path]:

@@ -25,7 +25,7 @@ from ..augment import SINGLE_SAMPLE
 from ..core.device import autocast_dtype, generator, precision_name
 from ..core.errors import OpenSetError
 from ..core.files import read_json, write_json
-from ..core.signals import GracefulShutdown, Interrupted
+from ..core.signals import GracefulShutdown, Interrupted, restores_handlers
 from ..datasets.loader import ImageLoader, Normalize
 from ..methods import Batch
 from ..models.classifier import Classifier, feature_count
@@ -110,6 +110,7 @@ class FeatureStore:
     def __init__(self, folder: Path, key: str, report: Callable[[str], None]):
         self.folder, self.key, self.report = folder, key, report
 
+    @restores_handlers
     def computed(
         self,
         passes: Sequence[tuple[ImageLoader, Callable[[Tensor, int], Tensor]]],
@@ -160,7 +161,6 @@ class FeatureStore:
                 first += len(loader)
         finally:
             bar.close()
-            stop.release()
         self._save(array, done)
         return array
 

@@ -1,8 +1,7 @@
 """Sets the thresholds of all scores of a model, on images that it was not trained on.
 
 A threshold accepts at least the given fraction of knowns or, with examples of unknowns, at most the given fraction of
-unknowns. The first rate of --accept becomes the model's
-default, or else the first of --false-accept.
+unknowns. The first rate of --accept becomes the model's default, or else the first of --false-accept.
 """
 
 from __future__ import annotations

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from ...datasets import catalog
 from .. import tidy
 from ..context import Context, score_words
 from ..summary import summarized
 from .common import METRIC_TITLES, SPREAD, Content, best_of, difference_cell, mean_cell, spans, split_title
 from .formats import Block, Cell
-from .published import BENCHMARK_OF_PROTOCOL, benchmark_name, benchmark_title, published_block
+from .published import benchmark_name, benchmark_title, published_block
 
 
 def make(tables: Mapping[str, pd.DataFrame], context: Context, published: pd.DataFrame) -> Content:
@@ -98,6 +99,6 @@ def _literature(summary: pd.DataFrame, published: pd.DataFrame, context: Context
         return Block((), (), heading=heading), pd.DataFrame()
     title = benchmark_title(name)
     heading = f"Published numbers for {title}"
-    if name not in (dataset, *BENCHMARK_OF_PROTOCOL.values()):
+    if name != dataset and name in catalog.datasets():  # others are named by their protocol
         heading += f" (here: {context.dataset_title})"
     return published_block(rows, {name: title}, heading)

@@ -81,7 +81,7 @@ def top_of(means: pd.Series) -> set[str]:
 
 def printed(value: float) -> float:
     """The number that a table prints for a value: what prints alike is equally good."""
-    return float(tidy.decimal(value)) if np.isfinite(value) else value
+    return float(tidy.decimal(value))
 
 
 def mean_cell(by_place: pd.DataFrame, key: tuple, best: set[tuple]) -> Cell:
