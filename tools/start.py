@@ -8,11 +8,16 @@ the folders for caches and temporary files.
 
 from __future__ import annotations
 
+import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import Any
 
 from openset_distill.core.command import run
 from openset_distill.core.errors import OpenSetError
+from openset_distill.core.signals import INTERRUPTED_STATUS
 from openset_distill.core.yaml_files import read_yaml
 
 
@@ -54,9 +59,26 @@ def main() -> None:
     from snakemake.cli import main as snakemake
 
     sys.argv = ["snakemake", *words]
+    pressed = []
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        # objects that were being made complain when they are put away
+        sys.unraisablehook = lambda _: None
+        warnings.simplefilter("ignore")
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell has it ignored
+        signal.signal(signal.SIGINT, interrupted)
     try:
         snakemake(words)
     except SystemExit as ended:
+        # Snakemake answers Ctrl-C in words that depend on what it was doing, and with the status of an error
+        if ended.code and pressed:
+            screen: Any = sys.modules.get("screen")  # there once the Snakefile was read
+            if screen and screen.reasons_shown:
+                sys.exit(INTERRUPTED_STATUS)
+            raise KeyboardInterrupt from None
         # Snakemake says that the folder is locked, and not whether whoever locked it still lives
         for problem in dead_lock() if ended.code else ():
             print(f"error: {problem}", file=sys.stderr)

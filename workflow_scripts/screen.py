@@ -55,8 +55,12 @@ INTERRUPTED = ("error: stopped by a signal", "error: interrupted")
 AFTER_ERROR = ("Complete log(s):", "Elapsed time:", "Exiting because", "Shutting down")
 # Snakemake says it again at the end of each job that it waits for
 GRACEFUL = "Will exit after finishing currently running jobs"
+# what it says of Ctrl-C
+STOPPING = "Terminating processes on user request"
 REFRESH_SECONDS = 1.0
 CLEAR = "\r\x1b[2K"
+# whether the last lines of this process have been printed, so that tools/start.py adds none
+reasons_shown = False
 
 
 def doing(rule: str, wildcards: Mapping[str, object] | None) -> str:
@@ -104,7 +108,7 @@ class Jobs(logging.Filter):
         self.started: dict[str, str] = {}
         self.running: dict[str, tuple[str, str]] = {}
         self.failed: dict[str, list[str]] = {}
-        self._said_graceful = False
+        self._said_graceful = self._stopping = False
 
     def filter(self, record: Any) -> bool:  # a record with what Snakemake adds to it
         event, text = get_event(record), str(record.msg or "")
@@ -125,10 +129,12 @@ class Jobs(logging.Filter):
             return not _interrupted(map(last_error, logs))
         if text.startswith("Nothing to be done"):
             self.nothing_to_do()
+        if text.startswith(STOPPING):
+            self._stopping = True
         if text.startswith(GRACEFUL):
             said, self._said_graceful = self._said_graceful, True
             return not said
-        words = (*HIDDEN, *OF_ERRORS, *(AFTER_ERROR if self.failed else ()))
+        words = (*HIDDEN, *OF_ERRORS, *(AFTER_ERROR if self.failed or self._stopping else ()))
         return event not in HIDDEN_EVENTS and not text.startswith(words)
 
     def progress(self) -> str:
@@ -144,9 +150,9 @@ class Jobs(logging.Filter):
         return ": ".join(filter(None, (self.progress(), "; ".join(running)))) if running else ""
 
     def reasons(self) -> list[str]:
-        """Why jobs failed, the last lines of a call; one line where all were interrupted."""
+        """Why the workflow stopped, the last lines of a call; one line where all failed jobs were interrupted."""
         reasons = [last_error(path) for logs in self.failed.values() for path in logs]
-        if _interrupted(reasons):
+        if _interrupted(reasons) or (self._stopping and not reasons):
             return ["interrupted: finished outputs are kept, trainings saved their state, and the same command resumes"]
         return [
             "The workflow stopped at an error. Finished outputs are kept; after fixing it, the same command resumes. "
@@ -274,5 +280,7 @@ def take_over(log: logging.Logger, jobs: Jobs, environment: Mapping[str, str] = 
 
 
 def show_reasons(jobs: Jobs) -> None:
-    """Prints why jobs failed, after everything else."""
+    """Prints why the workflow stopped, after everything else."""
+    global reasons_shown
+    reasons_shown = True
     print(*jobs.reasons(), sep="\n", file=sys.stderr, flush=True)

@@ -53,9 +53,9 @@ def started(folder: Path, *command: str) -> subprocess.Popen[str]:
     )
 
 
-def interrupted(folder: Path) -> None:
-    """Starts the long training through Snakemake and sends SIGINT to the whole group after some steps."""
-    process = started(folder, "snakemake", "--cores", "2", WEIGHTS, "--config", LONG)
+def interrupted(folder: Path, *snakemake: str) -> int:
+    """Starts the long training through Snakemake and sends SIGINT to the whole group after some steps; its status."""
+    process = started(folder, *snakemake, "--cores", "2", WEIGHTS, "--config", LONG)
     deadline = time.monotonic() + 240
     log = folder / LOG
     log.unlink(missing_ok=True)
@@ -69,33 +69,45 @@ def interrupted(folder: Path) -> None:
     assert process.returncode != 0 and "Traceback" not in output, output
     assert output.splitlines()[-1].startswith("interrupted: ") and "error" not in output, output
     assert training_of(process.pid, log) is None
+    return process.returncode
 
 
 def test_ctrl_c_saves_what_trains_and_the_next_call_resumes_without_unlocking(tmp_path):
     folder = copy_of_the_repository(tmp_path / "repository")
     state = folder / WEIGHTS.replace("weights", "state")
     log = folder / LOG
-    interrupted(folder)
+    interrupted(folder, "snakemake")
     assert state.exists()
     assert not (folder / WEIGHTS).exists()
     assert log.read_text().splitlines()[-1].startswith("error: stopped by a signal in epoch")
-    interrupted(folder)
+    assert interrupted(folder, sys.executable, "tools/start.py") == 130
     assert "resuming from epoch" in log.read_text()
 
 
-def test_ctrl_c_while_snakemake_starts_is_one_line(tmp_path):
+@pytest.mark.parametrize(
+    "moment", ["", "Building DAG", "total  ", "[", "training cutmix"], ids=["imports", "plan", "counts", "jobs", "job"]
+)
+def test_ctrl_c_at_any_moment_of_a_dry_run_ends_in_one_line(tmp_path, moment):
     folder = copy_of_the_repository(tmp_path / "repository")
-    ended = []
-    for seconds in (1, 2, 5):  # a busy machine starts it slowly
-        process = started(folder, sys.executable, "tools/start.py", "paper_figures", "--dry-run", "--quiet", "all")
-        time.sleep(seconds)
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
-        assert "Traceback" not in output, output
-        ended.append(process.returncode)
-        if process.returncode:
-            assert output.splitlines()[-1].startswith("error: interrupted"), output
-    assert 130 in ended
+    process = started(folder, sys.executable, "tools/start.py", "paper_figures", "--dry-run", "--quiet", "all")
+    output = ""
+    if moment:
+        assert process.stdout
+        for line in process.stdout:
+            output += line
+            if moment in line:
+                break
+        else:
+            raise AssertionError(output)
+    else:
+        time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    output += process.communicate(timeout=60)[0]
+    assert "Traceback" not in output, output
+    if process.returncode or not moment:  # with output begun, a busy machine may have seen its end
+        assert process.returncode == 130, output
+        assert output.splitlines()[-1].startswith("error: interrupted"), output
+        assert output.count("interrupted") == 1, output
 
 
 def test_a_key_that_stands_twice_in_the_named_file_is_refused(tmp_path):

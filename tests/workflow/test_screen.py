@@ -115,6 +115,14 @@ def test_only_interruptions_are_no_error(tmp_path):
     assert len(jobs.reasons()) == 1
 
 
+def test_ctrl_c_before_any_job_fails_is_an_interruption():
+    jobs = screen.Jobs(nothing_to_do=lambda: None)
+    assert jobs.reasons()[0].startswith("The workflow stopped at an error")
+    jobs.filter(record(message="Terminating processes on user request, this might take some time."))
+    assert [reason.split(":")[0] for reason in jobs.reasons()] == ["interrupted"]
+    assert not jobs.filter(record(message="Elapsed time: 0:00:00.754605"))
+
+
 def everything(terminal: int) -> str:
     """What was written to a terminal whose other end is closed."""
     read = b""
