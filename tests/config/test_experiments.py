@@ -307,6 +307,7 @@ def made_small(name: str, urls: dict, checksums: dict) -> dict:
     }
 
 
+@pytest.mark.stories
 @pytest.mark.usefixtures("in_repository")
 @pytest.mark.workflow
 @pytest.mark.parametrize(

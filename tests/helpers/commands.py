@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import json
 import os
 import subprocess
@@ -20,9 +22,37 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def script(name: str, *arguments: object, **options) -> subprocess.CompletedProcess[str]:
-    """Runs one of the workflow's commands as a process of its own, from the repository's root."""
+    """Runs one of the workflow's commands as a process of its own, from the repository's root.
+
+    It is forked, as the workflow forks short jobs, because importing PyTorch takes longer than most of these commands.
+    With `options` of `subprocess.run` it is a plain process.
+    """
     command = [sys.executable, str(SCRIPTS / name), *map(str, arguments)]
+    if not options:
+        command[1:1] = ["-I", "-S", str(SCRIPTS / "fork_server.py")]
+        options["env"] = environment() | {"OPENSET_FORK_SERVERS": servers()}
     return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=120, **options)
+
+
+def environment() -> dict[str, str]:
+    """The environment of commands, in which `python` is this one. It is the same for every test: a server forks jobs of
+    one environment."""
+    names = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"} | names
+
+
+_kept: list[object] = []  # the module holds the pipes whose end is the servers' end
+
+
+@functools.cache
+def servers() -> str:
+    """The folder of the servers that fork commands, which end with this process."""
+    spec = importlib.util.spec_from_file_location("fork_server", SCRIPTS / "fork_server.py")
+    assert spec and spec.loader
+    fork_server = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fork_server)
+    _kept.append(fork_server)
+    return fork_server.start_servers(environment())
 
 
 def succeed(process: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:

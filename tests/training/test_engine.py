@@ -419,6 +419,7 @@ def test_the_launcher_resolves_no_host_name_waits_for_the_state_and_gives_gpus(m
     assert "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" in inspect.getsource(torch.distributed.run)
 
 
+@pytest.mark.stories
 def test_two_processes_that_are_interrupted_go_on_to_the_same_bits(digits, split, tmp_path):
     settings = job("cutmix")
     settings["optimization"] |= {"epochs": 20, "checkpoint_minutes": 1e-9}

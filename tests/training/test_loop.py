@@ -121,10 +121,24 @@ def test_two_processes_never_train_one_run(digits, split, tmp_path):
     assert (tmp_path / "run" / "state.safetensors").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL])
-def test_an_interrupted_training_goes_on_to_the_same_bits(number, digits, split, tmp_path):
+def interruptible() -> dict:
     settings = job("mixup")
     settings["optimization"]["select"] = "best_validation_accuracy"
+    return settings
+
+
+@pytest.fixture(scope="module")
+def whole(digits, split, tmp_path_factory) -> Path:
+    """The training of `interruptible` that nothing interrupts."""
+    folder, settings = tmp_path_factory.mktemp("whole"), interruptible()
+    settings["optimization"] |= {"epochs": 40, "checkpoint_minutes": 1e-9}
+    succeed(train(folder, settings, digits, split))
+    return folder
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL])
+def test_an_interrupted_training_goes_on_to_the_same_bits(number, digits, split, whole, tmp_path):
+    settings = interruptible()
     process = start_training(tmp_path / "cut", settings, digits, split)
     wait_for(tmp_path / "cut" / "state.safetensors", process)
     time.sleep(0.2)
@@ -139,9 +153,8 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(number, digits, split,
 
     continued = succeed(train(tmp_path / "cut", settings, digits, split))
     assert "resuming from epoch" in continued.stderr
-    succeed(train(tmp_path / "whole", settings, digits, split))
-    assert same(tmp_path / "cut", tmp_path / "whole")
-    assert history(tmp_path / "cut") == history(tmp_path / "whole")
+    assert same(tmp_path / "cut", whole)
+    assert history(tmp_path / "cut") == history(whole)
     assert not (tmp_path / "cut" / "state.safetensors").exists()
 
 

@@ -32,6 +32,7 @@ def apply(folder: Path) -> int:
     return len(steps)
 
 
+@pytest.mark.stories
 @pytest.mark.workflow
 def test_the_examples_of_the_page_run_and_show_up(tmp_path: Path) -> None:
     folder = copy_of_the_repository(tmp_path)

@@ -88,6 +88,7 @@ def test_nothing_to_do_the_second_time(finished):
     assert "Nothing to be done" in again.stderr and "AUROC" in again.stdout, "the results are shown again"
 
 
+@pytest.mark.stories
 def test_two_runs_from_scratch_agree_to_the_byte(finished, tmp_path):
     again = copy_of_the_repository(tmp_path / "again")
     assert snakemake(again, "two_sides", "training_dynamics").returncode == 0
@@ -189,6 +190,7 @@ def test_a_mistake_in_the_configuration_stops_before_any_job(finished, setting, 
     assert "Job stats" not in output
 
 
+@pytest.mark.stories
 def test_a_damaged_checkpoint_is_named_and_trained_again_on_request(copy):
     teacher = copy / "results" / "digits" / "split0" / "seed0" / "teacher" / "weights.safetensors"
     teacher.write_bytes(teacher.read_bytes()[:500])
@@ -208,6 +210,7 @@ def test_a_damaged_checkpoint_is_named_and_trained_again_on_request(copy):
     assert json.loads(trained.read_text())["optimization"]["epochs"] == 3
 
 
+@pytest.mark.stories
 def test_a_killed_workflow_goes_on_from_what_was_complete(copy):
     split = copy / "results" / "digits" / "split0" / "seed0"
     change = ["--config", "runs={ce: {optimization: {epochs: 3}}, cutmix: {optimization: {epochs: 3}}}"]
