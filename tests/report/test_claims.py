@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 import shutil
@@ -390,6 +391,24 @@ def test_the_figure_draws_each_verdict_and_interval(tmp_path):
     assert {text.get_text() for text in figure.legends[0].get_texts()} >= {one.verdict for one in deciding}
     with pytest.raises(DataError, match=r"of earlier studies, .*leave out --figure"):
         draw(judged, claims, {})
+
+
+def test_a_very_wide_interval_is_cut_at_an_arrow_and_an_empty_cell_says_not_run(tmp_path):
+    claims = read_claims(claims_file(tmp_path / "claims.yaml", [results(tmp_path / "one")]))
+    judged, found = judge(claims)
+    wide = next(one for one in judged if one.decides)
+    others = [one for one in judged if one.claim is not wide.claim]
+    reach = 2 * max(abs(each.difference) for one in judged if one.decides for each in (one.found, one.accuracy) if each)
+    wide = dataclasses.replace(wide, found=dataclasses.replace(wide.found, low=-5 * reach, high=reach / 2))
+    figure = draw([wide, *others], claims, found | {"another": next(iter(found.values()))})
+    axes, another = figure.axes
+    assert [-reach, reach / 2] in [list(map(float, line.get_xdata())) for line in axes.lines]
+    assert [line.get_marker() for line in axes.lines if list(line.get_xdata()) == [-reach]] == ["<"]
+    assert "Arrow: the interval extends further." in " ".join(text.get_text() for text in figure.texts).replace(
+        "\n", " "
+    )
+    assert len(another.texts) == len({id(one.claim) for one in judged if one.decides})
+    assert {text.get_text().strip() for text in another.texts} == {"not run"}
 
 
 def test_the_table_of_runs_says_over_how_many_class_sets_a_mean_is(tmp_path):

@@ -27,6 +27,7 @@ LOOKS = {
 LABEL_POINTS = 205.0
 TITLE_POINTS = 120.0
 ACCURACY_DROP = 0.26  # rows below the outcome, of the accuracy that a claim also speaks of
+REACH = 2.0  # intervals are drawn to this many times the largest difference: few class sets have very wide ones
 
 
 @style.styled
@@ -42,6 +43,8 @@ def draw(judged: Sequence[Judged], claims: ClaimsFile, results: Mapping[str, Seq
     rows = [claim for claim in claims.claims if any(one.claim is claim for one in deciding)]
     height = {id(claim): len(rows) - 1 - row for row, claim in enumerate(rows)}
     figure = style.new_figure(style.DOUBLE_COLUMN, 0.5 + 0.34 * len(rows))
+    shown = [found for one in deciding for found in (one.found, one.accuracy) if found]
+    reach = REACH * max(abs(found.difference) for found in shown)
     panels = figure.subplots(1, len(results), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (data, of_data) in zip(panels, results.items(), strict=True):
         axes.axvline(0, color="#8a8a8a", linewidth=0.9, zorder=1)
@@ -49,9 +52,12 @@ def draw(judged: Sequence[Judged], claims: ClaimsFile, results: Mapping[str, Seq
             if one.data == data:
                 y = height[id(one.claim)]
                 axes.fill_betweenx([y - 0.5, y + 0.5], -one.margin, one.margin, color="#ececec", linewidth=0, zorder=0)
-                _interval(axes, y, one.found, *LOOKS[one.verdict])
+                _interval(axes, y, one.found, reach, *LOOKS[one.verdict])
                 if one.accuracy:
-                    _interval(axes, y - ACCURACY_DROP, one.accuracy, style.SOFT, "|", True, thin=True)
+                    _interval(axes, y - ACCURACY_DROP, one.accuracy, reach, style.SOFT, "|", True, thin=True)
+        for claim in rows:
+            if not any(one.claim is claim and one.data == data for one in deciding):
+                axes.text(0, height[id(claim)], "  not run", size=style.SMALL, color=style.SOFT, va="center")
         title = f"{style.wrapped(data, TITLE_POINTS)}\n({counted(class_sets(of_data), 'class set')})"
         axes.set_title(title, size=style.SMALL + 1)
         axes.set_yticks(list(height.values()), [_label(claim) for claim in rows], size=style.SMALL)
@@ -71,6 +77,8 @@ def draw(judged: Sequence[Judged], claims: ClaimsFile, results: Mapping[str, Seq
         f"AUROC of the {score_words(claims.scores[0])}, or what the claim names after its words: means over class sets "
         "of the difference on the same class set, with 95 % t intervals. Grey: within the margin."
     )
+    if any(bound < -reach or bound > reach for found in shown for bound in (found.low, found.high)):
+        note += " Arrow: the interval extends further."
     style.lay_out(figure, "What the runs say of each claim", (note,), (handles, names))
     return figure
 
@@ -88,10 +96,22 @@ def _handle(color: str, marker: str, filled: bool) -> Line2D:
 
 
 def _interval(
-    axes: Axes, y: float, found: PairedDifference, color: str, marker: str, filled: bool, thin: bool = False
+    axes: Axes,
+    y: float,
+    found: PairedDifference,
+    reach: float,
+    color: str,
+    marker: str,
+    filled: bool,
+    thin: bool = False,
 ) -> None:
+    """A difference and its interval, with arrows where the interval extends beyond `reach`."""
     if not math.isnan(found.low):
-        axes.plot([found.low, found.high], [y, y], color=color, linewidth=0.8 if thin else 1.5, zorder=2)
+        low, high = max(found.low, -reach), min(found.high, reach)
+        axes.plot([low, high], [y, y], color=color, linewidth=0.8 if thin else 1.5, zorder=2)
+        for end, cut, arrow in ((low, low > found.low, "<"), (high, high < found.high, ">")):
+            if cut:
+                axes.plot(end, y, marker=arrow, markersize=3 if thin else 4.5, color=color, zorder=2)
     axes.plot(
         found.difference, y, marker=marker, markersize=4 if thin else 4.5, markeredgecolor=color, zorder=3,
         markerfacecolor=color if filled else "white", linestyle="none",
