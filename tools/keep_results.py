@@ -83,7 +83,8 @@ def main() -> None:
     # which splits an experiment without a list of them had must not depend on later code
     configuration["protocol"]["splits"] = list(experiment.splits)
     shown = show.model_dump(mode="json") | {"figures": figures, "tables": list(experiment.tables)}
-    configuration |= {"redraw": arguments.folder.as_posix(), "show": shown}
+    place = in_its_repository(arguments.folder)
+    configuration |= {"redraw": place, "show": shown}
     with replaced_folder(arguments.folder, tool="keep_results", own=written, apart=[arguments.results]) as folder:
         for path in files:
             target = folder / path.relative_to(arguments.results)
@@ -92,12 +93,21 @@ def main() -> None:
         write_json(folder / "provenance.json", json.loads(text.replace(f"{arguments.data}/", "data/")))
         (folder / "experiment.yaml").write_text(
             f"# Draws these figures and tables again from tidy/: snakemake --cores all paper_figures \\\n"
-            f"#   --configfile {arguments.folder.as_posix()}/experiment.yaml\n\n"
+            f"#   --configfile {place}/experiment.yaml\n\n"
             + yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True, width=120),
             encoding="utf-8",
         )
         names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         write_json(folder / CONTENTS, names)
+
+
+def in_its_repository(folder: Path) -> str:
+    """The path of a folder as the workflow reads it that runs in the same checkout; as given where there is none."""
+    whole = folder.resolve()
+    for root in whole.parents:
+        if (root / "Snakefile").is_file():
+            return whole.relative_to(root).as_posix()
+    return folder.as_posix()
 
 
 def written(folder: Path) -> set[str]:

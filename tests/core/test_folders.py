@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from commands import REPOSITORY
 
 from openset_distill.core.errors import OpenSetError
@@ -145,6 +146,16 @@ def test_results_of_another_experiment_are_not_kept_under_this_name(finished, tm
     assert process.returncode == 2
     assert "of the experiment 'try', and config/config.yaml describes 'digits'" in process.stderr
     assert not (tmp_path / "kept").exists()
+
+
+def test_kept_results_name_their_place_in_their_own_checkout(finished, tmp_path):
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    (checkout / "Snakefile").touch()
+    assert keep(finished, checkout / "docs" / "mine").returncode == 0
+    text = (checkout / "docs" / "mine" / "experiment.yaml").read_text()
+    assert yaml.safe_load(text)["redraw"] == "docs/mine"
+    assert str(tmp_path) not in text
 
 
 def test_results_are_kept_beside_what_others_wrote_and_never_over_it(finished, tmp_path):
