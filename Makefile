@@ -18,7 +18,7 @@ help:
 	@echo "make figure NAME=two_sides       one figure"
 	@echo "make test                        the tests"
 	@echo "make test_real_data              the tests on real archives (OPENSET_MIRROR names their folder)"
-	@echo "make test_stories                kills, full disks, datasets from archive to figure, DVC with every kind of remote (minutes)"
+	@echo "make test_stories                kills, full disks, whole workflows, DVC remotes, RO-Crate (minutes)"
 	@echo "make test_attacks                bad and hostile input, faults, kills and fuzzing (minutes)"
 	@echo "make test_slurm                  the tests on a SLURM cluster that they start themselves"
 	@echo "make report                      report.html: figures, tables and how they were made"

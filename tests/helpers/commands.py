@@ -9,13 +9,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from openset_distill.training.run_config import RunConfig
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPTS = REPOSITORY / "workflow_scripts"
+FORK_SERVER = SCRIPTS / "fork_server.py"
 
 # one thread a test process: two of them share two cores, and sums of floats stay the same everywhere
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -29,30 +30,32 @@ def script(name: str, *arguments: object, **options) -> subprocess.CompletedProc
     """
     command = [sys.executable, str(SCRIPTS / name), *map(str, arguments)]
     if not options:
-        command[1:1] = ["-I", "-S", str(SCRIPTS / "fork_server.py")]
-        options["env"] = environment() | {"OPENSET_FORK_SERVERS": servers()}
+        command[1:1] = ["-I", "-S", str(FORK_SERVER)]
+        options["env"] = environment() | {fork_server().VARIABLE: servers()}
     return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=120, **options)
 
 
 def environment() -> dict[str, str]:
     """The environment of commands, in which `python` is this one. It is the same for every test: a server forks jobs of
     one environment."""
-    names = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"} | names
+    same = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    return same | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
-_kept: list[object] = []  # the module holds the pipes whose end is the servers' end
+@functools.cache
+def fork_server() -> Any:
+    """The workflow's module that forks commands. It holds the pipes whose end is the servers' end."""
+    spec = importlib.util.spec_from_file_location("fork_server", FORK_SERVER)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @functools.cache
 def servers() -> str:
     """The folder of the servers that fork commands, which end with this process."""
-    spec = importlib.util.spec_from_file_location("fork_server", SCRIPTS / "fork_server.py")
-    assert spec and spec.loader
-    fork_server = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fork_server)
-    _kept.append(fork_server)
-    return fork_server.start_servers(environment())
+    return fork_server().start_servers(environment())
 
 
 def succeed(process: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:

@@ -99,9 +99,15 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(run, teacher,
     assert (tmp_path / "first" / "outputs.npz").read_bytes() == (tmp_path / "second" / "outputs.npz").read_bytes()
 
 
+def interruptible() -> dict:
+    """Settings of a training that lasts a while and saves its state after every step."""
+    settings = job("mixup")
+    settings["optimization"] |= {"epochs": 40, "checkpoint_minutes": 1e-9, "select": "best_validation_accuracy"}
+    return settings
+
+
 def start_training(folder: Path, settings: dict, digits: Path, split: Path) -> subprocess.Popen[str]:
-    """A training that saves its state after every step, running in the background."""
-    settings["optimization"] |= {"epochs": 40, "checkpoint_minutes": 1e-9}
+    """A training in the background."""
     names = ["weights.safetensors", "history.csv", "outputs.npz", "config.json", "provenance.json"]
     outputs = [part for name in names for part in (f"--{name.split('.')[0]}", str(folder / name))]
     inputs = ["--prepared", digits, "--split", split / "split.npz", "--description", split / "split.json"]
@@ -110,7 +116,7 @@ def start_training(folder: Path, settings: dict, digits: Path, split: Path) -> s
 
 
 def test_two_processes_never_train_one_run(digits, split, tmp_path):
-    settings = job("mixup")
+    settings = interruptible()
     first = start_training(tmp_path / "run", settings, digits, split)
     wait_for(tmp_path / "run" / "state.safetensors", first)
     second = train(tmp_path / "run", settings, digits, split)
@@ -121,18 +127,11 @@ def test_two_processes_never_train_one_run(digits, split, tmp_path):
     assert (tmp_path / "run" / "state.safetensors").exists()
 
 
-def interruptible() -> dict:
-    settings = job("mixup")
-    settings["optimization"]["select"] = "best_validation_accuracy"
-    return settings
-
-
 @pytest.fixture(scope="module")
 def whole(digits, split, tmp_path_factory) -> Path:
     """The training of `interruptible` that nothing interrupts."""
-    folder, settings = tmp_path_factory.mktemp("whole"), interruptible()
-    settings["optimization"] |= {"epochs": 40, "checkpoint_minutes": 1e-9}
-    succeed(train(folder, settings, digits, split))
+    folder = tmp_path_factory.mktemp("whole")
+    succeed(train(folder, interruptible(), digits, split))
     return folder
 
 

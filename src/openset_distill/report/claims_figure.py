@@ -48,16 +48,16 @@ def draw(judged: Sequence[Judged], claims: ClaimsFile, results: Mapping[str, Seq
     panels = figure.subplots(1, len(results), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (data, of_data) in zip(panels, results.items(), strict=True):
         axes.axvline(0, color="#8a8a8a", linewidth=0.9, zorder=1)
-        for one in deciding:
-            if one.data == data:
-                y = height[id(one.claim)]
-                axes.fill_betweenx([y - 0.5, y + 0.5], -one.margin, one.margin, color="#ececec", linewidth=0, zorder=0)
-                _interval(axes, y, one.found, reach, *LOOKS[one.verdict])
-                if one.accuracy:
-                    _interval(axes, y - ACCURACY_DROP, one.accuracy, reach, style.SOFT, "|", True, thin=True)
-        for claim in rows:
-            if not any(one.claim is claim and one.data == data for one in deciding):
-                axes.text(0, height[id(claim)], "  not run", size=style.SMALL, color=style.SOFT, va="center")
+        empty = set(height.values())
+        for one in (one for one in deciding if one.data == data):
+            y = height[id(one.claim)]
+            empty.discard(y)
+            axes.fill_betweenx([y - 0.5, y + 0.5], -one.margin, one.margin, color="#ececec", linewidth=0, zorder=0)
+            _interval(axes, y, one.found, reach, *LOOKS[one.verdict])
+            if one.accuracy:
+                _interval(axes, y - ACCURACY_DROP, one.accuracy, reach, style.SOFT, "|", True, thin=True)
+        for y in empty:
+            axes.text(0, y, "  not run", size=style.SMALL, color=style.SOFT, va="center")
         title = f"{style.wrapped(data, TITLE_POINTS)}\n({counted(class_sets(of_data), 'class set')})"
         axes.set_title(title, size=style.SMALL + 1)
         axes.set_yticks(list(height.values()), [_label(claim) for claim in rows], size=style.SMALL)
@@ -77,7 +77,7 @@ def draw(judged: Sequence[Judged], claims: ClaimsFile, results: Mapping[str, Seq
         f"AUROC of the {score_words(claims.scores[0])}, or what the claim names after its words: means over class sets "
         "of the difference on the same class set, with 95 % t intervals. Grey: within the margin."
     )
-    if any(bound < -reach or bound > reach for found in shown for bound in (found.low, found.high)):
+    if any(found.low < -reach or found.high > reach for found in shown):
         note += " Arrow: the interval extends further."
     style.lay_out(figure, "What the runs say of each claim", (note,), (handles, names))
     return figure
